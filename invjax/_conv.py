@@ -1,0 +1,202 @@
+"""A convolution whose gradients stay fast inside loops on CPU.
+
+XLA's CPU compiler rewrites a convolution into its fast layout (NHWC images, HWIO kernels) only in the entry computation of a
+program. JAX writes the two gradients of a convolution in other layouts, so inside any `scan`, `while`, `map` or `cond` body
+they compile to naive loops, 2 to 86 times slower. The cure is to write the gradients as convolutions in the fast layout:
+
+    y     = x * w
+    dL/dx = dL/dy  *  flip(w)^T          (full correlation; input and output channels swapped)
+    dL/dw = (x^T * (dL/dy)^T)^T          (batch and channels swapped)
+
+`conv_general_dilated` stands in for `lax.conv_general_dilated` (flax modules accept it by that name) and `fast_convs`
+rewrites the convolutions of any function. Neither does anything on GPU and TPU, where the plain operation is right.
+`experiments/benchmarks/loops.py` shows whether this file is still needed; without that need, delete it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def _lax_conv(x, w, *, padding):
+    return lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=_LAYOUT)
+
+
+def _output_aval(x, w, *, padding):
+    height, width = (size + sum(pad) - kernel + 1 for size, pad, kernel in zip(x.shape[1:3], padding, w.shape, strict=False))
+    return jax.core.ShapedArray((x.shape[0], height, width, w.shape[3]), jnp.result_type(x.dtype, w.dtype))
+
+
+def _input_gradient(ct, x, w, *, padding):
+    del x
+    full = tuple((k - 1 - before, k - 1 - after) for k, (before, after) in zip(w.shape, padding, strict=False))
+    return conv_p.bind(ct, jnp.flip(w, (0, 1)).swapaxes(2, 3), padding=full)
+
+
+def _kernel_gradient(ct, x, w, *, padding):
+    del w
+    dw = conv_p.bind(x.transpose(3, 1, 2, 0), ct.transpose(1, 2, 0, 3), padding=padding)
+    return dw.transpose(1, 2, 0, 3)
+
+
+def _batch(args, dims, **params):
+    (x, w), (x_dim, w_dim) = args, dims
+    if w_dim is None:  # fold the mapped axis into the batch
+        x = jnp.moveaxis(x, x_dim, 0)
+        y = conv_p.bind(x.reshape(-1, *x.shape[2:]), w, **params)
+        return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+    if x_dim is None:  # fold the mapped axis into the output channels
+        w = jnp.moveaxis(w, w_dim, 3)
+        y = conv_p.bind(x, w.reshape(*w.shape[:3], -1), **params)
+        return y.reshape(*y.shape[:3], *w.shape[3:]), 3
+    pairs = jnp.moveaxis(x, x_dim, 0), jnp.moveaxis(w, w_dim, 0)
+    return lax.map(lambda pair: conv_p.bind(*pair, **params), pairs), 0  # a grouped convolution is slow on CPU
+
+
+conv_p = core.Primitive("canonical_conv")
+conv_p.def_impl(lambda x, w, **params: jax.jit(partial(_lax_conv, **params))(x, w))
+conv_p.def_abstract_eval(_output_aval)
+mlir.register_lowering(conv_p, mlir.lower_fun(_lax_conv, multiple_results=False))
+ad.defbilinear(conv_p, _input_gradient, _kernel_gradient)
+batching.primitive_batchers[conv_p] = _batch
+
+
+def _strides_to_channels(x, w, strides, padding):
+    """Rewrite a strided convolution as one of stride 1 on strides[0] * strides[1] times the channels (space to depth)."""
+    (batch, *sizes, channels), (*kernel, _, features) = x.shape, w.shape
+    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
+    outputs = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(sizes, padding, kernel, strides, strict=True)]
+    spans = [(out - 1 + tap) * s for out, tap, s in zip(outputs, taps, strides, strict=True)]
+    edges = [(before, span - n - before, 0) for (before, _), span, n in zip(padding, spans, sizes, strict=True)]
+    (sh, sw), (th, tw) = strides, taps
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    x = x.reshape(batch, spans[0] // sh, sh, spans[1] // sw, sw, channels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(batch, spans[0] // sh, spans[1] // sw, sh * sw * channels)
+    w = jnp.pad(w, ((0, th * sh - kernel[0]), (0, tw * sw - kernel[1]), (0, 0), (0, 0)))
+    w = w.reshape(th, sh, tw, sw, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return x, w.reshape(th, tw, sh * sw * channels, features)
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    **rest: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated` with the same arguments and values; on CPU its gradients are fast inside loops.
+
+    Two-dimensional NHWC/HWIO convolutions without dilation or groups take the fast path; all others are passed on. On CPU
+    every `precision` is full precision, so the fast path has no need of it.
+    """
+    plain = partial(
+        lax.conv_general_dilated, lhs, rhs, window_strides, padding, lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, **rest,
+    )  # fmt: skip
+    if jax.default_backend() != "cpu" or lhs.ndim != 4:
+        return plain()
+    layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    ones = (1, 1)
+    eligible = (
+        layout == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
+        and tuple(lhs_dilation or ones) == tuple(rhs_dilation or ones) == ones
+        and rest.get("feature_group_count", 1) == rest.get("batch_group_count", 1) == 1
+        and rest.get("preferred_element_type") in (None, lhs.dtype)
+        and lhs.dtype == rhs.dtype
+    )
+    if not eligible:
+        return plain()
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    pads = tuple((int(before), int(after)) for before, after in padding)
+    if tuple(window_strides) != ones:
+        lhs, rhs = _strides_to_channels(lhs, rhs, window_strides, pads)
+        pads = ((0, 0), (0, 0))
+    return conv_p.bind(lhs, rhs, padding=pads)
+
+
+def _has_conv(jaxpr) -> bool:
+    return any(
+        eqn.primitive is lax.conv_general_dilated_p or any(_has_conv(sub.jaxpr) for _, sub in _closed_jaxprs(eqn.params))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _closed_jaxprs(params):
+    """The (path, ClosedJaxpr) pairs inside an equation's parameters: bodies of jit, scan, while, cond and remat."""
+    for name, value in params.items():
+        if isinstance(value, core.ClosedJaxpr):
+            yield (name, None), value
+        elif isinstance(value, core.Jaxpr):
+            yield (name, None), core.ClosedJaxpr(value, ())
+        elif isinstance(value, tuple):
+            yield from (((name, i), item) for i, item in enumerate(value) if isinstance(item, core.ClosedJaxpr))
+
+
+def _rewrite(closed):
+    """The same ClosedJaxpr with its convolutions replaced."""
+    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in closed.jaxpr.invars]
+    return jax.make_jaxpr(partial(_evaluate, closed.jaxpr, closed.consts))(*avals)
+
+
+def _evaluate(jaxpr, consts, *args):
+    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
+    for eqn in jaxpr.eqns:
+        inputs = [var.val if isinstance(var, core.Literal) else env[var] for var in eqn.invars]
+        if eqn.primitive is lax.conv_general_dilated_p:
+            outputs = [conv_general_dilated(*inputs, **eqn.params)]
+        else:
+            params = dict(eqn.params)
+            for (name, index), sub in _closed_jaxprs(eqn.params):
+                if "custom" in eqn.primitive.name or not _has_conv(sub.jaxpr):
+                    continue  # a custom derivative rule refers to its own copy of the function
+                new = _rewrite(sub)
+                if index is not None:
+                    params[name] = (*params[name][:index], new, *params[name][index + 1 :])
+                else:
+                    params[name] = new if isinstance(params[name], core.ClosedJaxpr) else new.jaxpr
+            outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
+            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        env.update(zip(eqn.outvars, outputs, strict=True))
+    return [var.val if isinstance(var, core.Literal) else env[var] for var in jaxpr.outvars]
+
+
+def fast_convs(function: Callable) -> Callable:
+    """The same function with convolutions whose gradients are fast inside loops on CPU; elsewhere the function itself.
+
+    It traces `function` and replaces its convolutions before anything is differentiated, so it serves any user's model:
+
+        attack(key, fast_convs(partial(model.apply, params)), x, labels, eps=0.3)
+
+    Args:
+        function: pytrees of arrays in, a pytree of arrays out.
+
+    Returns:
+        A function of the same arguments and values (to float rounding).
+    """
+
+    @wraps(function)
+    def fast(*args, **kwargs):
+        if jax.default_backend() != "cpu":
+            return function(*args, **kwargs)
+        leaves, tree = jax.tree.flatten((args, kwargs))
+
+        def flat(*leaves):
+            args, kwargs = jax.tree.unflatten(tree, leaves)
+            return function(*args, **kwargs)
+
+        closed, shape = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+        return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(closed.jaxpr, closed.consts, *leaves))
+
+    return fast

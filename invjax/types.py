@@ -1,0 +1,45 @@
+"""The words the library speaks in. Read this page first.
+
+Everything in `invjax` is a function of arrays and of pytrees of arrays ("params"). Images are float32 in [0, 1] with the
+channel last, `[batch, height, width, channel]`; labels are int32; random keys are typed keys (`jax.random.key`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+Key = PRNGKeyArray
+"""A typed random key, `jax.random.key(seed)`."""
+
+Params = Any
+"""A pytree of arrays."""
+
+Images = Float[Array, "batch height width channel"]
+"""Float images in [0, 1]."""
+
+Labels = Int[Array, " batch"]
+"""Class indices."""
+
+Logits = Float[Array, "batch classes"]
+"""Unnormalised log-probabilities."""
+
+PerExample = Float[Array, " batch"]
+"""One number for each example."""
+
+LogitsFn = Callable[[jax.Array], jax.Array]
+"""`x [B, ...] -> logits [B, K]`: what attacks take."""
+
+ApplyFn = Callable[[Params, jax.Array], jax.Array]
+"""`(params, x [B, ...]) -> [B, K]`: what training takes."""
+
+LossFn = Callable[[Params, Key, Any], tuple[jax.Array, dict[str, jax.Array]]]
+"""`(params, key, batch) -> (scalar loss, metrics)`: what `training.make_train_step` takes."""
+
+
+class Net(NamedTuple):
+    """A network: `init(key, x) -> params` and `apply(params, x [B, ...]) -> [B, ...]`."""
+
+    init: Callable[[Key, jax.Array], Params]
+    apply: ApplyFn
