@@ -1,0 +1,5 @@
+"""Ways to fool a classifier."""
+
+from invjax.attacks.metamers import metamers
+
+__all__ = ["metamers"]

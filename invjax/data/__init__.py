@@ -1,0 +1,10 @@
+"""Data sets as plain arrays: `load` a named one, `as_float` its bytes.
+
+Images stay uint8 in memory (a quarter of the size) and keep the order in which their authors published them, so that an
+index means the same image everywhere; `as_float` turns a batch into what every model and attack here takes: float32 in
+[0, 1].
+"""
+
+from invjax.data.load import Dataset, as_float, load
+
+__all__ = ["Dataset", "as_float", "load"]

@@ -1,0 +1,39 @@
+"""Run a function over a whole data set in batches of one shape."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from invjax import _check
+from invjax.training import shard_batch
+
+
+def over_batches(
+    function: Callable[..., Any], arrays: Sequence[np.ndarray], batch_size: int = 500, mesh: Mesh | None = None
+) -> Any:
+    """`function(*batch)` for consecutive batches, joined along the first axis, as host arrays.
+
+    The last batch is padded with copies of its first example, so that there is one compilation, and the padding is dropped.
+
+    Args:
+        function: arrays of `[B, ...]` in, a pytree of arrays `[B, ...]` out; jit it first.
+        arrays: of one length N; anything that takes a slice.
+        batch_size: B.
+        mesh: spread each batch over these devices.
+
+    Returns:
+        The pytree that `function` returns, with leaves `[N, ...]`.
+    """
+    _check.positive(batch_size=batch_size)
+    total = len(arrays[0])
+    pieces = []
+    for start in range(0, total, batch_size):
+        batch = [np.asarray(array[start : start + batch_size]) for array in arrays]
+        size = len(batch[0])
+        batch = [np.concatenate([b, np.repeat(b[:1], batch_size - size, axis=0)]) for b in batch]
+        out = function(*(shard_batch(mesh, batch) if mesh is not None else batch))
+        pieces.append(jax.tree.map(lambda leaf, size=size: np.asarray(leaf)[:size], out))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
