@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from invjax.data.batches import batches
+from invjax.data import batches
 from invjax.evaluation import over_batches
 from invjax.losses import cross_entropy, error_rate
 from invjax.training import fit, init_state, make_train_step

@@ -5,6 +5,7 @@ index means the same image everywhere; `as_float` turns a batch into what every 
 [0, 1].
 """
 
+from invjax.data.batches import batches
 from invjax.data.load import Dataset, as_float, load
 
-__all__ = ["Dataset", "as_float", "load"]
+__all__ = ["Dataset", "as_float", "batches", "load"]

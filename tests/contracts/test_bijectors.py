@@ -38,15 +38,15 @@ BATCH = 3
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def conv(channels):
-    return conv_net(channels, (4,))
+def conv(channels, hidden=(4,)):
+    return conv_net(channels, hidden)
 
 
 def dense(channels):
     return mlp(channels, (5,))
 
 
-def step(coupling=additive_coupling, net_fn=conv, mix=reverse):
+def step(coupling=additive_coupling, net_fn=partial(conv, hidden=()), mix=reverse):
     """The block that deep stacks repeat."""
     return chain([actnorm(), mix(), coupling(net_fn)])
 
@@ -72,23 +72,23 @@ BIJECTORS = {  # name: (factory, shape of one example)
     "dct2": (dct2, (3, 4, 2)),
     "roll": (lambda: roll((1, 3)), (3, 4, 2)),
     "factor_out": (lambda: factor_out(chain([squeeze(), affine_step()])), (2, 4, 4)),
-    "factor_out-same-size": (lambda: factor_out(affine_step()), (2, 3, 4)),
     "factor_out-vectors": (lambda: factor_out(affine_coupling(dense)), (8,)),
     "factor_out-nested": (lambda: factor_out(chain([squeeze(), factor_out(chain([squeeze(), step()]))])), (4, 4, 4)),
-    "invert": (lambda: invert(chain([squeeze(), affine_step()])), (2, 1, 8)),
+    "invert": (lambda: invert(chain([affine_step(), dct2()])), (2, 3, 4)),
+    "invert-squeeze": (lambda: invert(squeeze()), (2, 1, 8)),
     "chain": (lambda: chain([squeeze(), affine_step(), dct2(), roll((0, 1))]), (2, 4, 2)),
     "chain-empty": (lambda: chain([]), (4,)),
     "repeat": (lambda: repeat(affine_step(), 3), (2, 3, 4)),
     "repeat-vectors": (lambda: repeat(step(net_fn=dense, mix=conv1x1), 3), (6,)),
     "memory_saving-None": (lambda: memory_saving([squeeze(), repeat(affine_step(), 3), dct2()], None), (4, 2, 1)),
-    "memory_saving-1": (lambda: memory_saving([squeeze(), repeat(step(mix=conv1x1), 3), dct2()], 1), (4, 2, 1)),
+    "memory_saving-1": (lambda: memory_saving([squeeze(), repeat(step(), 3), dct2()], 1), (4, 2, 1)),
     "memory_saving-2": (lambda: memory_saving([squeeze(), repeat(affine_step(), 5), dct2()], 2), (4, 2, 1)),
     "memory_saving-8": (lambda: memory_saving([repeat(step(net_fn=dense), 9), actnorm()], 8), (6,)),
     "pad_channels": (lambda: pad_channels(2), (2, 3, 3)),
     "pad_channels-vectors": (lambda: pad_channels(1), (4,)),
 }
 ONTO = [name for name in BIJECTORS if not name.startswith("pad_channels")]
-FORWARD_MODE = [name for name in BIJECTORS if not name.startswith("memory_saving")]
+REVERSE_MODE_ONLY = [name for name in BIJECTORS if name.startswith("memory_saving")]
 
 
 def normal(seed, shape):
@@ -102,14 +102,15 @@ def randomised(seed, params, scale=0.1):
 
     def moved(path, leaf):
         fixed = getattr(path[-1], "key", None) in ("permutation", "sign")
-        return leaf if fixed else leaf + jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+        leaf = np.asarray(leaf)
+        return jnp.asarray(leaf if fixed else leaf + scale * rng.normal(size=leaf.shape), float)
 
     return jax.tree_util.tree_map_with_path(moved, params)
 
 
 def make(bijector, shape, seed=0):
     """`(params, x)` with randomised parameters and data that is neither centred nor of unit scale."""
-    x = 0.3 + 0.7 * normal(seed, (BATCH, *shape))
+    x = jnp.asarray(0.3 + 0.7 * np.asarray(normal(seed, (BATCH, *shape))))
     return randomised(seed + 1, jit(bijector.init)(jax.random.key(seed), x)), x
 
 
@@ -128,7 +129,7 @@ def assert_close(actual, expected, rtol, atol=0.0):
     """The same pytree; the tolerance is relative to the largest value of each leaf."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert got.shape == want.shape and got.dtype == want.dtype
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
         np.testing.assert_allclose(got, want, rtol=0, atol=atol + rtol * np.abs(want).max(initial=0))
 
 
@@ -171,7 +172,8 @@ def test_logdet_is_one_number_an_example_in_the_dtype_of_the_data(member):
 
 
 def test_logdet_is_the_volume_change_of_the_jacobian(member):
-    one = jax.jacrev(lambda params, x: member.bijector.forward(params, x[None])[0].reshape(-1), argnums=1)
+    mode = jax.jacrev if member.name in REVERSE_MODE_ONLY else jax.jacfwd
+    one = mode(lambda params, x: member.bijector.forward(params, x[None])[0].reshape(-1), argnums=1)
     matrices = jit(jax.vmap(one, (None, 0)))(member.params, member.x)
     matrices = matrices.reshape(BATCH, member.z[0].size, member.x[0].size)
     if matrices.shape[1] == matrices.shape[2]:
@@ -192,7 +194,7 @@ def test_jit_equals_eager(member):
 
 def test_an_example_does_not_depend_on_the_rest_of_the_batch(member):
     for function, value in ((member.forward, member.x), (member.inverse, member.z)):
-        others = value.at[1:].set(2.0 - 3.0 * value[1:])
+        others = np.concatenate([value[:1], 2 - 3 * np.asarray(value)[1:]])
         for got, want in zip(function(member.params, others), function(member.params, value), strict=True):
             np.testing.assert_allclose(got[0], want[0], rtol=1e-13, atol=1e-13)
 
@@ -200,32 +202,22 @@ def test_an_example_does_not_depend_on_the_rest_of_the_batch(member):
 def test_gradients_are_finite_and_reach_every_input(member):
     _, (dparams, dx) = member.gradient(member.params, member.x)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((dparams, dx)))
-    assert (np.abs(dx) > 0).all()
+    assert (np.asarray(dx) != 0).all()
 
 
 def test_gradients_are_the_slopes_of_the_loss(member):
     """Against a central difference, in a random direction of parameters and input together."""
-    direction = jax.tree.map(lambda leaf: normal(5, leaf.shape), (member.params, member.x))
-    moved = [jax.tree.map(lambda a, d, h=h: a + h * d, (member.params, member.x), direction) for h in (1e-5, -1e-5)]
-    slope = (member.gradient(*moved[0])[0] - member.gradient(*moved[1])[0]) / 2e-5
-    _, gradient = member.gradient(member.params, member.x)
-    expected = sum((a * b).sum() for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
-    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("member", FORWARD_MODE, indirect=True)
-def test_forward_and_reverse_mode_agree(member):
-    tangents = jax.tree.map(lambda leaf: normal(6, leaf.shape), (member.params, member.x))
-    arguments = (member.params, member.x)
-    slope = jit(lambda arguments, tangents: jax.jvp(loss_of(member.bijector), arguments, tangents)[1])(arguments, tangents)
-    _, gradient = member.gradient(*arguments)
-    expected = sum((a * b).sum() for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(tangents), strict=True))
-    np.testing.assert_allclose(slope, expected, rtol=1e-10, atol=1e-10)
+    here = jax.tree.map(np.asarray, (member.params, member.x))
+    direction = jax.tree.map(lambda leaf: np.asarray(normal(leaf.size, leaf.shape)), here)
+    up, down = (member.gradient(*jax.tree.map(lambda a, d, h=h: a + h * d, here, direction))[0] for h in (1e-5, -1e-5))
+    _, gradient = member.gradient(*here)
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    np.testing.assert_allclose((up - down) / 2e-5, sum(np.vdot(*pair) for pair in pairs), rtol=1e-5, atol=1e-6)
 
 
 def test_a_population_of_parameters_can_be_vmapped(member):
     population = member.params, randomised(11, member.params)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *population)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *population)
     if not jax.tree.leaves(stacked):
         pytest.skip("no parameters")
 
@@ -237,31 +229,45 @@ def test_a_population_of_parameters_can_be_vmapped(member):
     for i, params in enumerate(population):
         z, logdet = member.forward(params, member.x)
         alone = (z, logdet), member.inverse(params, z)
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone, 1e-11)
+        assert_close(jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], together), alone, 1e-11)
 
 
 # memory_saving ------------------------------------------------------------------------------------------------------
 
+dense_step, dense_affine = partial(step, net_fn=dense), partial(affine_step, net_fn=dense)
 STACKS = {  # name: (layers, shape of one example)
-    "unrolled": (lambda: [squeeze(), *(step() for _ in range(4)), dct2()], (2, 4, 1)),
-    "unrolled-affine": (lambda: [squeeze(), *(affine_step() for _ in range(4)), dct2()], (2, 4, 1)),
+    "unrolled": (lambda: [squeeze(), step(), affine_step(), step(), affine_step(), dct2()], (2, 4, 1)),
     "flat-layers": (lambda: [actnorm(), affine_coupling(dense), reverse(), actnorm(), additive_coupling(dense)], (4,)),
     "repeat-5": (lambda: [squeeze(), repeat(step(), 5), dct2()], (2, 4, 1)),
-    "repeat-5-affine": (lambda: [squeeze(), repeat(affine_step(mix=conv1x1), 5), dct2()], (2, 4, 1)),
-    "repeat-4-affine": (lambda: [repeat(affine_step(net_fn=dense), 4)], (4,)),
-    "repeat-in-repeat": (lambda: [repeat(repeat(affine_step(net_fn=dense), 2), 3)], (4,)),
-    "nested-chains": (lambda: [chain([squeeze(), chain([step(), affine_step()])]), chain([repeat(step(), 3)])], (2, 4, 1)),
-    "no-own-rule": (lambda: [invert(affine_step()), factor_out(chain([squeeze(), affine_step()]))], (2, 2, 4)),
-    "memory_saving-inside": (lambda: [squeeze(), memory_saving([repeat(affine_step(), 3)], 1), dct2()], (2, 4, 1)),
-    "injective": (lambda: [pad_channels(1), repeat(affine_step(), 2)], (2, 2, 3)),
+    "repeat-5-affine": (lambda: [repeat(dense_affine(mix=conv1x1), 5), reverse()], (4,)),
+    "repeat-4-affine": (lambda: [repeat(dense_affine(), 4)], (4,)),
+    "repeat-in-repeat": (lambda: [repeat(repeat(dense_affine(), 2), 3)], (4,)),
+    "nested-chains": (lambda: [chain([reverse(), chain([dense_step(), dense_affine()])]), repeat(dense_step(), 3)], (4,)),
+    "no-own-rule": (lambda: [invert(dense_affine()), factor_out(dense_affine())], (8,)),
+    "memory_saving-inside": (lambda: [actnorm(), memory_saving([repeat(dense_affine(), 3)], 1), reverse()], (4,)),
+    "injective": (lambda: [pad_channels(1), dense_affine()], (5,)),
 }
+
+
+def drawn(seed, bijector, x):
+    """Random parameters without running `init`, whose compilation takes longer than the test."""
+    shapes = jax.eval_shape(bijector.init, jax.random.key(0), x)
+
+    def start(path, leaf):
+        name, size = getattr(path[-1], "key", None), leaf.shape[-1]
+        if name == "permutation":
+            return np.broadcast_to(np.roll(np.eye(size), 1, 0), leaf.shape)
+        return np.full(leaf.shape, -1.0 if name == "sign" else 0.0)
+
+    return randomised(seed, jax.tree_util.tree_map_with_path(start, shapes), scale=0.3)
 
 
 @cache
 def built_stack(name, dtype):
     factory, shape = STACKS[name]
     layers = factory()
-    params, x = jax.tree.map(lambda leaf: leaf.astype(dtype), make(chain(layers), shape, seed=20))
+    x = normal(20, (BATCH, *shape)).astype(dtype)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), drawn(21, chain(layers), x))
     gradient = jit(jax.value_and_grad(loss_of(chain(layers)), (0, 1)))
     return layers, params, x, gradient(params, x)
 
@@ -279,14 +285,13 @@ def test_memory_saving_has_the_gradients_of_chain(float64, name, anchor_every):
     assert_memory_saving_equals_chain(name, anchor_every, "float64", 1e-10)
 
 
-@pytest.mark.parametrize("anchor_every", [1, 3, 4, 8])
-@pytest.mark.parametrize("name", ["unrolled-affine", "repeat-4-affine"])
+@pytest.mark.parametrize("anchor_every", [1, 3, 4])
+@pytest.mark.parametrize("name", ["flat-layers", "repeat-4-affine"])
 def test_any_anchor_distance_has_the_gradients_of_chain(float64, name, anchor_every):
     assert_memory_saving_equals_chain(name, anchor_every, "float64", 1e-10)
 
 
-@pytest.mark.parametrize("anchor_every", [None, 2])
-@pytest.mark.parametrize("name", ["unrolled", "repeat-5-affine"])
+@pytest.mark.parametrize(("name", "anchor_every"), [("unrolled", 2), ("repeat-5-affine", None)])
 def test_memory_saving_has_the_gradients_of_chain_in_single_precision(name, anchor_every):
     assert_memory_saving_equals_chain(name, anchor_every, "float32", 1e-4)
 
@@ -294,52 +299,53 @@ def test_memory_saving_has_the_gradients_of_chain_in_single_precision(name, anch
 def test_memory_saving_has_the_parameters_and_values_of_chain(float64):
     layers, params, x, _ = built_stack("repeat-5", "float64")
     saving, plain = memory_saving(layers, 2), chain(layers)
-    assert_close(saving.init(jax.random.key(0), x), plain.init(jax.random.key(0), x), 0)
-    assert_close(saving.forward(params, x), plain.forward(params, x), 0)
-    assert_close(saving.inverse(params, x.reshape(BATCH, 1, 2, 4)), plain.inverse(params, x.reshape(BATCH, 1, 2, 4)), 0)
+    arguments = jax.random.key(0), params, x, x.reshape(BATCH, 1, 2, 4)
+
+    def everything(bijector):
+        return jit(lambda key, params, x, z: (bijector.init(key, x), bijector.forward(params, x), bijector.inverse(params, z)))
+
+    assert_close(everything(saving)(*arguments), everything(plain)(*arguments), 0)
 
 
 def test_forward_mode_through_memory_saving_is_a_type_error():
-    layers, params, x, _ = built_stack("repeat-5", "float32")
+    saving, x = memory_saving([reverse(), dct2()]), jnp.ones((2, 2, 2, 4))
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jacfwd(memory_saving(layers).forward, argnums=1)(params, x)
-    tangents = jax.tree.map(jnp.zeros_like, (params, x))
+        jax.jacfwd(saving.forward, argnums=1)([(), ()], x)
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(memory_saving(layers).forward, (params, x), tangents)
+        jax.jvp(partial(saving.forward, [(), ()]), (x,), (x,))
 
 
 @pytest.mark.parametrize("coupling", [additive_coupling, affine_coupling])
 @pytest.mark.parametrize(("net_fn", "shape"), [(conv, (2, 3, 4)), (dense, (6,))], ids=["conv", "dense"])
 def test_the_couplings_own_pullback_is_invert_then_differentiate(float64, coupling, net_fn, shape):
     bijector = coupling(net_fn)
-    params, x = make(bijector, shape)
-    z, logdet = bijector.forward(params, x)
+    x = normal(0, (BATCH, *shape))
+    params = drawn(1, bijector, x)
+    z, logdet = jit(bijector.forward)(params, x)
     cotangents = jnp.cos(z), jnp.arange(1.0, 1 + BATCH)
     own, generic = bijector.reversible(None), base._reversible(bijector._replace(reversible=None), None)
-    assert_close(own.forward(params, x), (z, logdet, ()), 0)
+    assert_close(jit(own.forward)(params, x), (z, logdet, ()), 0)
     results = [jit(rule.pullback)(params, z, (), *cotangents) for rule in (own, generic)]
     assert_close(*results, 1e-12)
     assert_close(results[0][0], x, 1e-12)
 
 
-def shift_by(gain, channels):
-    """A conditioner `t(x) = gain * tanh(x W)` whose Lipschitz constant the test chooses: W is a rotation."""
-
-    def init(key, x):
-        return {"w": jax.random.orthogonal(key, channels)}
-
-    return Net(init, lambda params, x: gain * jnp.tanh(x @ params["w"]))
+def relu_of_rotation(channels):
+    """A conditioner of gain 1, `t(x) = relu(x W)`, with nothing to tame it."""
+    del channels
+    return Net(lambda key, x: {}, lambda params, x: jax.nn.relu(x @ params["w"]))
 
 
 def test_anchors_bound_the_gradient_error_of_an_ill_conditioned_stack():
     """Without actnorm and with gain 1 the activations' rounding errors grow exponentially on the way back."""
-    layers = [repeat(chain([reverse(), additive_coupling(partial(shift_by, 1.0))]), 32)]
-    x = jax.random.normal(jax.random.key(0), (4, 16))
-    params = chain(layers).init(jax.random.key(1), x)
+    layers = [repeat(chain([reverse(), additive_coupling(relu_of_rotation)]), 32)]
+    x = normal(0, (4, 16))
+    rotations = np.stack([np.linalg.qr(normal(i, (8, 8)))[0] for i in range(1, 33)])
+    params = [[(), {"w": jnp.asarray(rotations)}]]
 
     def error(anchor_every):
         def gradient(bijector):
-            return jit(jax.grad(lambda params: (bijector.forward(params, x)[0] ** 2).sum()))(params)[0][2]["w"]
+            return jit(jax.grad(lambda params: (bijector.forward(params, x)[0] ** 2).sum()))(params)[0][1]["w"]
 
         exact = gradient(chain(layers))
         return np.linalg.norm(gradient(memory_saving(layers, anchor_every)) - exact) / np.linalg.norm(exact)
@@ -347,7 +353,7 @@ def test_anchors_bound_the_gradient_error_of_an_ill_conditioned_stack():
     without, every_8, every_2 = error(None), error(8), error(2)
     assert every_2 < 1e-5
     assert every_2 < every_8 < without
-    assert without > 100 * every_2
+    assert without > 1000 * every_2
 
 
 def gradient_program(wrapper, depth, batch=32):
@@ -370,13 +376,19 @@ def test_memory_of_a_gradient_step_grows_with_depth_for_chain_only():
 
 def count_equations(jaxpr):
     """Equations of a jaxpr and of all jaxprs inside it."""
-    return len(jaxpr.eqns) + sum(count_equations(sub) for sub in jax.core.jaxprs_in_params_of(jaxpr))
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    inner = [value for eqn in jaxpr.eqns for value in jax.tree.leaves(list(eqn.params.values()))]
+    return len(jaxpr.eqns) + sum(count_equations(value) for value in inner if hasattr(getattr(value, "jaxpr", value), "eqns"))
 
 
-@pytest.mark.parametrize("wrapper", [chain, memory_saving], ids=["chain", "memory_saving"])
-def test_the_program_of_repeat_does_not_grow_with_n(wrapper):
-    few, many = (str(gradient_program(wrapper, n).jaxpr) for n in (2, 40))
-    assert few.count("\n") == many.count("\n")
+@pytest.mark.parametrize(
+    ("wrapper", "few"),
+    [(chain, 2), (partial(memory_saving, anchor_every=None), 2), (partial(memory_saving, anchor_every=2), 3)],
+    ids=["chain", "memory_saving", "anchors"],
+)
+def test_the_program_of_repeat_does_not_grow_with_n(wrapper, few):
+    counts = [count_equations(gradient_program(wrapper, n).jaxpr) for n in (few, 20)]
+    assert counts[0] == counts[1] > 100
 
 
 # actnorm ------------------------------------------------------------------------------------------------------------
@@ -384,7 +396,7 @@ def test_the_program_of_repeat_does_not_grow_with_n(wrapper):
 
 @pytest.mark.parametrize("shape", [(64, 4, 3, 5), (256, 5)], ids=["images", "vectors"])
 def test_actnorm_normalises_the_data_it_was_initialised_from(shape):
-    x = 3 + jax.random.normal(jax.random.key(0), shape) * jnp.arange(1.0, 6.0).reshape((1,) * (len(shape) - 1) + (5,))
+    x = 3 + normal(0, shape) * jnp.arange(1.0, 6.0).reshape((1,) * (len(shape) - 1) + (5,))
     z, _ = actnorm().forward(actnorm().init(jax.random.key(1), x), x)
     axes = tuple(range(x.ndim - 1))
     np.testing.assert_allclose(z.mean(axes), 0, atol=1e-5)
@@ -393,7 +405,7 @@ def test_actnorm_normalises_the_data_it_was_initialised_from(shape):
 
 def test_actnorm_leaves_the_scale_of_a_constant_channel():
     """The border of MNIST is constant; a metamer is not. Dividing by its tiny std would blow the metamer up."""
-    x = jax.random.normal(jax.random.key(0), (64, 2, 2, 3)) * jnp.array([1.0, 0.0, 1e-3]).reshape(1, 1, 1, 3) + 0.5
+    x = normal(0, (64, 2, 2, 3)) * jnp.array([1.0, 0.0, 1e-3]).reshape(1, 1, 1, 3) + 0.5
     params = actnorm().init(jax.random.key(1), x)
     np.testing.assert_allclose(jnp.exp(params["log_scale"])[1:], 1)
     z, logdet = actnorm().forward(params, jnp.ones_like(x))
@@ -403,7 +415,7 @@ def test_actnorm_leaves_the_scale_of_a_constant_channel():
 
 
 def test_actnorm_takes_its_guard_in_units_of_the_input():
-    x = 1e-3 * jax.random.normal(jax.random.key(0), (64, 3))
+    x = 1e-3 * normal(0, (64, 3))
     bijector = actnorm(min_std=1e-4)
     np.testing.assert_allclose(bijector.forward(bijector.init(jax.random.key(1), x), x)[0].std(0), 1, rtol=1e-4)
 
@@ -411,30 +423,38 @@ def test_actnorm_takes_its_guard_in_units_of_the_input():
 @pytest.mark.parametrize("stack", [chain, lambda layers: repeat(chain(layers), 3)], ids=["chain", "repeat"])
 def test_init_threads_the_data_through_the_layers(stack):
     """Each actnorm sees what the layers before it make of the data, so the last one's output is normalised."""
-    x = 2 + jax.random.normal(jax.random.key(0), (64, 6)) * jnp.arange(1.0, 7.0).reshape(1, 6)
+    x = 2 + normal(0, (64, 6)) * jnp.arange(1.0, 7.0).reshape(1, 6)
     bijector = stack([conv1x1(), actnorm(), conv1x1(), actnorm()])
-    z, _ = bijector.forward(bijector.init(jax.random.key(1), x), x)
+    z, _ = jit(lambda key, x: bijector.forward(bijector.init(key, x), x))(jax.random.key(1), x)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(z.std(0), 1, atol=1e-4)
 
 
 def test_copies_of_a_repeated_block_have_their_own_parameters():
-    params = repeat(additive_coupling(dense), 3).init(jax.random.key(0), jnp.ones((2, 4)))
+    params = jit(repeat(additive_coupling(dense), 3).init)(jax.random.key(0), jnp.ones((2, 4)))
     first, second, third = params["params"]["Dense_0"]["kernel"]
     assert not np.allclose(first, second) and not np.allclose(second, third)
 
 
 def test_layers_of_a_chain_have_their_own_parameters():
-    first, second = chain([conv1x1(), conv1x1()]).init(jax.random.key(0), jnp.ones((2, 4)))
-    assert not np.allclose(first["upper"], second["upper"])
+    first, second = jit(chain([additive_coupling(dense)] * 2).init)(jax.random.key(0), jnp.ones((2, 4)))
+    first, second = (params["params"]["Dense_0"]["kernel"] for params in (first, second))
+    assert not np.allclose(first, second)
 
 
 # golden examples ----------------------------------------------------------------------------------------------------
 
 
+def test_the_inverse_of_a_bijector_that_changes_the_shape_initialises_from_its_own_input():
+    z = normal(0, (BATCH, 2, 1, 8))
+    bijector = invert(chain([squeeze(), affine_coupling(conv)]))
+    params = jax.eval_shape(bijector.init, jax.random.key(0), z)
+    assert jax.eval_shape(bijector.forward, params, z)[0].shape == (BATCH, 4, 2, 2)
+
+
 def test_conv1x1_survives_weight_decay(float64):
     """The permutation and the signs are not learned; an optimiser that shrinks all parameters must not change them."""
-    x = jax.random.normal(jax.random.key(0), (BATCH, 2, 3, 5))
+    x = normal(0, (BATCH, 2, 3, 5))
     params = conv1x1().init(jax.random.key(1), x)
     decayed = params | {name: 0.9 * params[name] for name in ("permutation", "sign")}
     assert_close(conv1x1().forward(decayed, x), conv1x1().forward(params, x), 0)
@@ -444,7 +464,7 @@ def test_conv1x1_survives_weight_decay(float64):
 
 def test_conv1x1_starts_as_a_rotation(float64):
     """... so it keeps lengths and volume; its last layer of parameters is no identity."""
-    x = jax.random.normal(jax.random.key(0), (BATCH, 2, 3, 5))
+    x = normal(0, (BATCH, 2, 3, 5))
     z, logdet = conv1x1().forward(conv1x1().init(jax.random.key(1), x), x)
     np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-12)
     np.testing.assert_allclose(logdet, 0, atol=1e-12)
@@ -466,7 +486,7 @@ def test_the_dct_matrix_is_orthogonal(n):
 
 
 def test_dct2_is_scipys_and_its_first_value_is_the_mean(float64):
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    x = normal(0, (2, 3, 4, 5))
     z, _ = dct2().forward((), x)
     np.testing.assert_allclose(z, scipy.fft.dctn(np.asarray(x), type=2, axes=(1, 2), norm="ortho"), atol=1e-13)
     np.testing.assert_allclose(z[:, 0, 0], np.sqrt(12) * x.mean((1, 2)), atol=1e-13)
@@ -478,7 +498,7 @@ def test_roll_brings_its_position_to_the_front():
 
 
 def test_factor_out_puts_the_inner_output_first():
-    x = jax.random.normal(jax.random.key(0), (2, 2, 4, 6))
+    x = normal(0, (2, 2, 4, 6))
     z, _ = factor_out(chain([squeeze(), reverse()])).forward([(), ()], x)
     aside, _ = squeeze().forward((), x[..., 3:])
     inner, _ = squeeze().forward((), x[..., :3])
@@ -494,7 +514,7 @@ def test_reverse_and_permute_move_whole_channels():
 
 
 def test_couplings_pass_the_first_half_and_follow_their_equations(float64):
-    x = jax.random.normal(jax.random.key(0), (BATCH, 6))
+    x = normal(0, (BATCH, 6))
     (x1, x2), constant = jnp.split(x, 2, -1), partial(jnp.full, (BATCH, 3))
     additive = additive_coupling(lambda channels: Net(lambda key, x: (), lambda params, x: constant(0.5)))
     assert_close(additive.forward((), x)[0], jnp.concatenate([x1, x2 + 0.5], -1), 1e-14)
@@ -528,7 +548,7 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
     "repeat of squeeze, init": (
         lambda: repeat(squeeze(), 2).init(jax.random.key(0), IMAGE), r"\(2, 4, 4, 2\) -> \(2, 2, 2, 8\).*outside of repeat"),
     "repeat of squeeze, forward": (
-        lambda: jax.lax.scan and repeat(chain([squeeze(), actnorm()]), 2).forward(
+        lambda: repeat(chain([squeeze(), actnorm()]), 2).forward(
             [(), {"shift": jnp.ones((2, 8)), "log_scale": jnp.ones((2, 8))}], IMAGE),
         r"\(2, 4, 4, 2\) -> \(2, 2, 2, 8\).*outside of repeat"),
 }  # fmt: skip

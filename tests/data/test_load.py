@@ -365,7 +365,8 @@ def test_default_cache_is_in_the_home_folder(tmp_path, monkeypatch):
 
 def test_another_or_a_changed_source_is_decoded_anew(tmp_path, monkeypatch):
     for offset, name in enumerate("ab"):
-        write_tiny_mnist(tmp_path / name, offset=offset)
+        (path,) = write_tiny_mnist(tmp_path / name, offset=offset).glob("*.array_record*")
+        os.utime(path, ns=(0, 10**18))  # the same size and time: only the folder tells them apart
     assert [first_pixels(load("mnist", "test", tmp_path / name))[0] for name in "ab"] == [0, 1]
     (path,) = (tmp_path / "a").rglob("*.array_record*")
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))

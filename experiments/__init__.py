@@ -1,0 +1,1 @@
+"""One folder a paper, one file a result, one command each: `python -m experiments list`."""

@@ -1,0 +1,1 @@
+"""Jacobsen, Behrmann, Zemel, Bethge 2019, *Excessive Invariance Causes Adversarial Vulnerability*."""

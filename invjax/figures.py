@@ -1,0 +1,111 @@
+"""Figures from arrays. The only module that knows matplotlib, which it imports when a figure is drawn.
+
+Each function takes host arrays and returns a `matplotlib.figure.Figure`; `save` writes it whole or not at all.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INK, GRID, PALETTE = "#1b1f24", "#d8dee4", ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7")
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install "invjax[experiments]"') from error
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def save(figure: Any, path: str | Path) -> Path:
+    """Write `figure` as a PNG, by way of a temporary name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png")
+    os.replace(part, path)
+    return path
+
+
+def _show(axes: Any, image: np.ndarray) -> None:
+    gray = image.shape[-1] == 1
+    axes.imshow(np.clip(image[..., 0] if gray else image, 0, 1), cmap="gray" if gray else None, vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(GRID)
+
+
+def metamer_grid(
+    logits_from: np.ndarray,
+    metamers: np.ndarray,
+    nuisance_from: np.ndarray,
+    logits: np.ndarray,
+    metamer_logits: np.ndarray,
+    title: str,
+) -> Any:
+    """Logit metamers as in figure 5 of Jacobsen et al. 2019, with both sets of logits under each column.
+
+    Args:
+        logits_from: `[n, H, W, C]`, row 1.
+        metamers: `[n, H, W, C]`, row 2; clipped to [0, 1] for display.
+        nuisance_from: `[n, H, W, C]`, row 3.
+        logits: `[n, K]`, those of row 1.
+        metamer_logits: `[n, K]`, those of row 2 after encoding it again.
+        title: above the figure.
+    """
+    n, classes = logits.shape
+    figure = _figure(1.25 * n + 1.2, 4.1 + 0.15 * classes)
+    grid = figure.subplots(4, n, height_ratios=[1, 1, 1, 0.13 * classes], squeeze=False)
+    rows = ("logits from", "metamer", "nuisance from")
+    for row, images in enumerate((logits_from, metamers, nuisance_from)):
+        for column in range(n):
+            _show(grid[row, column], images[column])
+        grid[row, 0].set_ylabel(rows[row], fontsize=9, color=INK)
+    for column in range(n):
+        axes = grid[3, column]
+        axes.axis("off")
+        top = int(logits[column].argmax())
+        for k in range(classes):
+            axes.text(
+                0.5, 1 - (k + 0.5) / classes, f"{k} {logits[column, k]:7.2f} {metamer_logits[column, k]:7.2f}",
+                family="monospace", fontsize=6.5, ha="center", va="center", transform=axes.transAxes,
+                color=PALETTE[0] if k == top else INK, weight="bold" if k == top else "normal",
+            )  # fmt: skip
+    grid[3, 0].text(-0.25, 0.5, "logits of\nrows 1 and 2", fontsize=9, color=INK, rotation=90, ha="center", va="center",
+                    transform=grid[3, 0].transAxes)  # fmt: skip
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def readings(errors: Mapping[str, Mapping[str, Sequence[float]]], chance: float, title: str) -> Any:
+    """What fresh classifiers read: one group of bars a classifier, one bar a model, one dot a seed.
+
+    Args:
+        errors: `{model: {classifier: error of each seed}}`, in [0, 1].
+        chance: the error of guessing, a dashed line.
+        title: above the figure.
+    """
+    figure = _figure(6.4, 3.4)
+    axes = figure.subplots()
+    width = 0.8 / len(errors)
+    for i, (model, by_head) in enumerate(errors.items()):
+        for j, values in enumerate(by_head.values()):
+            x = j + (i - (len(errors) - 1) / 2) * width
+            axes.bar(x, 100 * np.mean(values), 0.9 * width, color=PALETTE[i], label=model if j == 0 else None)
+            axes.plot([x] * len(values), 100 * np.asarray(values), "o", color=INK, markersize=3)
+            axes.annotate(f"{100 * np.mean(values):.1f}", (x, 100 * np.max(values)), fontsize=7, ha="center", va="bottom",
+                          xytext=(0, 3), textcoords="offset points", color=INK)  # fmt: skip
+    axes.axhline(100 * chance, color=INK, linestyle="--", linewidth=0.8)
+    axes.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
+    axes.set_xticks(range(len(by_head)), list(by_head))
+    axes.set_ylabel("test error of a fresh classifier, %")
+    axes.set_ylim(0, 105 * chance)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(title, fontsize=10, color=INK)
+    return figure
