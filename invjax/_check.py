@@ -14,7 +14,7 @@ def _concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
-def positive(**values: float) -> None:
+def positive(**values: Any) -> None:
     """Each keyword is a number above zero."""
     for name, value in values.items():
         if _concrete(value) and not np.all(np.asarray(value) > 0):

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from invjax import _check
 from invjax.models.fi_revnet import Code
-from invjax.types import Key, Labels, Logits, PerExample
+from invjax.types import Array, Key, Labels, Logits, PerExample, Scalar
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
@@ -72,7 +72,7 @@ def bits_per_dim(code: Code, logdet: PerExample, levels: int = 256) -> PerExampl
 
 
 @jax.custom_vjp
-def reverse_gradient(x: Float[Array, "..."], weight: Float[Array, ""] | float) -> Float[Array, "..."]:
+def reverse_gradient(x: Float[Array, "..."], weight: Scalar) -> Float[Array, "..."]:
     """The identity, whose gradient is multiplied by `-weight`.
 
     Source: Ganin & Lempitsky 2015, *Unsupervised Domain Adaptation by Backpropagation*.
@@ -137,8 +137,8 @@ def independence_cross_entropy(
     nuisance_logits: Logits,
     labels: Labels,
     *,
-    nuisance_weight: float = 1.0,
-    likelihood_weight: float = 1.0,
+    nuisance_weight: Scalar = 1.0,
+    likelihood_weight: Scalar = 1.0,
     levels: int = 256,
     adversary: Adversary = reversal,
 ) -> IndependenceLoss:
@@ -170,8 +170,8 @@ def gradient_reversal_ice(
     nuisance_classifier: Callable[[Float[Array, "batch nuisance"]], Logits],
     labels: Labels,
     *,
-    nuisance_weight: float = 1.0,
-    likelihood_weight: float = 1.0,
+    nuisance_weight: Scalar = 1.0,
+    likelihood_weight: Scalar = 1.0,
     levels: int = 256,
 ) -> IndependenceLoss:
     """iCE as one loss for both players: its gradient lowers the classifier's cross-entropy and raises it for the model.

@@ -22,6 +22,7 @@ from invjax.types import Key, LossFn, Params
 
 Batch = Any
 Metrics = dict[str, jax.Array]
+History = list[dict[str, float | int]]
 
 
 class TrainState(NamedTuple):
@@ -159,7 +160,7 @@ def fit(
     save_every: int = 500,
     log_every: int = 50,
     description: str = "training",
-) -> tuple[TrainState, list[dict[str, float]]]:
+) -> tuple[TrainState, History]:
     """Run `train_step` until `num_steps` steps are done.
 
     With a `directory` the run is saved there: checkpoints, and `metrics.jsonl` with one line each `log_every` steps. Started
@@ -188,7 +189,7 @@ def fit(
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
     if mesh is not None:
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    history: list[dict[str, float]] = []
+    history: History = []
     if directory is not None:
         directory = Path(directory)
         saved = checkpoints.restore(directory / "checkpoints", state)
@@ -206,7 +207,7 @@ def fit(
             jax.block_until_ready(state)
         done = step + 1
         if done % log_every == 0 or done == num_steps:
-            row = {"step": done} | {name: float(value) for name, value in metrics.items()}
+            row: dict[str, float | int] = {"step": done} | {name: float(value) for name, value in metrics.items()}
             if not np.isfinite(row["loss"]):
                 raise FloatingPointError(
                     f"{description}: the loss is {row['loss']} at step {done}; lower the learning rate or clip gradients"
@@ -221,12 +222,12 @@ def fit(
     return state, history
 
 
-def _read_metrics(path: Path, last_step: int) -> list[dict[str, float]]:
+def _read_metrics(path: Path, last_step: int) -> History:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [row for row in rows if row["step"] <= last_step]
 
 
-def _write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
+def _write_metrics(path: Path, rows: History) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray
+
+Array = jax.Array | np.ndarray
+"""On the device or on the host: functions here take both and return the former."""
 
 Key = PRNGKeyArray
 """A typed random key, `jax.random.key(seed)`."""
@@ -27,6 +31,9 @@ Logits = Float[Array, "batch classes"]
 
 PerExample = Float[Array, " batch"]
 """One number for each example."""
+
+Scalar = float | int | Float[Array, ""]
+"""A number, traced or not."""
 
 LogitsFn = Callable[[jax.Array], jax.Array]
 """`x [B, ...] -> logits [B, K]`: what attacks take."""

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from invjax import _check
-from invjax.types import Key, Params
+from invjax.types import Array, Key, Params
 
 Z = Float[Array, "batch ..."]
 LogDet = Float[Array, " batch"]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.bijectors.base import Bijector, no_logdet, stateless
+from invjax.bijectors.base import Bijector, stateless
 
 _EXACT = jax.lax.Precision.HIGHEST
 

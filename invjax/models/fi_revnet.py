@@ -18,12 +18,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from invjax import _check
-from invjax.bijectors import Bijector, actnorm, additive_coupling, chain, dct2, memory_saving, repeat, reverse, roll, squeeze
+from invjax.bijectors import (
+    Bijector,
+    actnorm,
+    additive_coupling,
+    chain,
+    dct2,
+    memory_saving,
+    repeat,
+    reverse,
+    squeeze,
+)
 from invjax.models.nets import conv_net
-from invjax.types import Images, Key, Logits, Params, PerExample
+from invjax.types import Array, Images, Key, Logits, Params, PerExample
 
 
 class Code(NamedTuple):
