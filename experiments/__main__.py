@@ -20,14 +20,18 @@ or one experiment: python -m experiments.PAPER.RESULT [smoke|default|paper] [--f
 
 def find() -> list[common.Experiment]:
     """All experiments: the modules of this package that define EXPERIMENT."""
-    names = [m.name for m in pkgutil.walk_packages(experiments.__path__, "experiments.") if not m.name.endswith("__main__")]
+    names = [
+        m.name for m in pkgutil.walk_packages(experiments.__path__, "experiments.") if not m.name.endswith("__main__")
+    ]
     modules = [importlib.import_module(name) for name in sorted(names) if ".benchmarks" not in name]
     return [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
 
 
 def headline(experiment: common.Experiment) -> dict | None:
     """The first row of the newest published table, or None."""
-    tables = sorted((common.RESULTS / experiment.name).glob("*/table.json"), key=lambda path: ("mnist" not in path.parts[-2], path))
+    tables = sorted(
+        (common.RESULTS / experiment.name).glob("*/table.json"), key=lambda path: ("mnist" not in path.parts[-2], path)
+    )
     return json.loads(tables[0].read_text())[0] | {"run": tables[0].parent.name} if tables else None
 
 
@@ -35,7 +39,10 @@ def list_experiments(as_json: bool) -> None:
     """Print one line a result, or all of it as JSON."""
     found = find()
     if as_json:
-        lines = [{"name": e.name, "command": e.command, "item": e.item, "presets": e.times, "headline": headline(e)} for e in found]
+        lines = [
+            {"name": e.name, "command": e.command, "item": e.item, "presets": e.times, "headline": headline(e)}
+            for e in found
+        ]
         print(json.dumps(lines, indent=1))
         return
     for e in found:

@@ -1,7 +1,8 @@
 """What every experiment shares: presets and the command line, a run's folder, tables, and the use of the machine.
 
-A run's folder holds `config.json`, `environment.json`, one folder a stage, `arrays.npz`, `table.json`, `table.md` and `figures/`.
-A stage that is complete is not run again, so the same command on the same folder goes on where it was stopped.
+A run's folder holds `config.json`, `environment.json`, one folder a stage, `arrays.npz`, `table.json`, `table.md` and
+`figures/`. A stage that is complete is not run again, so the same command on the same folder goes on where it was
+stopped.
 """
 
 import dataclasses
@@ -87,7 +88,7 @@ def write_json(path: Path, value: Any) -> None:
     write(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Write a compressed `.npz` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -105,10 +106,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def use_all_cores() -> None:
     """On CPU, one JAX device a core: XLA runs many convolutions on one thread, so a batch is spread over devices.
 
-    Call it before anything else touches JAX. Compiled programs are kept between runs.
+    A power of two of them, which divides the usual batch sizes. Call it before anything else touches JAX. Compiled
+    programs are kept between runs.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", cores)
+    jax.config.update("jax_num_cpu_devices", 1 << (cores.bit_length() - 1))
     cache = Path(os.environ.get("INVJAX_CACHE", Path.home() / ".cache" / "invjax")) / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -157,8 +159,10 @@ def open_run(config: Any, folder: Path) -> None:
         found = json.loads(path.read_text())
         for name in wanted.keys() | found.keys():
             if wanted.get(name) != found.get(name):
-                raise ValueError(f"{folder} holds a run with {name}={found.get(name)!r}; this one has {wanted.get(name)!r}: "
-                                 "give another --out, or remove that folder")  # fmt: skip
+                raise ValueError(
+                    f"{folder} holds a run with {name}={found.get(name)!r}; this one has {wanted.get(name)!r}: "
+                    "give another --out, or remove that folder"
+                )
     else:
         write_json(path, wanted)
 
@@ -235,9 +239,12 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
     default = experiment.presets[preset]
     description = f"{experiment.item}. Presets: " + "; ".join(f"{k} ({v})" for k, v in experiment.times.items())
     config = tyro.cli(
-        type(default), default=default, args=arguments, prog=f"{experiment.command} {preset}",
+        type(default),
+        default=default,
+        args=arguments,
+        prog=f"{experiment.command} {preset}",
         description=description + ". Also: --out FOLDER, where the run is kept.",
-    )  # fmt: skip
+    )
     try:
         return execute(experiment, preset, config, out or Path("runs") / experiment.name / f"{preset}-{config.dataset}")
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
@@ -259,7 +266,12 @@ def publish(run: Path) -> Path:
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
-    for path in [run / "table.json", run / "table.md", run / "config.json", run / "environment.json",
-                 *sorted((run / "figures").glob("*.png"))]:  # fmt: skip
+    for path in [
+        run / "table.json",
+        run / "table.md",
+        run / "config.json",
+        run / "environment.json",
+        *sorted((run / "figures").glob("*.png")),
+    ]:
         shutil.copy2(path, target / path.name)
     return target

@@ -14,7 +14,12 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": metamers.PRESETS["smoke"],
         "default": dataclasses.replace(
-            metamers.PRESETS["default"], dataset="digits", epochs=20, batch_size=64, critic_hidden=(256, 256), head_epochs=15
+            metamers.PRESETS["default"],
+            dataset="digits",
+            epochs=20,
+            batch_size=64,
+            critic_hidden=(256, 256),
+            head_epochs=15,
         ),
     },
     times={"smoke": "under a minute", "default": "two minutes on 2 CPU cores"},

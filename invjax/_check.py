@@ -1,7 +1,8 @@
 """One wording for every `ValueError`: the value, then the fix.
 
-Shapes and dtypes are checked while tracing, at no cost at run time. Values (labels, NaN) can only be checked on concrete
-arrays; inside `jit` those checks do nothing, so the functions that take data from a user call them before they compile.
+Shapes and dtypes are checked while tracing, at no cost at run time. Values (labels, NaN) can only be checked on
+concrete arrays; inside `jit` those checks do nothing, so the functions that take data from a user call them before they
+compile.
 """
 
 from typing import Any
@@ -30,7 +31,9 @@ def divisible(what: str, sizes: tuple[int, ...], by: int, fix: str) -> None:
 def floating(name: str, x: Any) -> None:
     """`x` has a floating dtype: images in [0, 1], not bytes."""
     if not jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
-        raise ValueError(f"{name} must be floating point; got dtype {x.dtype}; convert bytes with data.as_float({name})")
+        raise ValueError(
+            f"{name} must be floating point; got dtype {x.dtype}; convert bytes with data.as_float({name})"
+        )
 
 
 def finite(name: str, x: Any) -> None:
@@ -48,8 +51,10 @@ def labels(y: Any, num_classes: int) -> None:
     if _concrete(y) and y.size:
         low, high = int(np.min(np.asarray(y))), int(np.max(np.asarray(y)))
         if low < 0 or high >= num_classes:
-            raise ValueError(f"labels must be in [0, {num_classes}); got values from {low} to {high}; "
-                             "check num_classes, or subtract the smallest label")
+            raise ValueError(
+                f"labels must be in [0, {num_classes}); got values from {low} to {high}; "
+                "check num_classes, or subtract the smallest label"
+            )
 
 
 def one_of(name: str, value: str, choices: Any) -> None:

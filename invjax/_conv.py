@@ -1,8 +1,9 @@
 """A convolution whose gradients stay fast inside loops on CPU.
 
-XLA's CPU compiler rewrites a convolution into its fast layout (NHWC images, HWIO kernels) only in the entry computation of a
-program. JAX writes the two gradients of a convolution in other layouts, so inside any `scan`, `while`, `map` or `cond` body
-they compile to naive loops, 2 to 86 times slower. The cure is to write the gradients as convolutions in the fast layout:
+XLA's CPU compiler rewrites a convolution into its fast layout (NHWC images, HWIO kernels) only in the entry computation
+of a program. JAX writes the two gradients of a convolution in other layouts, so inside any `scan`, `while`, `map` or
+`cond` body they compile to naive loops, 2 to 86 times slower. The cure is to write the gradients as convolutions in the
+fast layout:
 
     y     = x * w
     dL/dx = dL/dy  *  flip(w)^T          (full correlation; input and output channels swapped)
@@ -31,7 +32,9 @@ def _lax_conv(x, w, *, padding):
 
 
 def _output_aval(x, w, *, padding):
-    height, width = (size + sum(pad) - kernel + 1 for size, pad, kernel in zip(x.shape[1:3], padding, w.shape, strict=False))
+    height, width = (
+        size + sum(pad) - kernel + 1 for size, pad, kernel in zip(x.shape[1:3], padding, w.shape, strict=False)
+    )
     return jax.core.ShapedArray((x.shape[0], height, width, w.shape[3]), jnp.result_type(x.dtype, w.dtype))
 
 
@@ -70,7 +73,7 @@ batching.primitive_batchers[conv_p] = _batch
 
 
 def _strides_to_channels(x, w, strides, padding):
-    """Rewrite a strided convolution as one of stride 1 on strides[0] * strides[1] times the channels (space to depth)."""
+    """Rewrite a strided convolution as one of stride 1 on strides[0] * strides[1] times the channels."""
     (batch, *sizes, channels), (*kernel, _, features) = x.shape, w.shape
     taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
     outputs = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(sizes, padding, kernel, strides, strict=True)]
@@ -97,13 +100,20 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`lax.conv_general_dilated` with the same arguments and values; on CPU its gradients are fast inside loops.
 
-    Two-dimensional NHWC/HWIO convolutions without dilation or groups take the fast path; all others are passed on. On CPU
-    every `precision` is full precision, so the fast path has no need of it.
+    Two-dimensional NHWC/HWIO convolutions without dilation or groups take the fast path; all others are passed on. On
+    CPU every `precision` is full precision, so the fast path has no need of it.
     """
     plain = partial(
-        lax.conv_general_dilated, lhs, rhs, window_strides, padding, lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, **rest,
-    )  # fmt: skip
+        lax.conv_general_dilated,
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        **rest,
+    )
     if jax.default_backend() != "cpu" or lhs.ndim != 4:
         return plain()
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
@@ -128,7 +138,8 @@ def conv_general_dilated(
 
 def _has_conv(jaxpr) -> bool:
     return any(
-        eqn.primitive is lax.conv_general_dilated_p or any(_has_conv(sub.jaxpr) for _, sub in _closed_jaxprs(eqn.params))
+        eqn.primitive is lax.conv_general_dilated_p
+        or any(_has_conv(sub.jaxpr) for _, sub in _closed_jaxprs(eqn.params))
         for eqn in jaxpr.eqns
     )
 

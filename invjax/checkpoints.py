@@ -1,7 +1,7 @@
 """Save and restore a pytree of arrays, so that a killed run goes on where it was. The only module that knows orbax.
 
-A checkpoint is written beside its final place and renamed when complete, so what is there is whole. Each one carries the
-shapes and dtypes of its leaves: restoring into another model fails before anything is read.
+A checkpoint is written beside its final place and renamed when complete, so what is there is whole. Each one carries
+the shapes and dtypes of its leaves: restoring into another model fails before anything is read.
 """
 
 import json
@@ -120,6 +120,7 @@ def _same_leaves(directory: Path, step: int, saved: dict[str, str], wanted: dict
     for path in sorted(saved.keys() | wanted.keys()):
         if saved.get(path) != wanted.get(path):
             raise ValueError(
-                f"the checkpoint {directory / str(step)} is of another model: {path} is {saved.get(path, 'absent')} there and "
-                f"{wanted.get(path, 'absent')} here; use the settings it was made with, or another folder"
+                f"the checkpoint {directory / str(step)} is of another model: {path} is "
+                f"{saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} here; "
+                "use the settings it was made with, or another folder"
             )

@@ -12,22 +12,25 @@ from invjax.training import shard_batch
 
 
 def over_batches(
-    function: Callable[..., Any], arrays: Sequence[np.ndarray], batch_size: int = 500, mesh: Mesh | None = None
+    function: Callable[..., Any], arrays: Sequence[Any], batch_size: int = 500, mesh: Mesh | None = None
 ) -> Any:
     """`function(*batch)` for consecutive batches, joined along the first axis, as host arrays.
 
-    The last batch is padded with copies of its first example, so that there is one compilation, and the padding is dropped.
+    The last batch is padded with copies of its first example, so that there is one compilation, and the padding is
+    dropped.
 
     Args:
         function: arrays of `[B, ...]` in, a pytree of arrays `[B, ...]` out; jit it first.
         arrays: of one length N; anything that takes a slice.
-        batch_size: B.
+        batch_size: B; with a mesh, rounded up to a multiple of its size.
         mesh: spread each batch over these devices.
 
     Returns:
         The pytree that `function` returns, with leaves `[N, ...]`.
     """
     _check.positive(batch_size=batch_size)
+    if mesh is not None:
+        batch_size += -batch_size % mesh.size
     total = len(arrays[0])
     pieces = []
     for start in range(0, total, batch_size):

@@ -72,12 +72,28 @@ def metamer_grid(
         top = int(logits[column].argmax())
         for k in range(classes):
             axes.text(
-                0.5, 1 - (k + 0.5) / classes, f"{k} {logits[column, k]:7.2f} {metamer_logits[column, k]:7.2f}",
-                family="monospace", fontsize=6.5, ha="center", va="center", transform=axes.transAxes,
-                color=PALETTE[0] if k == top else INK, weight="bold" if k == top else "normal",
-            )  # fmt: skip
-    grid[3, 0].text(-0.25, 0.5, "logits of\nrows 1 and 2", fontsize=9, color=INK, rotation=90, ha="center", va="center",
-                    transform=grid[3, 0].transAxes)  # fmt: skip
+                0.5,
+                1 - (k + 0.5) / classes,
+                f"{k} {logits[column, k]:7.2f} {metamer_logits[column, k]:7.2f}",
+                family="monospace",
+                fontsize=6.5,
+                ha="center",
+                va="center",
+                transform=axes.transAxes,
+                color=PALETTE[0] if k == top else INK,
+                weight="bold" if k == top else "normal",
+            )
+    grid[3, 0].text(
+        -0.25,
+        0.5,
+        "logits of\nrows 1 and 2",
+        fontsize=9,
+        color=INK,
+        rotation=90,
+        ha="center",
+        va="center",
+        transform=grid[3, 0].transAxes,
+    )
     figure.suptitle(title, fontsize=10, color=INK)
     return figure
 
@@ -98,8 +114,16 @@ def readings(errors: Mapping[str, Mapping[str, Sequence[float]]], chance: float,
             x = j + (i - (len(errors) - 1) / 2) * width
             axes.bar(x, 100 * np.mean(values), 0.9 * width, color=PALETTE[i], label=model if j == 0 else None)
             axes.plot([x] * len(values), 100 * np.asarray(values), "o", color=INK, markersize=3)
-            axes.annotate(f"{100 * np.mean(values):.1f}", (x, 100 * np.max(values)), fontsize=7, ha="center", va="bottom",
-                          xytext=(0, 3), textcoords="offset points", color=INK)  # fmt: skip
+            axes.annotate(
+                f"{100 * np.mean(values):.1f}",
+                (x, 100 * np.max(values)),
+                fontsize=7,
+                ha="center",
+                va="bottom",
+                xytext=(0, 3),
+                textcoords="offset points",
+                color=INK,
+            )
     axes.axhline(100 * chance, color=INK, linestyle="--", linewidth=0.8)
     axes.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     axes.set_xticks(range(len(by_head)), list(by_head))

@@ -5,9 +5,9 @@ nuisance say nothing about it, and that the code be a density. With a nuisance c
 
     min over the model, max over q     CE(z_s, y)  -  nuisance_weight * CE(q(z_n), y)  +  likelihood_weight * bits/dim
 
-so q minimises its own cross-entropy and the model maximises it. Source: Jacobsen et al. 2019, definition 5. Two corrections:
-the likelihood enters by its logarithm, and the prior covers the logits as well: with a prior on the nuisance alone, while
-log|det| counts every dimension, scaling the logits by c lowers the loss by K log c without bound.
+so q minimises its own cross-entropy and the model maximises it. Source: Jacobsen et al. 2019, definition 5. Two
+corrections: the likelihood enters by its logarithm, and the prior covers the logits as well: with a prior on the
+nuisance alone, while log|det| counts every dimension, scaling the logits by c lowers the loss by K log c without bound.
 """
 
 import math
@@ -58,8 +58,8 @@ def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Flo
 def bits_per_dim(code: Code, logdet: PerExample, levels: int = 256) -> PerExample:
     """`-(log N(z; 0, I) + logdet) / (D log 2) + log2(levels)`: bits for each of the D values of an image in [0, 1].
 
-    The standard normal prior covers logits and nuisance. For dequantised images this is an upper bound on the bits that a code
-    of the original integers needs.
+    The standard normal prior covers logits and nuisance. For dequantised images this is an upper bound on the bits that
+    a code of the original integers needs.
 
     Args:
         code: from `encode`, of images passed through `dequantize(levels=levels)`.
@@ -83,7 +83,8 @@ def reverse_gradient(x: Float[Array, "..."], weight: Scalar) -> Float[Array, "..
 reverse_gradient.defvjp(lambda x, weight: (x, weight), lambda weight, g: (-weight * g, jnp.zeros_like(weight)))
 
 
-# What the model pays, given what a nuisance classifier that it cannot change reads from the nuisance. Each is minimised.
+# What the model pays, given what a nuisance classifier that it cannot change reads from the nuisance. Each is
+# minimised.
 
 
 def reversal(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
@@ -105,7 +106,8 @@ def permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
 def negated_permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
     """`-CE(q, y_permuted)`: the authors' last public code (2020).
 
-    Broken, kept to reproduce: it raises the cross-entropy against labels drawn at random, which says nothing about the class.
+    Broken, kept to reproduce: it raises the cross-entropy against labels drawn at random, which says nothing about the
+    class.
     """
     return -permuted(key, nuisance_logits, labels)
 
@@ -122,7 +124,7 @@ ADVERSARIES: dict[str, Adversary] = {
 
 
 class IndependenceLoss(NamedTuple):
-    """The parts of iCE, each `[B]`: `total` is what the model minimises; CE in nats, likelihood in bits per dimension."""
+    """The parts of iCE, each `[B]`: `total` is what the model minimises; nats, and bits per dimension."""
 
     total: PerExample
     cross_entropy: PerExample
@@ -144,8 +146,8 @@ def independence_cross_entropy(
 ) -> IndependenceLoss:
     """What the model minimises under iCE, the nuisance classifier held fixed.
 
-    In a two-player game the classifier minimises `cross_entropy(nuisance_logits, labels)` in steps of its own. In one backward
-    pass for both, use `gradient_reversal_ice`.
+    In a two-player game the classifier minimises `cross_entropy(nuisance_logits, labels)` in steps of its own. In one
+    backward pass for both, use `gradient_reversal_ice`.
 
     Args:
         key: random key; only the permuted variants use it.
@@ -176,8 +178,8 @@ def gradient_reversal_ice(
 ) -> IndependenceLoss:
     """iCE as one loss for both players: its gradient lowers the classifier's cross-entropy and raises it for the model.
 
-    `total = CE(z_s, y) + CE(q(reverse(z_n)), y) + likelihood_weight * bits/dim`. The value is not the objective of either
-    player; the gradients are. Same fixed points as the two-player game.
+    `total = CE(z_s, y) + CE(q(reverse(z_n)), y) + likelihood_weight * bits/dim`. The value is not the objective of
+    either player; the gradients are. Same fixed points as the two-player game.
 
     Args:
         code: `[B, K]` and `[B, D - K]`.

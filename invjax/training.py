@@ -1,7 +1,7 @@
 """Training as a fold: `state, metrics = train_step(state, batch)`, and a loop that survives being killed.
 
-All that a run depends on is in its state (step, parameters, optimiser, key), and the batch is a function of the step. So a run
-that is killed at any moment and started again ends in the same parameters, bit for bit, as one that was not.
+All that a run depends on is in its state (step, parameters, optimiser, key), and the batch is a function of the step.
+So a run that is killed at any moment and started again ends in the same parameters, bit for bit, as one that was not.
 """
 
 import json
@@ -143,7 +143,10 @@ def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
     """
     for leaf in jax.tree.leaves(batch):
         _check.divisible(
-            f"a batch over {mesh.size} devices", (leaf.shape[0] * jax.process_count(),), mesh.size, "change the batch size"
+            f"a batch over {mesh.size} devices",
+            (leaf.shape[0] * jax.process_count(),),
+            mesh.size,
+            "change the batch size",
         )
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
@@ -163,13 +166,13 @@ def fit(
 ) -> tuple[TrainState, History]:
     """Run `train_step` until `num_steps` steps are done.
 
-    With a `directory` the run is saved there: checkpoints, and `metrics.jsonl` with one line each `log_every` steps. Started
-    again with the same arguments it goes on from the newest checkpoint, to the same result.
+    With a `directory` the run is saved there: checkpoints, and `metrics.jsonl` with one line each `log_every` steps.
+    Started again with the same arguments it goes on from the newest checkpoint, to the same result.
 
     Args:
         state: where to start if there is no checkpoint.
-        train_step: from `make_train_step` or `make_game_step`; compiled here. Pass the same function object for several runs
-            of the same shapes and it is compiled once.
+        train_step: from `make_train_step` or `make_game_step`; compiled here. Pass the same function object for several
+            runs of the same shapes and it is compiled once.
         batches: `step -> batch` of host arrays, a pure function (`data.batches`).
         num_steps: in total, those done before an interruption included.
         mesh: spread each batch over these devices (`data_mesh()`); parameters are replicated.
@@ -210,7 +213,8 @@ def fit(
             row: dict[str, float | int] = {"step": done} | {name: float(value) for name, value in metrics.items()}
             if not np.isfinite(row["loss"]):
                 raise FloatingPointError(
-                    f"{description}: the loss is {row['loss']} at step {done}; lower the learning rate or clip gradients"
+                    f"{description}: the loss is {row['loss']} at step {done}; "
+                    "lower the learning rate or clip gradients"
                 )
             history.append(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}")

@@ -1,4 +1,5 @@
-"""The tests run on the CPU, strictly: no silent broadcasting between ranks, no warning that is not named in pyproject.toml."""
+"""The tests run on the CPU, strictly: no silent broadcasting between ranks, no warning that is not named in
+pyproject.toml."""
 
 import os
 from pathlib import Path

@@ -28,12 +28,16 @@ def tree(scale=1.0):
 def assert_same(a, b):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert x.dtype == y.dtype
-        chex.assert_trees_all_equal(*(jax.random.key_data(v) if v.dtype == jax.random.key(0).dtype else v for v in (x, y)))
+        chex.assert_trees_all_equal(
+            *(jax.random.key_data(v) if v.dtype == jax.random.key(0).dtype else v for v in (x, y))
+        )
 
 
 def test_what_is_saved_comes_back_with_its_dtypes_and_typed_keys(tmp_path):
     checkpoints.save(tmp_path, 5, tree())
-    found = checkpoints.restore(tmp_path, jax.tree.map(jnp.zeros_like, tree() | {"key": 0}) | {"key": jax.random.key(0)})
+    found = checkpoints.restore(
+        tmp_path, jax.tree.map(jnp.zeros_like, tree() | {"key": 0}) | {"key": jax.random.key(0)}
+    )
     assert_same(found, tree())
     np.testing.assert_array_equal(jax.random.bits(found["key"], (4,)), jax.random.bits(jax.random.key(3), (4,)))
 

@@ -159,7 +159,7 @@ def test_parameters_are_replicated_and_batches_are_spread():
 
 
 def test_the_game_updates_the_critic_first_and_holds_it_fixed_for_the_model():
-    """Scalars by hand: code = m * x, critic loss (c - code)^2, model loss code * c, plain gradient descent at rate r."""
+    """Scalars by hand: code = m * x, critic loss (c - code)^2, model loss code * c, plain gradient descent."""
     rate, x, steps = 0.1, 2.0, 3
     game = training.Game(
         encode=lambda params, key, batch: params * batch,
@@ -186,7 +186,10 @@ def test_a_game_checkpoint_resumes(tmp_path):
     )
     optimizer = optax.adam(1e-2)
     start = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), optimizer)
-    step, draw = training.make_game_step(game, optimizer, 2), batches([np.linspace(1, 2, 8, dtype=np.float32)], 4, seed=0)
+    step, draw = (
+        training.make_game_step(game, optimizer, 2),
+        batches([np.linspace(1, 2, 8, dtype=np.float32)], 4, seed=0),
+    )
     whole, _ = training.fit(start, step, draw, 8)
     training.fit(start, step, draw, 4, directory=tmp_path)
     resumed, _ = training.fit(start, step, draw, 8, directory=tmp_path)

@@ -1,9 +1,11 @@
-"""Exact logit metamers, and what the nuisance still says about the class: figures 1, 5 and the MNIST table of the paper.
+"""Exact logit metamers, and what the nuisance still says about the class: figures 1, 5 and the MNIST table of the
+paper.
 
     python -m experiments.excessive_invariance.metamers [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-For cross-entropy (CE) and for independence cross-entropy (iCE), and for each seed: train a fully invertible RevNet, draw images
-with the logits of one image and the nuisance of another, measure how exact they are, and train fresh classifiers on the nuisance.
+For cross-entropy (CE) and for independence cross-entropy (iCE), and for each seed: train a fully invertible RevNet,
+draw images with the logits of one image and the nuisance of another, measure how exact they are, and train fresh
+classifiers on the nuisance.
 """
 
 import dataclasses
@@ -93,8 +95,17 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config("digits", train_size=256, epochs=1, batch_size=64, critic_hidden=(32,), head_epochs=1, pairs=16,
-                    columns=4, seeds=(0,)),  # fmt: skip
+    "smoke": Config(
+        "digits",
+        train_size=256,
+        epochs=1,
+        batch_size=64,
+        critic_hidden=(32,),
+        head_epochs=1,
+        pairs=16,
+        columns=4,
+        seeds=(0,),
+    ),
     "default": Config(),
     "paper": Config(epochs=50, head_epochs=20, blocks=(16, 16)),
 }
@@ -116,7 +127,7 @@ Training = tuple[TrainStep, Callable[[jax.Array, Any], TrainState]]
 
 
 def training_for(config: Config, loss: str, model: InvertibleClassifier, levels: int, num_steps: int) -> Training:
-    """The training step of a loss, and `(key, model parameters) -> initial state`. The batch is (images uint8, labels)."""
+    """The training step of a loss, and `(key, model parameters) -> initial state`; a batch is (bytes, labels)."""
     optimizer = optimizer_for(config, num_steps)
     critic = mlp(model.num_classes, config.critic_hidden)
     weights = {
@@ -173,7 +184,7 @@ def training_for(config: Config, loss: str, model: InvertibleClassifier, levels:
 
 
 def exactness(model: InvertibleClassifier, params: Any, first: np.ndarray, second: np.ndarray) -> tuple[dict, dict]:
-    """Metamers with the logits of `first` and the nuisance of `second`, and how exact they are in the current precision."""
+    """Metamers with the logits of `first` and the nuisance of `second`, and their errors in the current precision."""
 
     @jax.jit
     def measure(params, first, second):
@@ -186,46 +197,67 @@ def exactness(model: InvertibleClassifier, params: Any, first: np.ndarray, secon
     params, first, second = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), (params, first, second))
     made, logits, again, logit_error, round_trip = measure(params, first, second)
     numbers = {"logit_error": float(logit_error), "round_trip": float(round_trip)}
-    arrays = {"logits_from": first, "nuisance_from": second, "metamers": made, "logits": logits, "metamer_logits": again}
+    arrays = {
+        "logits_from": first,
+        "nuisance_from": second,
+        "metamers": made,
+        "logits": logits,
+        "metamer_logits": again,
+    }
     return numbers, {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
 
 def pair_up(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `count` pairs of images of different classes: the figure's first columns go through the classes in turn."""
+    """Indices of `count` pairs of images of different classes; the first of each pair goes through the classes."""
     rng = np.random.default_rng(0)
     order = rng.permutation(len(labels))
     by_class = {c: list(order[labels[order] == c]) for c in np.unique(labels)}
     classes = sorted(by_class)
-    first = [by_class[classes[i % len(classes)]][i // len(classes) % len(by_class[classes[i % len(classes)]])]
-             for i in range(count)]  # fmt: skip
+    members = [by_class[classes[i % len(classes)]] for i in range(count)]
+    first = [ids[i // len(classes) % len(ids)] for i, ids in enumerate(members)]  # fmt: skip
     second = [rng.choice(np.flatnonzero(labels != labels[i])) for i in first]
     return np.array(first), np.array(second)
 
 
-def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset], trained: Training, folder: Path) -> tuple:
+def one_model(
+    config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset], trained: Training, folder: Path
+) -> tuple:
     """Train with one loss and one seed, then measure everything about the model."""
     train, test = data
     mesh, levels = data_mesh(), train.levels
     model, plain = model_for(config), model_for(config, save_memory=False)
-    init_key, run_key, head_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(loss.encode())), 3)
+    init_key, run_key, head_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(seed), zlib.crc32(loss.encode())), 3
+    )
     step, start = trained
     first_images = dequantize(init_key, jnp.asarray(as_float(train.images[:512], levels)), levels)
     num_steps = config.epochs * (len(train.labels) // config.batch_size)
     draw = batches([train.images, train.labels], config.batch_size, seed)
     state, _ = fit(
-        start(run_key, model.init(init_key, first_images)), step, draw, num_steps,
-        mesh=mesh, directory=folder, description=f"{loss}, seed {seed}",
-    )  # fmt: skip
+        start(run_key, model.init(init_key, first_images)),
+        step,
+        draw,
+        num_steps,
+        mesh=mesh,
+        directory=folder,
+        description=f"{loss}, seed {seed}",
+    )
     params = state.params["model"] if loss == "iCE" else state.params
 
     encode = jax.jit(lambda images: plain.encode(params, as_float(images, levels))[0])
-    codes = {name: over_batches(encode, [split.images], mesh=mesh) for name, split in (("train", train), ("test", test))}
-    erased = jax.jit(lambda nuisance: plain.decode(params, Code(jnp.zeros((len(nuisance), model.num_classes)), nuisance)))
+    codes = {
+        name: over_batches(encode, [split.images], mesh=mesh) for name, split in (("train", train), ("test", test))
+    }
+    erased = jax.jit(
+        lambda nuisance: plain.decode(params, Code(jnp.zeros((len(nuisance), model.num_classes)), nuisance))
+    )
     pictures = {name: over_batches(erased, [code.nuisance], mesh=mesh) for name, code in codes.items()}
-    bits = jax.jit(lambda images: bits_per_dim(
-        *plain.encode(params, dequantize(head_key, as_float(images, levels), levels)), levels))  # fmt: skip
 
-    numbers = {
+    @jax.jit
+    def bits(images):
+        return bits_per_dim(*plain.encode(params, dequantize(head_key, as_float(images, levels), levels)), levels)
+
+    numbers: dict[str, Any] = {
         "train_error": reading(codes["train"].logits, train.labels).error,
         "test_error": reading(codes["test"].logits, test.labels).error,
         "bits_per_dim": float(over_batches(bits, [test.images], mesh=mesh).mean()),
@@ -239,13 +271,18 @@ def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset
     for name in HEADS:
         net, features = nets[name]
         read = fresh_head(
-            head_key, net, (features["train"], train.labels), (features["test"], test.labels),
-            epochs=config.head_epochs, mesh=mesh, description=f"{loss}, seed {seed}, fresh {name} head",
-        )  # fmt: skip
+            head_key,
+            net,
+            (features["train"], train.labels),
+            (features["test"], test.labels),
+            epochs=config.head_epochs,
+            mesh=mesh,
+            description=f"{loss}, seed {seed}, fresh {name} head",
+        )
         numbers[name] = {split: value._asdict() for split, value in read.items()}
 
     first, second = pair_up(test.labels, min(config.pairs, len(test.labels)))
-    images = as_float(test.images, levels)
+    images = np.asarray(as_float(test.images[:], levels))
     numbers["float32"], arrays = exactness(plain, params, images[first], images[second])
     with jax.enable_x64(True):
         numbers["float64"], _ = exactness(plain, params, images[first[:64]], images[second[:64]])
@@ -268,11 +305,13 @@ def run(config: Config, folder: Path) -> list[common.Row]:
             numbers[loss].append(values)
             if seed == config.seeds[0]:
                 title = f"{config.dataset}, trained with {loss}: the logits of row 1, everything else from row 3"
-                figures.save(figures.metamer_grid(**arrays, title=title), folder / "figures" / f"metamers-{loss.lower()}.png")
-    errors = {
-        loss: {head: [n[head]["test"]["error"] for n in numbers[loss]] for head in HEADS} for loss in LOSSES
-    }
-    chart = figures.readings(errors, chance=0.9, title=f"{config.dataset}: what fresh classifiers read from the nuisance")
+                figures.save(
+                    figures.metamer_grid(**arrays, title=title), folder / "figures" / f"metamers-{loss.lower()}.png"
+                )
+    errors = {loss: {head: [n[head]["test"]["error"] for n in numbers[loss]] for head in HEADS} for loss in LOSSES}
+    chart = figures.readings(
+        errors, chance=0.9, title=f"{config.dataset}: what fresh classifiers read from the nuisance"
+    )
     figures.save(chart, folder / "figures" / "nuisance-readings.png")
     return rows(config, numbers)
 
@@ -284,26 +323,42 @@ def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
     table = []
     for loss in LOSSES:
         runs = numbers[loss]
-        table.append(common.row(
-            f"{loss}: test error of the logits", published.get(f"{loss} logits"),
-            [100 * n["test_error"] for n in runs], "%", setup,
-        ))  # fmt: skip
+        table.append(
+            common.row(
+                f"{loss}: test error of the logits",
+                published.get(f"{loss} logits"),
+                [100 * n["test_error"] for n in runs],
+                "%",
+                setup,
+            )
+        )
         for head in HEADS:
-            table.append(common.row(
-                f"{loss}: test error of a fresh {head} head on the nuisance",
-                published.get(f"{loss} nuisance") if head == "MLP" else None,
-                [100 * n[head]["test"]["error"] for n in runs], "%",
-                f"a fresh head, {config.head_epochs} epochs; the published head is post hoc too, its training is not given"
-                if head == "MLP" else "",
-            ))  # fmt: skip
-        table.append(common.row(
-            f"{loss}: information about the class left in the nuisance, the best head's bound", None,
-            [max(n[head]["test"]["information"] for head in HEADS) for n in runs], "nats of 2.303",
-        ))  # fmt: skip
+            table.append(
+                common.row(
+                    f"{loss}: test error of a fresh {head} head on the nuisance",
+                    published.get(f"{loss} nuisance") if head == "MLP" else None,
+                    [100 * n[head]["test"]["error"] for n in runs],
+                    "%",
+                    f"a fresh head, {config.head_epochs} epochs; the training of the published one is not given"
+                    if head == "MLP"
+                    else "",
+                )
+            )
+        table.append(
+            common.row(
+                f"{loss}: information about the class left in the nuisance, the best head's bound",
+                None,
+                [max(n[head]["test"]["information"] for head in HEADS) for n in runs],
+                "nats of 2.303",
+            )
+        )
     table.append(common.row("iCE: test bits per dimension", None, [n["bits_per_dim"] for n in numbers["iCE"]], "bits"))
     for loss in LOSSES:
         for precision in ("float32", "float64"):
-            for measure, name in (("logit_error", "max logit error of the metamers"), ("round_trip", "max round-trip error")):
+            for measure, name in (
+                ("logit_error", "max logit error of the metamers"),
+                ("round_trip", "max round-trip error"),
+            ):
                 values = [n[precision][measure] for n in numbers[loss]]
                 table.append(common.row(f"{loss}: {name}, {precision}", None, values, "", "published as exact"))
     return table

@@ -4,9 +4,9 @@ For any classifier q of z (Barber & Agakov 2003; lemma 9 of Jacobsen et al. 2019
 
     I(y; z) >= H(y) + E log q(y | z) = H(y) - cross-entropy of q,
 
-with equality where q is the true posterior. The bound is only as good as q: a critic that took part in the training of z may
-have been led astray, so these are trained afterwards, on frozen z, and several kinds of them. A high error of a fresh head is
-evidence; a low one is proof that the information is there.
+with equality where q is the true posterior. The bound is only as good as q: a critic that took part in the training
+of z may have been led astray, so these are trained afterwards, on frozen z, and several kinds of them. A high error of a
+fresh head is evidence; a low one is proof that the information is there.
 """
 
 from typing import NamedTuple
@@ -30,8 +30,8 @@ class Reading(NamedTuple):
     Attributes:
         error: share of examples it gets wrong, in [0, 1].
         cross_entropy: its mean, nats.
-        information: `H(y) - cross_entropy`, a lower bound on I(y; z) in nats, negative where the classifier is worse than
-            guessing by the class frequencies.
+        information: `H(y) - cross_entropy`, a lower bound on I(y; z) in nats, negative where the classifier is worse
+            than guessing by the class frequencies.
     """
 
     error: float
@@ -62,8 +62,8 @@ def fresh_head(
 ) -> dict[str, Reading]:
     """Train `net` to read the labels off a frozen representation, and test it.
 
-    Features are standardised by the training set's mean and standard deviation (each feature for itself), so that no head fails
-    merely because of their scale. Adam with a cosine decay to zero; the last iterate is reported.
+    Features are standardised by the training set's mean and standard deviation (each feature for itself), so that no
+    head fails merely because of their scale. Adam with a cosine decay to zero; the last iterate is reported.
 
     Args:
         key: random key, for the head's initial parameters and the order of the data.

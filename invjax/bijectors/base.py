@@ -4,8 +4,9 @@ A bijector maps `x` to `z` one to one and knows its volume change, so that densi
 
     log p(x) = log p(z) + logdet,    z, logdet = forward(params, x),    logdet = log |det dz/dx|.
 
-`memory_saving` trades memory for arithmetic: the backward pass rebuilds each activation from the output by inversion instead
-of keeping it. Source: Gomez et al. 2017, *The Reversible Residual Network*, generalised to any chain and to log-determinants.
+`memory_saving` trades memory for arithmetic: the backward pass rebuilds each activation from the output by inversion
+instead of keeping it. Source: Gomez et al. 2017, *The Reversible Residual Network*, generalised to any chain and to
+log-determinants.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ LogDet = Float[Array, " batch"]
 class Reversible(NamedTuple):
     """How `memory_saving` runs a bijector.
 
-    `forward` also returns what it keeps for the backward pass: its anchors, or `()`. `pullback` starts from the output alone:
-    it rebuilds the input and pulls the cotangents of `(z, logdet)` back to the parameters and to the input.
+    `forward` also returns what it keeps for the backward pass: its anchors, or `()`. `pullback` starts from the output
+    alone: it rebuilds the input and pulls the cotangents of `(z, logdet)` back to the parameters and to the input.
     """
 
     forward: Callable[[Params, Z], tuple[Z, LogDet, Any]]
@@ -38,7 +39,8 @@ class Bijector(NamedTuple):
     """An invertible function of a batch.
 
     Attributes:
-        init: `(key, x) -> params`. `x [B, ...]` is real data: actnorm initialises from it and `chain` threads it through.
+        init: `(key, x) -> params`. `x [B, ...]` is real data: actnorm initialises from it and `chain` threads it
+            through.
         forward: `(params, x [B, ...]) -> (z, logdet [B])`, in nats.
         inverse: `(params, z) -> (x, logdet [B])`, the log-determinant of the inverse map.
         reversible: `anchor_every -> Reversible` where a cheaper way than inverse-then-differentiate is known.
@@ -149,8 +151,10 @@ def repeat(block: Bijector, n: int) -> Bijector:
             value, total = carry
             new, logdet = function(params, value)
             if new.shape != value.shape:
-                raise ValueError(f"repeat needs a block that keeps the shape; got {value.shape} -> {new.shape}; "
-                                 "put the layer that changes it outside of repeat()")
+                raise ValueError(
+                    f"repeat needs a block that keeps the shape; got {value.shape} -> {new.shape}; "
+                    "put the layer that changes it outside of repeat()"
+                )
             return (new, total + logdet), None
 
         return step
@@ -209,10 +213,11 @@ def repeat(block: Bijector, n: int) -> Bijector:
 def memory_saving(layers: Sequence[Bijector], anchor_every: int | None = 8) -> Bijector:
     """The same parameters, values and gradients as `chain(layers)`, without keeping the activations.
 
-    The backward pass rebuilds them from the output by inversion, so the memory of a gradient step does not grow with depth.
-    Rounding errors of the inversion grow with depth and with the conditioning of the layers. Anchors stop the drift: the
-    activation after every `anchor_every` layers (and after every `anchor_every` blocks inside `repeat`) is kept, and
-    the backward pass starts afresh from it. `None` keeps nothing but the output: right for well-conditioned nets.
+    The backward pass rebuilds them from the output by inversion, so the memory of a gradient step does not grow with
+    depth. Rounding errors of the inversion grow with depth and with the conditioning of the layers. Anchors stop the
+    drift: the activation after every `anchor_every` layers (and after every `anchor_every` blocks inside `repeat`) is
+    kept, and the backward pass starts afresh from it. `None` keeps nothing but the output: right for well-conditioned
+    nets.
 
     Reverse mode only: `jax.jvp` and `jax.jacfwd` raise TypeError; use `chain(layers)` with the same parameters there.
 

@@ -3,8 +3,9 @@ r"""Coupling layers: half of the channels pass unchanged and parametrise an inve
     additive   z1 = x1,  z2 = x2 + t(x1)                                    logdet = 0
     affine     z1 = x1,  z2 = (x2 + t(x1)) * sigmoid(r(x1) + 2)             logdet = sum log sigmoid(r + 2)
 
-`t` and `r` come from any network; it is never inverted. Sources: Dinh et al. 2015 (additive), Kingma & Dhariwal 2018, *Glow*,
-table 1 (affine, shift before scale). The scale goes through `log_sigmoid`, so its logarithm is exact where it underflows.
+`t` and `r` come from any network; it is never inverted. Sources: Dinh et al. 2015 (additive), Kingma & Dhariwal 2018,
+*Glow*, table 1 (affine, shift before scale). The scale goes through `log_sigmoid`, so its logarithm is exact where it
+underflows.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,10 @@ from invjax.types import Net
 
 def _split(x):
     _check.divisible(
-        f"coupling of x.shape={x.shape}", x.shape[-1:], 2, "it halves the channels: put squeeze() or pad_channels() first"
+        f"coupling of x.shape={x.shape}",
+        x.shape[-1:],
+        2,
+        "it halves the channels: put squeeze() or pad_channels() first",
     )
     return jnp.split(x, 2, axis=-1)
 
@@ -71,8 +75,8 @@ def affine_coupling(net_fn: Callable[[int], Net]) -> Bijector:
     """`z2 = (x2 + t(x1)) * sigmoid(r(x1) + 2)`: the Glow layer; scales lie in (0, 1) and start near 0.88.
 
     Args:
-        net_fn: `channels -> Net`, the network from `[B, ..., C/2]` to `[B, ..., channels]`; here channels = C, the first half
-            is `t`, the second `r`.
+        net_fn: `channels -> Net`, the network from `[B, ..., C/2]` to `[B, ..., channels]`; here channels = C, the
+            first half is `t`, the second `r`.
 
     Raises:
         ValueError: the number of channels is odd.

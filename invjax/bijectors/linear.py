@@ -27,8 +27,8 @@ def _positions(x):
 def actnorm(min_std: float = 1e-2) -> Bijector:
     """`z = (x + shift) * exp(log_scale)` for each channel; after `init` each channel of the data has mean 0 and std 1.
 
-    A channel whose std on the initial data is under `min_std` (the constant border of MNIST) is centred but keeps its scale:
-    dividing by a std near zero would blow up whatever later differs from the data, and the inverse with it.
+    A channel whose std on the initial data is under `min_std` (the constant border of MNIST) is centred but keeps its
+    scale: dividing by a std near zero would blow up whatever later differs from the data, and the inverse with it.
 
     Args:
         min_std: smallest std that is normalised, in units of the input.
@@ -72,7 +72,7 @@ def permute(seed: int) -> Bijector:
 
 
 def conv1x1() -> Bijector:
-    r"""Mix the channels at each position by a learned invertible matrix, `z = x W`, `W = P L (U + diag(sign * exp(log_s)))`.
+    """Mix the channels at each position by a learned matrix: `z = x W`, `W = P L (U + diag(sign * exp(log_s)))`.
 
     `P` is a fixed permutation, `L` unit lower and `U` strictly upper triangular; `log_s` is free, so `W` never becomes
     singular and `logdet = positions * sum(log_s)` costs nothing. `init` draws a random rotation.

@@ -9,7 +9,10 @@ from invjax.bijectors.base import Bijector, stateless
 def _to_channels(x, factor):
     batch, height, width, channels = x.shape
     _check.divisible(
-        f"squeeze({factor}) of x.shape={x.shape}", (height, width), factor, "crop or pad the images, or squeeze less often"
+        f"squeeze({factor}) of x.shape={x.shape}",
+        (height, width),
+        factor,
+        "crop or pad the images, or squeeze less often",
     )
     x = x.reshape(batch, height // factor, factor, width // factor, factor, channels).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, height // factor, width // factor, factor * factor * channels)
@@ -17,7 +20,9 @@ def _to_channels(x, factor):
 
 def _to_space(z, factor):
     batch, height, width, channels = z.shape
-    _check.divisible(f"the inverse of squeeze({factor}) at z.shape={z.shape}", (channels,), factor**2, "check the shape")
+    _check.divisible(
+        f"the inverse of squeeze({factor}) at z.shape={z.shape}", (channels,), factor**2, "check the shape"
+    )
     z = z.reshape(batch, height, width, factor, factor, channels // factor**2).transpose(0, 1, 3, 2, 4, 5)
     return z.reshape(batch, height * factor, width * factor, channels // factor**2)
 
@@ -35,8 +40,8 @@ def squeeze(factor: int = 2) -> Bijector:
 def pad_channels(extra: int) -> Bijector:
     """Append `extra` channels of zeros: `[B, ..., C] -> [B, ..., C + extra]`; the inverse drops them.
 
-    Injective, not onto: `inverse(forward(x)) = x`, while `forward(inverse(z)) = z` holds only where the padding of `z` is zero.
-    The log-determinant is that of the map onto its image, 0.
+    Injective, not onto: `inverse(forward(x)) = x`, while `forward(inverse(z)) = z` holds only where the padding of `z`
+    is zero. The log-determinant is that of the map onto its image, 0.
 
     Source: Jacobsen et al. 2018, *i-RevNet*, the injective variant.
     """
@@ -51,8 +56,8 @@ def pad_channels(extra: int) -> Bijector:
 def factor_out(inner: Bijector) -> Bijector:
     """Send the first half of the channels through `inner` and set the second half aside.
 
-    `z = [inner(x1), x2]` along the channels; where `inner` squeezes space by a factor, `x2` is squeezed alike, so that `z` is
-    one array of as many values as `x`. Nest it for the multi-scale architecture of RealNVP and Glow.
+    `z = [inner(x1), x2]` along the channels; where `inner` squeezes space by a factor, `x2` is squeezed alike, so that
+    `z` is one array of as many values as `x`. Nest it for the multi-scale architecture of RealNVP and Glow.
 
     Args:
         inner: a bijector of `[B, H, W, C/2]` (or `[B, C/2]`) that keeps the rank.
@@ -62,7 +67,9 @@ def factor_out(inner: Bijector) -> Bijector:
     """
 
     def split(x):
-        _check.divisible(f"factor_out of x.shape={x.shape}", x.shape[-1:], 2, "it halves the channels: put squeeze() first")
+        _check.divisible(
+            f"factor_out of x.shape={x.shape}", x.shape[-1:], 2, "it halves the channels: put squeeze() first"
+        )
         return jnp.split(x, 2, axis=-1)
 
     def init(key, x):
@@ -90,5 +97,3 @@ def roll(offset: tuple[int, int]) -> Bijector:
     return stateless(
         lambda x: jnp.roll(x, (-offset[0], -offset[1]), (1, 2)), lambda z: jnp.roll(z, (offset[0], offset[1]), (1, 2))
     )
-
-

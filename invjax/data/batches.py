@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +11,8 @@ from invjax import _check
 Batches = Callable[[int], tuple[np.ndarray, ...]]
 
 
-def batches(arrays: Sequence[np.ndarray], batch_size: int, seed: int) -> Batches:
-    """`step -> (array[ids] for each array)`; every epoch is a new permutation, and its incomplete last batch is left out.
+def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
+    """`step -> (array[ids] for each array)`; every epoch is a new permutation, its incomplete last batch left out.
 
     >>> draw = batches([np.arange(10)], batch_size=5, seed=0)
     >>> sorted(np.concatenate([draw(0)[0], draw(1)[0]]).tolist()) == list(range(10))
@@ -29,7 +30,9 @@ def batches(arrays: Sequence[np.ndarray], batch_size: int, seed: int) -> Batches
     """
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1:
-        raise ValueError(f"arrays must have one length; got {sorted(lengths)}; pass images and labels of the same split")
+        raise ValueError(
+            f"arrays must have one length; got {sorted(lengths)}; pass images and labels of the same split"
+        )
     (length,) = lengths
     _check.positive(batch_size=batch_size)
     if batch_size > length:

@@ -178,8 +178,9 @@ def _idx_files(folder: Path, split: str) -> tuple[Path, Path] | None:
 def _read_idx_pair(image_file: Path, label_file: Path) -> Pair:
     images, labels = _read_idx(image_file, 3), _read_idx(label_file, 1)
     if len(images) != len(labels):
-        raise ValueError(f"{image_file} has {len(images)} images but {label_file} has {len(labels)} labels; "
-                         "download both again")
+        raise ValueError(
+            f"{image_file} has {len(images)} images but {label_file} has {len(labels)} labels; download both again"
+        )
     return images[..., None], labels.astype(np.int32)
 
 
@@ -202,8 +203,12 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
 def _tfds_files(folder: Path, name: str, split: str) -> list[Path]:
     """The array_record files of the newest version of one split; [] if there are none."""
     # A glob, unlike tfds.builder, finds versions which this TFDS no longer knows, and a cached load never imports it.
-    found = [path for root in (folder, folder / "tfds") for path in root.glob(f"{name}/*/{name}-{split}.array_record*")
-             if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]  # no 3.0.1.incompleteXYZ
+    found = [
+        path
+        for root in (folder, folder / "tfds")
+        for path in root.glob(f"{name}/*/{name}-{split}.array_record*")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    ]  # no 3.0.1.incompleteXYZ
     newest = max((path.parent for path in found), key=lambda v: [int(n) for n in v.name.split(".")], default=None)
     return sorted(path for path in found if path.parent == newest)
 
@@ -214,8 +219,10 @@ def _read_tfds(files: list[Path], name: str, split: str) -> tuple[np.ndarray | L
     try:
         data, labels = _cached(files, f"{name}-{split}", lambda: decode(_open_records(folder, split), split))
     except (RuntimeError, OSError) as error:  # what array_record and Pillow raise
-        raise ValueError(f"{folder} is damaged ({error}); delete that folder, then prepare it again with\n  "
-                         + _prepare_command(name, folder.parents[1])) from error
+        raise ValueError(
+            f"{folder} is damaged ({error}); delete that folder, then prepare it again with\n  "
+            + _prepare_command(name, folder.parents[1])
+        ) from error
     return (LazyImages(_open_records(folder, split), data) if name == "imagenet2012" else data), labels
 
 
@@ -268,8 +275,11 @@ def _cached(files: list[Path], stem: str, decode: Callable[[], Pair]) -> Pair:
             np.savez(whole, data=data, labels=labels)
             os.replace(whole, path)
     except OSError as error:
-        warnings.warn(f"{cache} does not take decoded images ({error}), so the next load decodes again; "
-                      "set INVJAX_CACHE to a folder that can be written", stacklevel=4)
+        warnings.warn(
+            f"{cache} does not take decoded images ({error}), so the next load decodes again; "
+            "set INVJAX_CACHE to a folder that can be written",
+            stacklevel=4,
+        )
     return data, labels
 
 
@@ -289,12 +299,16 @@ def _not_found(name: str, split: str, folders: list[Path]) -> str:
     target = folders[0]
     wanted, first = f"{name}/<version>/{name}-{split}.array_record-* (prepared by TFDS)", ""
     if name == "mnist":
-        wanted = ("the IDX files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-                  f"t10k-labels-idx1-ubyte (each may end in .gz), or for {wanted}")
+        wanted = (
+            "the IDX files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+            f"t10k-labels-idx1-ubyte (each may end in .gz), or for {wanted}"
+        )
         first = f"Download those four IDX files into {target}. Or p"
     if name == "imagenet2012":
-        first = (f"Put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {target / 'downloads' / 'manual'} "
-                 "(TFDS's manual_dir). Then p")
+        first = (
+            f"Put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {target / 'downloads' / 'manual'} "
+            "(TFDS's manual_dir). Then p"
+        )
 
     def note(folder: Path) -> str:
         if not folder.is_dir():
@@ -303,6 +317,8 @@ def _not_found(name: str, split: str, folders: list[Path]) -> str:
         return f" (has {name}, but not this split as array_record: prepare it in a new folder)" if prepared else ""
 
     searched = "\n".join(f"  {folder}{note(folder)}" for folder in folders)
-    return (f"{name} was not found. Looked for {wanted} in\n{searched}\n"
-            f"{first or 'P'}repare it (this step needs tensorflow, reading does not) with\n"
-            f"  {_prepare_command(name, target)}\nTo use another folder, pass data_dir or set INVJAX_DATA.")
+    return (
+        f"{name} was not found. Looked for {wanted} in\n{searched}\n"
+        f"{first or 'P'}repare it (this step needs tensorflow, reading does not) with\n"
+        f"  {_prepare_command(name, target)}\nTo use another folder, pass data_dir or set INVJAX_DATA."
+    )

@@ -1,15 +1,15 @@
 r"""The fully invertible RevNet: a classifier that throws nothing away.
 
-A bijector `F` maps an image to as many numbers, `z = F(x)`. The first `K` are the logits `z_s`, all others the nuisance `z_n`
-that the decision never sees; the inverse turns any pair of them back into an image:
+A bijector `F` maps an image to as many numbers, `z = F(x)`. The first `K` are the logits `z_s`, all others the nuisance
+`z_n` that the decision never sees; the inverse turns any pair of them back into an image:
 
     z_s, z_n = encode(x),    x = decode(z_s, z_n),    decision = argmax z_s.
 
 So one can keep the logits of one image and take all the rest from another: see `attacks.metamers`.
 
-Source: Jacobsen, Behrmann, Zemel, Bethge 2019, *Excessive Invariance Causes Adversarial Vulnerability*, section 2 and figure 3.
-The authors' code reads its logits from one spatial position and normalises them; the paper, and the default here, reads the
-lowest coefficients of a cosine transform.
+Source: Jacobsen, Behrmann, Zemel, Bethge 2019, *Excessive Invariance Causes Adversarial Vulnerability*, section 2 and
+figure 3. The authors' code reads its logits from one spatial position and normalises them; the paper, and the default
+here, reads the lowest coefficients of a cosine transform.
 """
 
 import math
@@ -82,8 +82,10 @@ def invertible_classifier(bijector: Bijector, shape: Sequence[int], num_classes:
 
     def check(x):
         if x.shape[1:] != shape:
-            raise ValueError(f"images must have shape [batch, {', '.join(map(str, shape))}]; got {x.shape}; reshape them, "
-                             f"or build the model for shape={x.shape[1:]}")  # fmt: skip
+            raise ValueError(
+                f"images must have shape [batch, {', '.join(map(str, shape))}]; got {x.shape}; reshape them, "
+                f"or build the model for shape={x.shape[1:]}"
+            )
         _check.floating("images", x)
         _check.finite("images", x)
 
@@ -139,8 +141,9 @@ def fi_revnet(
         hidden: for each level, the hidden channels of its coupling networks.
         coupling: `additive_coupling` (keeps volume, as in the authors' code) or `affine_coupling`.
         mix: what exchanges the halves between couplings: `reverse`, `conv1x1`, or `partial(permute, seed)`.
-        readout: applied to the last map before its first K values become logits; default `dct2()`, whose first values are the
-            lowest frequencies of the first channels. `roll((2, 2))` reads position (2, 2), as the authors' code does.
+        readout: applied to the last map before its first K values become logits; default `dct2()`, whose first values
+            are the lowest frequencies of the first channels. `roll((2, 2))` reads position (2, 2), as the authors' code
+            does.
         save_memory: rebuild activations in the backward pass (`bijectors.memory_saving`); same parameters and values as
             without, but no forward-mode derivatives.
         anchor_every: blocks between two kept activations, or None.
@@ -170,7 +173,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": ((), (6, 6), (24, 24), (96, 96), (384, 384)),
     },
 }
-"""Named sizes, arguments of `fi_revnet`. The split of the paper's 48 layers over its stages is not published; this is ours."""
+"""Named sizes, arguments of `fi_revnet`. The split of the paper's 48 layers over its stages is not published; this is
+ours."""
 
 
 def preset(name: str, **changes: Any) -> InvertibleClassifier:

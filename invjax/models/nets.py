@@ -1,11 +1,12 @@
 """Small networks: classifiers, nuisance heads and the conditioners of coupling layers.
 
-This is the only module that knows flax modules; everything else sees `Net(init, apply)`. No network here has a mutable state,
-and every convolution goes through `invjax._conv`.
+This is the only module that knows flax modules; everything else sees `Net(init, apply)`. No network here has a mutable
+state, and every convolution goes through `invjax._conv`.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -18,7 +19,8 @@ _Conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
 def _net(module: nn.Module) -> Net:
-    return Net(module.init, module.apply)
+    apply: Any = module.apply
+    return Net(module.init, apply)
 
 
 class _Mlp(nn.Module):
