@@ -31,7 +31,10 @@ def over_batches(
     _check.positive(batch_size=batch_size)
     if mesh is not None:
         batch_size += -batch_size % mesh.size
-    total = len(arrays[0])
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the data's split")
+    (total,) = lengths
     pieces = []
     for start in range(0, total, batch_size):
         batch = [np.asarray(array[start : start + batch_size]) for array in arrays]

@@ -26,8 +26,11 @@ def save(figure: Any, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    os.replace(part, path)
+    try:
+        figure.savefig(part, format="png")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 
@@ -108,9 +111,11 @@ def readings(errors: Mapping[str, Mapping[str, Sequence[float]]], chance: float,
     """
     figure = _figure(6.4, 3.4)
     axes = figure.subplots()
+    heads = list(next(iter(errors.values())))
+    highest = max(max(by_head[head]) for by_head in errors.values() for head in heads)
     width = 0.8 / len(errors)
     for i, (model, by_head) in enumerate(errors.items()):
-        for j, values in enumerate(by_head.values()):
+        for j, values in enumerate(by_head[head] for head in heads):
             x = j + (i - (len(errors) - 1) / 2) * width
             axes.bar(x, 100 * np.mean(values), 0.9 * width, color=PALETTE[i], label=model if j == 0 else None)
             axes.plot([x] * len(values), 100 * np.asarray(values), "o", color=INK, markersize=3)
@@ -126,9 +131,9 @@ def readings(errors: Mapping[str, Mapping[str, Sequence[float]]], chance: float,
             )
     axes.axhline(100 * chance, color=INK, linestyle="--", linewidth=0.8)
     axes.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
-    axes.set_xticks(range(len(by_head)), list(by_head))
+    axes.set_xticks(range(len(heads)), heads)
     axes.set_ylabel("test error of a fresh classifier, %")
-    axes.set_ylim(0, 105 * chance)
+    axes.set_ylim(0, 105 * max(chance, highest))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(title, fontsize=10, color=INK)

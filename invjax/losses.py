@@ -52,7 +52,9 @@ def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Flo
         levels: number of intensities.
     """
     _check.positive(levels=levels)
-    return (x * (levels - 1) + jax.random.uniform(key, x.shape, x.dtype)) / levels
+    # short of 1 by what rounding could add, so that no value reaches the next bin
+    below_one = 1 - levels * jnp.finfo(x.dtype).eps
+    return (jnp.round(x * (levels - 1)) + jax.random.uniform(key, x.shape, x.dtype, maxval=below_one)) / levels
 
 
 def bits_per_dim(code: Code, logdet: PerExample, levels: int = 256) -> PerExample:

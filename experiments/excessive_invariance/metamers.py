@@ -70,7 +70,7 @@ class Config:
     """Passes over the training set."""
     batch_size: int = 128
     """Images in a step."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 4e-3
     """Adam's, after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
     form: Literal["gradient-reversal", "alternating"] = "gradient-reversal"
     """How iCE is trained: both players in one backward pass, or in turns."""
@@ -80,11 +80,11 @@ class Config:
     """Steps of the nuisance classifier for one of the model, in the alternating form."""
     critic_hidden: tuple[int, ...] = (512, 512)
     """Hidden layers of the nuisance classifier."""
-    nuisance_weight: float = 1.0
+    nuisance_weight: float = 0.3
     """Weight of the nuisance term of iCE."""
     likelihood_weight: float = 1.0
     """Weight of bits per dimension in iCE."""
-    head_epochs: int = 3
+    head_epochs: int = 2
     """Passes over the training set for each fresh classifier of the nuisance."""
     pairs: int = 256
     """Metamers whose exactness is measured (64 of them in float64 as well)."""
@@ -266,7 +266,7 @@ def one_model(
         "linear": (mlp(model.num_classes, ()), {name: code.nuisance for name, code in codes.items()}),
         "MLP": (mlp(model.num_classes, (512, 512)), {name: code.nuisance for name, code in codes.items()}),
         # the conv head looks at the nuisance as a picture: the image with these z_n and logits of zero
-        "conv": (mnist_cnn(model.num_classes, (16, 32), 128), pictures),
+        "conv": (mnist_cnn(model.num_classes, (8, 16), 128), pictures),
     }
     for name in HEADS:
         net, features = nets[name]

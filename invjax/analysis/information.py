@@ -5,8 +5,8 @@ For any classifier q of z (Barber & Agakov 2003; lemma 9 of Jacobsen et al. 2019
     I(y; z) >= H(y) + E log q(y | z) = H(y) - cross-entropy of q,
 
 with equality where q is the true posterior. The bound is only as good as q: a critic that took part in the training
-of z may have been led astray, so these are trained afterwards, on frozen z, and several kinds of them. A high error of a
-fresh head is evidence; a low one is proof that the information is there.
+of z may have been led astray, so these are trained afterwards, on frozen z, and several kinds of them. A high error of
+a fresh head is evidence; a low one is proof that the information is there.
 """
 
 from typing import NamedTuple
@@ -79,8 +79,9 @@ def fresh_head(
     Returns:
         `{"train": Reading, "test": Reading}`.
     """
-    mean, std = train[0].mean(0), train[0].std(0)
-    scale = np.where(std > 1e-6, std, 1.0).astype(np.float32)
+    # in float64: the float32 mean of many equal values differs from them, and their std from zero
+    mean, std = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64)
+    mean, scale = mean.astype(np.float32), np.where(std > 1e-12, std, 1.0).astype(np.float32)
 
     def logits_fn(params, x):
         return net.apply(params, (x - mean[None]) / scale[None])

@@ -163,8 +163,8 @@ def fi_revnet(
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {"shape": (8, 8, 1), "num_classes": 10, "blocks": (4, 4), "hidden": ((32,), (64,))},
-    "mnist": {"shape": (28, 28, 1), "num_classes": 10, "blocks": (8, 8), "hidden": ((32,), (64,))},
-    "cifar10": {"shape": (32, 32, 3), "num_classes": 10, "blocks": (8, 8), "hidden": ((64,), (128,))},
+    "mnist": {"shape": (28, 28, 1), "num_classes": 10, "blocks": (4, 4), "hidden": ((32,), (64,))},
+    "cifar10": {"shape": (32, 32, 3), "num_classes": 10, "blocks": (4, 4), "hidden": ((64,), (128,))},
     # 16 bottleneck blocks of 3 convolutions in the stages of a ResNet-50, after two squeezes: 224 -> 3072 x 7 x 7
     "imagenet-48": {
         "shape": (224, 224, 3),

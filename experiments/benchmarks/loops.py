@@ -1,0 +1,131 @@
+"""Loops that XLA compiles whole, against the same steps as a Python loop of the jitted step; convolutional models, CPU.
+
+`python -m experiments.benchmarks.loops [--quick] [--out FILE]`
+
+The library's loops must not be slower than the plain Python loop: `invjax/_conv.py` says why they might be. The lines
+without a goal show a flax network without that file; when they fall to about 1 on a new JAX, delete it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from experiments.benchmarks import stacks, timing
+from invjax._conv import fast_convs
+from invjax.bijectors import additive_coupling, chain, squeeze
+from invjax.losses import cross_entropy
+from invjax.models import mnist_cnn
+from invjax.types import ApplyFn
+
+DEPTH = 8
+GOAL = 1.2
+
+
+class PlainCnn(nn.Module):
+    """A user's network: convolutions of flax as they come, two of them with stride 2."""
+
+    @nn.compact
+    def __call__(self, x):
+        """`[B, H, W, C] -> [B, 10]`."""
+        for width, stride in ((32, 1), (32, 2), (64, 1), (64, 2)):
+            x = nn.relu(nn.Conv(width, (3, 3), strides=stride)(x))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+def sign_step(apply: ApplyFn) -> Callable:
+    """`(x, (params, labels)) -> x`: a step of the iterated sign-gradient attack, without its ball."""
+
+    def step(x, data):
+        params, labels = data
+        gradient = jax.grad(lambda x: cross_entropy(apply(params, x), labels).sum())(x)
+        return jnp.clip(x + 0.01 * jnp.sign(gradient), 0, 1)
+
+    return step
+
+
+def sgd_step(apply: ApplyFn) -> Callable:
+    """`(params, (x, labels)) -> params`: a step of gradient descent on one batch."""
+
+    def step(params, data):
+        x, labels = data
+        gradient = jax.grad(lambda params: cross_entropy(apply(params, x), labels).mean())(params)
+        return jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient)
+
+    return step
+
+
+def python_loop(step: Callable, steps: int) -> Callable:
+    """`steps` calls of the jitted step."""
+    step = jax.jit(step)
+
+    def run(carry, data):
+        for _ in range(steps):
+            carry = step(carry, data)
+        return carry
+
+    return run
+
+
+def fori_loop(step: Callable, steps: int) -> Callable:
+    """One compiled call with a `lax.fori_loop` inside."""
+    return jax.jit(lambda carry, data: lax.fori_loop(0, steps, lambda i, carry: step(carry, data), carry))
+
+
+def scan(step: Callable, steps: int) -> Callable:
+    """One compiled call with a `lax.scan` inside."""
+    return jax.jit(lambda carry, data: lax.scan(lambda carry, _: (step(carry, data), None), carry, length=steps)[0])
+
+
+def stack_table(batch: int, repeats: int) -> list[timing.Row]:
+    """The gradient of a scanned stack of blocks against that of the same blocks one after another."""
+    scanned = stacks.one_level(DEPTH, "chain", additive_coupling)
+    block = stacks.block(additive_coupling)
+    unrolled = chain([squeeze(), *[block] * DEPTH])
+    x = jax.random.uniform(jax.random.key(0), (batch, 28, 28, 1))
+    params = jax.jit(scanned.init)(jax.random.key(1), x)
+    blocks = [params[0], *(jax.tree.map(lambda leaf, i=i: leaf[i], params[1]) for i in range(DEPTH))]
+    candidates = {
+        "chain": partial(jax.jit(stacks.gradient_step(unrolled)), blocks, x),
+        "repeat": partial(jax.jit(stacks.gradient_step(scanned)), params, x),
+    }
+    times = timing.alternate(candidates, repeats)
+    name = f"gradient of repeat(block, {DEPTH}) / of the same blocks in chain()"
+    return [timing.row(name, timing.ratio(times, "repeat", "chain"), goal=GOAL)]
+
+
+def loop_table(batch: int, steps: int, repeats: int) -> list[timing.Row]:
+    """Loops of input gradients and of weight gradients, for the library's network and for a plain one."""
+    x = jax.random.uniform(jax.random.key(0), (batch, 28, 28, 1))
+    labels = jax.random.randint(jax.random.key(1), (batch,), 0, 10)
+    plain = PlainCnn()
+    nets = {  # init, the network in the Python loop, the network in the compiled loop, rounds, goal
+        "mnist_cnn": (mnist_cnn().init, mnist_cnn().apply, mnist_cnn().apply, repeats, GOAL),
+        "a flax CNN through fast_convs": (plain.init, plain.apply, fast_convs(plain.apply), repeats, GOAL),
+        "a flax CNN as it is": (plain.init, plain.apply, plain.apply, min(repeats, 3), None),
+    }
+    rows = []
+    for net, (init, apply, loop_apply, rounds, goal) in nets.items():
+        params = init(jax.random.key(2), x)
+        kinds = {
+            f"{steps} input-gradient steps in fori_loop": (sign_step, fori_loop, (x, (params, labels))),
+            f"{steps} weight-gradient steps in scan": (sgd_step, scan, (params, (x, labels))),
+        }
+        for kind, (make_step, loop, arguments) in kinds.items():
+            runs = {"python": python_loop(make_step(apply), steps), "loop": loop(make_step(loop_apply), steps)}
+            times = timing.alternate({name: partial(run, *arguments) for name, run in runs.items()}, rounds)
+            rows.append(timing.row(f"{net}, {kind} / Python loop", timing.ratio(times, "loop", "python"), goal=goal))
+    return rows
+
+
+def main() -> None:
+    options = timing.parse(__doc__)
+    batch, steps, repeats = (4, 2, 2) if options.quick else (64, 20, 9)
+    timing.report("loops", stack_table(batch, repeats) + loop_table(batch, steps, repeats), options)
+
+
+if __name__ == "__main__":
+    main()

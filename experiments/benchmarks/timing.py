@@ -1,0 +1,119 @@
+"""What every benchmark shares: candidates timed in turn in one process, and a table of ratios with their goals.
+
+A ratio of two times is worth more than either: both see the same machine at nearly the same moment. So the candidates
+are called in turn, A B A B, and each round gives one ratio; the median over rounds is what is reported.
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import common
+
+PAUSE = 0.02
+"""Seconds between two calls: worker threads that spin after one candidate must not run into the next."""
+
+
+class Row(NamedTuple):
+    """One line of a benchmark's table.
+
+    Attributes:
+        name: what is measured, and against what.
+        goal: the largest value that is good enough, or None where the value is for information only.
+        measured: the value; None where it is not finite.
+        unit: "x" is a ratio to the named peer.
+        met: whether the goal is met; None without a goal.
+    """
+
+    name: str
+    goal: float | None
+    measured: float | None
+    unit: str
+    met: bool | None
+
+
+def row(name: str, measured: float, unit: str = "x", goal: float | None = None) -> Row:
+    """A `Row` that knows whether its goal is met."""
+    met = None if goal is None else bool(measured <= goal)
+    return Row(name, goal, measured if math.isfinite(measured) else None, unit, met)
+
+
+def alternate(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Call each candidate once to warm up, then all of them in turn, `repeats` times.
+
+    Args:
+        candidates: functions without arguments; a call lasts until the arrays that it returns are ready.
+        repeats: rounds.
+
+    Returns:
+        Seconds of each round, by name.
+    """
+
+    def call(name):
+        time.sleep(PAUSE)
+        start = time.perf_counter()
+        jax.block_until_ready(candidates[name]())
+        return time.perf_counter() - start
+
+    for name in candidates:
+        call(name)
+    rounds = [{name: call(name) for name in candidates} for _ in range(repeats)]
+    return {name: [times[name] for times in rounds] for name in candidates}
+
+
+def ratio(times: dict[str, list[float]], name: str, peer: str) -> float:
+    """The median over rounds of the time of `name` divided by that of `peer`."""
+    return median(a / b for a, b in zip(times[name], times[peer], strict=True))
+
+
+def milliseconds(name: str, times: Sequence[float]) -> Row:
+    """A line that gives the median time of a candidate, without a goal."""
+    return row(name, 1e3 * median(times), "ms")
+
+
+def parse(doc: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """The command line of a benchmark: `[--quick] [--out FILE]`."""
+    parser = parser or argparse.ArgumentParser()
+    parser.description = doc.partition("\n")[0]
+    parser.add_argument(
+        "--quick", action="store_true", help="few repeats, small sizes: a test that it runs, not a measurement"
+    )
+    parser.add_argument("--out", type=Path, help="the JSON file; default experiments/results/benchmarks/NAME.json, "
+                        "or runs/benchmarks/NAME.json with --quick")  # fmt: skip
+    options = parser.parse_args()
+    options.load = os.getloadavg()[0]
+    return options
+
+
+def report(name: str, rows: Sequence[Row], options: argparse.Namespace, packages: Sequence[str] = ()) -> None:
+    """Print the table as Markdown and write it as JSON.
+
+    Args:
+        name: of the benchmark's module.
+        rows: the table.
+        options: from `parse`; it also holds the load average at the start, since a busy machine spoils a table.
+        packages: distributions, other than the library's own dependencies, whose versions belong to the environment.
+    """
+    about = common.environment(" ".join(["python -m experiments.benchmarks." + name, *sys.argv[1:]]))
+    about["load"] = options.load
+    about["packages"] |= {package: metadata.version(package) for package in packages}
+    versions = ", ".join(f"{package} {about['packages'][package]}" for package in ("jax", *packages))
+    start = f"load average {options.load:.2g} at the start"
+    print(f"`{about['command']}`, {about['device']}, {versions}, {about['date']}, {start}\n")
+    print("| | goal | measured | met |\n|---|---|---|---|")
+    for r in rows:
+        goal = "" if r.goal is None else f"≤ {r.goal:.3g}"
+        measured = "not finite" if r.measured is None else f"{r.measured:.3g} {r.unit}"
+        print(f"| {r.name} | {goal} | {measured} | {'' if r.met is None else 'yes' if r.met else '**no**'} |")
+    folder = Path("runs/benchmarks") if options.quick else common.RESULTS / "benchmarks"
+    table = {"environment": about, "rows": [r._asdict() for r in rows]}
+    common.write_json(options.out or folder / f"{name}.json", table)

@@ -1,0 +1,157 @@
+"""Metamers are exact: the logits of one image, the nuisance of another, to the rounding of the number format."""
+
+import re
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from invjax.attacks import metamers
+from invjax.bijectors import affine_coupling, conv1x1
+from invjax.models import fi_revnet
+
+SHAPE, CLASSES, BATCH = (4, 4, 2), 3, 5
+
+# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+fi = partial(fi_revnet, SHAPE, CLASSES, blocks=(2,), hidden=((5,),))
+MODELS = {"additive": fi(), "affine-conv1x1": fi(coupling=affine_coupling, mix=conv1x1), "plain": fi(save_memory=False)}
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+CASES = [("additive", "float32"), ("additive", "float64"), ("affine-conv1x1", "float64"), ("plain", "float32")]
+
+
+@cache
+def functions(name):
+    """`metamers` and `encode` of a model, compiled."""
+    return jit(partial(metamers, MODELS[name])), jit(lambda params, x: MODELS[name].encode(params, x)[0])
+
+
+def images(seed):
+    return np.random.default_rng(seed).random((BATCH, *SHAPE))
+
+
+@cache
+def trained(name, dtype):
+    """Parameters that are not those of a model's start, where every coupling is the identity."""
+    params = jit(MODELS[name].init)(jax.random.key(0), jnp.asarray(images(0), dtype))
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(1)
+    moved = [leaf + jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
+    return jax.tree.unflatten(structure, moved)
+
+
+@cache
+def case(name, dtype):
+    """Two batches, their metamers, and the codes of all three."""
+    metamers_fn, encode = functions(name)
+    params = trained(name, dtype)
+    a, b = (jnp.asarray(images(seed), dtype) for seed in (2, 3))
+    x = metamers_fn(params, a, b)
+    return a, b, x, *(encode(params, image) for image in (a, b, x))
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def name_and_dtype(request):
+    with jax.enable_x64(request.param[1] == "float64"):
+        yield request.param
+
+
+def assert_equal(a, b, dtype):
+    np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype])
+
+
+def test_a_metamer_has_the_logits_of_the_first_image(name_and_dtype):
+    _, _, x, code_a, code_b, code_x = case(*name_and_dtype)
+    assert x.dtype == name_and_dtype[1]
+    assert np.abs(code_a.logits - code_b.logits).max() > 0.1  # so there is something to tell apart
+    assert_equal(code_x.logits, code_a.logits, x.dtype.name)
+
+
+def test_a_metamer_has_the_nuisance_of_the_second_image(name_and_dtype):
+    _, _, x, code_a, code_b, code_x = case(*name_and_dtype)
+    assert np.abs(code_a.nuisance - code_b.nuisance).max() > 0.1
+    assert_equal(code_x.nuisance, code_b.nuisance, x.dtype.name)
+
+
+def test_a_metamer_is_neither_of_the_two_images(name_and_dtype):
+    a, b, x, *_ = case(*name_and_dtype)
+    assert x.shape == a.shape
+    for image in (a, b):
+        assert (np.abs(x - image).max((1, 2, 3)) > 0.01).all()
+
+
+def test_the_classifier_gives_a_metamer_the_logits_of_the_first_image(name_and_dtype):
+    name, dtype = name_and_dtype
+    a, _, x, *_ = case(name, dtype)
+    params, apply = trained(name, dtype), jit(MODELS[name].apply)
+    assert_equal(apply(params, x), apply(params, a), dtype)
+
+
+def test_an_image_and_itself_give_the_image_back(name_and_dtype):
+    name, dtype = name_and_dtype
+    a, *_ = case(name, dtype)
+    assert_equal(functions(name)[0](trained(name, dtype), a, a), a, dtype)
+
+
+def test_swapping_the_logits_back_gives_the_second_image_back(name_and_dtype):
+    name, dtype = name_and_dtype
+    _, b, x, *_ = case(name, dtype)
+    assert_equal(functions(name)[0](trained(name, dtype), b, x), b, dtype)
+
+
+def test_each_pair_is_treated_for_itself():
+    a, b, x, *_ = case("additive", "float32")
+    order = np.array([3, 0, 4, 1, 2])
+    shuffled = functions("additive")[0](trained("additive", "float32"), a[order], b[order])
+    np.testing.assert_allclose(shuffled, x[order], atol=1e-5)
+
+
+def test_jit_gives_what_eager_gives():
+    a, b, x, *_ = case("additive", "float32")
+    np.testing.assert_allclose(metamers(MODELS["additive"], trained("additive", "float32"), a, b), x, atol=1e-5)
+
+
+def batch(shape=(BATCH, *SHAPE), dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+def with_nan():
+    x = batch()
+    x[1, 2, 3, 0], x[0, 0, 0, 1] = np.nan, np.inf
+    return x
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (batch(), batch((2, *SHAPE)), f"got logits_from {(BATCH, *SHAPE)} and nuisance_from {(2, *SHAPE)}; repeat the"),
+        (batch((2, 8, 8, 2)), batch((2, 8, 8, 2)), "must have shape [batch, 4, 4, 2]; got (2, 8, 8, 2); reshape them"),
+        (with_nan(), batch(), "images holds 2 NaN or infinite values of 160; remove them"),
+        (batch(), with_nan(), "images holds 2 NaN or infinite values of 160; remove them"),
+        (
+            batch(dtype=np.uint8),
+            batch(),
+            "images must be floating point; got dtype uint8; convert bytes with data.as_float",
+        ),
+        (
+            batch(),
+            batch(dtype=np.uint8),
+            "images must be floating point; got dtype uint8; convert bytes with data.as_float",
+        ),
+    ],
+)
+def test_images_that_are_not_images_are_refused(monkeypatch, a, b, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    with pytest.raises(ValueError, match=re.escape(message)):
+        metamers(MODELS["additive"], trained("additive", "float32"), jnp.asarray(a), jnp.asarray(b))
+
+
+def test_shapes_and_dtypes_are_checked_while_tracing(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for a, b in [(batch(), batch((2, *SHAPE))), (batch(dtype=np.uint8), batch(dtype=np.uint8))]:
+        with pytest.raises(ValueError, match="got"):
+            jax.eval_shape(partial(metamers, MODELS["additive"]), trained("additive", "float32"), a, b)

@@ -1,0 +1,139 @@
+"""The small networks: their shapes, their values by hand, and the errors that name a fix."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from invjax.models import conv_net, mlp, mnist_cnn, num_params
+
+# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+NETS = {  # name: (net, shape of the input, shape of the output, number of parameters)
+    "mlp": (mlp(10), (3, 28, 28, 1), (3, 10), 784 * 512 + 512 + 512 * 512 + 512 + 5130),
+    "mlp-of-vectors": (mlp(3, (4,)), (3, 5), (3, 3), 24 + 15),
+    "linear": (mlp(3, ()), (2, 2, 2, 2), (2, 3), 27),
+    "conv_net": (conv_net(6, (8, 4)), (2, 5, 7, 3), (2, 5, 7, 6), 27 * 8 + 8 + 72 * 4 + 4 + 36 * 6 + 6),
+    "conv_net-of-one-layer": (conv_net(6, ()), (2, 5, 7, 3), (2, 5, 7, 6), 27 * 6 + 6),
+    "mnist_cnn": (mnist_cnn(), (2, 28, 28, 1), (2, 10), 832 + 51264 + 49 * 64 * 1024 + 1024 + 10250),
+    "mnist_cnn-small": (mnist_cnn(4, (2, 3, 5), 7), (2, 16, 24, 3), (2, 4), 152 + 153 + 380 + 30 * 7 + 7 + 32),
+}
+
+
+def normal(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.result_type(float))
+
+
+def drawn(net, x):
+    """Random parameters, zero-initialised layers included."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    return jax.tree.map(lambda leaf: 0.3 * normal(leaf.size, leaf.shape), shapes)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_shapes_and_number_of_parameters(name):
+    net, input_shape, output_shape, count = NETS[name]
+    x = jax.ShapeDtypeStruct(input_shape, jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), x)
+    outputs = jax.eval_shape(net.apply, params, x)
+    assert (outputs.shape, outputs.dtype) == (output_shape, jnp.float32)
+    assert num_params(params) == count
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [(mlp(4, (5,), zero_init=True), (3, 6)), (conv_net(4, (5,)), (3, 4, 4, 2))],
+    ids=["mlp", "conv_net"],
+)
+def test_zero_init_gives_zeros_and_only_at_first(net, shape):
+    x = normal(0, shape)
+    params = jit(net.init)(jax.random.key(0), x)
+    np.testing.assert_array_equal(jit(net.apply)(params, x), 0)
+    assert np.abs(jit(net.apply)(drawn(net, x), x)).max() > 0.1
+
+
+def test_mlp_starts_away_from_zero_unless_told():
+    x = normal(0, (3, 6))
+    assert (
+        np.abs(jit(lambda key, x: mlp(4, (5,)).apply(mlp(4, (5,)).init(key, x), x))(jax.random.key(0), x)).max() > 0.01
+    )
+
+
+def test_zero_init_reaches_only_the_last_layer():
+    params = jit(mlp(4, (5,), zero_init=True).init)(jax.random.key(0), jnp.ones((1, 6)))["params"]
+    assert np.abs(params["Dense_0"]["kernel"]).min() > 0
+    assert np.abs(params["Dense_1"]["kernel"]).max() == 0
+
+
+def test_mlp_without_hidden_layers_is_linear():
+    net, x = mlp(3, ()), normal(0, (4, 2, 3, 1))
+    params = drawn(net, x)
+    layer = params["params"]["Dense_0"]
+    by_hand = np.asarray(x).reshape(4, 6) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+    np.testing.assert_allclose(jit(net.apply)(params, x), by_hand, atol=1e-6)
+
+
+def test_mlp_has_a_relu_after_each_hidden_layer():
+    net, x = mlp(2, (5, 4)), normal(0, (7, 3))
+    params = drawn(net, x)
+    first, second, last = (jax.tree.map(np.asarray, params["params"][f"Dense_{i}"]) for i in range(3))
+    hidden = np.maximum(np.asarray(x) @ first["kernel"] + first["bias"], 0)
+    hidden = np.maximum(hidden @ second["kernel"] + second["bias"], 0)
+    np.testing.assert_allclose(jit(net.apply)(params, x), hidden @ last["kernel"] + last["bias"], atol=1e-5)
+
+
+def linen_conv_net(params, x):
+    params = params["params"]
+    for i in range(len(params) - 1):
+        x = nn.relu(nn.Conv(params[f"Conv_{i}"]["bias"].size, (3, 3)).apply({"params": params[f"Conv_{i}"]}, x))
+    last = params[f"Conv_{len(params) - 1}"]
+    return nn.Conv(last["bias"].size, (3, 3)).apply({"params": last}, x)
+
+
+def linen_mnist_cnn(params, x):
+    """The same network with flax's own pooling."""
+    params = params["params"]
+    for i in range(2):
+        x = nn.relu(nn.Conv(params[f"Conv_{i}"]["bias"].size, (5, 5)).apply({"params": params[f"Conv_{i}"]}, x))
+        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+    x = x.reshape(x.shape[0], -1)
+    x = nn.relu(nn.Dense(params["Dense_0"]["bias"].size).apply({"params": params["Dense_0"]}, x))
+    return nn.Dense(params["Dense_1"]["bias"].size).apply({"params": params["Dense_1"]}, x)
+
+
+@pytest.mark.parametrize(
+    ("net", "reference", "shape"),
+    [(mnist_cnn(3, (4, 5), 6), linen_mnist_cnn, (2, 8, 12, 1)), (conv_net(3, (4, 5)), linen_conv_net, (2, 4, 5, 2))],
+    ids=["mnist_cnn", "conv_net"],
+)
+def test_values_and_gradients_equal_plain_flax(float64, net, reference, shape):
+    x = normal(0, shape)
+    params = jax.tree.map(lambda leaf: leaf.astype("float64"), drawn(net, x))
+
+    def loss(apply, params, x):
+        return jnp.sin(apply(params, x)).sum()
+
+    ours, theirs = (
+        jit(jax.value_and_grad(partial(loss, apply), (0, 1)))(params, x) for apply in (net.apply, reference)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-10), ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if "conv" in name or "cnn" in name])
+def test_every_convolution_is_the_fast_one(name):
+    net, shape, *_ = NETS[name]
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), x)
+    program = str(jax.make_jaxpr(net.apply)(params, x))
+    assert "canonical_conv" in program and "conv_general_dilated" not in program
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28, 1), (2, 8, 7, 3)])
+def test_mnist_cnn_needs_sizes_that_pool(shape):
+    net = mnist_cnn(10, (4, 4, 4))
+    with pytest.raises(ValueError, match=r"2x2 pooling of x\.shape=\(2, (7|8), 7, (3|4)\).*crop or pad the images"):
+        jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))

@@ -1,0 +1,116 @@
+"""Every refusal names the value and the fix; what needs values is silent while tracing, what needs shapes is not."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invjax import _check
+
+REFUSED = {  # name: (call, message)
+    "positive-zero": (lambda: _check.positive(eps=0), "eps must be positive; got eps=0"),
+    "positive-negative": (lambda: _check.positive(eps=-0.5), "eps must be positive; got eps=-0.5"),
+    "positive-nan": (lambda: _check.positive(eps=float("nan")), "eps must be positive; got eps=nan"),
+    "positive-second": (lambda: _check.positive(steps=3, n=-2), "n must be positive; got n=-2"),
+    "positive-any": (lambda: _check.positive(eps=np.array([1, 0])), "eps must be positive; got eps=[1 0]"),
+    "positive-jax": (lambda: _check.positive(eps=jnp.float32(-1.5)), "eps must be positive; got eps=-1.5"),
+    "divisible": (
+        lambda: _check.divisible("coupling", (4, 3), 2, "put squeeze() first"),
+        "coupling needs sizes divisible by 2; got (4, 3); put squeeze() first",
+    ),
+    "floating-bytes": (
+        lambda: _check.floating("images", np.zeros(2, np.uint8)),
+        "images must be floating point; got dtype uint8; convert bytes with data.as_float(images)",
+    ),
+    "floating-int": (
+        lambda: _check.floating("x", jnp.zeros(2, jnp.int32)),
+        "x must be floating point; got dtype int32",
+    ),
+    "floating-bool": (lambda: _check.floating("x", np.zeros(2, bool)), "x must be floating point; got dtype bool"),
+    "finite-nan": (
+        lambda: _check.finite("images", np.array([[1.0, np.nan], [np.nan, 0.0]])),
+        "images holds 2 NaN or infinite values of 4; remove them before this call",
+    ),
+    "finite-infinite": (
+        lambda: _check.finite("x", jnp.array([1.0, -jnp.inf, jnp.inf])),
+        "x holds 2 NaN or infinite values of 3; remove them before this call",
+    ),
+    "finite-bfloat16": (lambda: _check.finite("x", jnp.full(3, jnp.nan, jnp.bfloat16)), "x holds 3 NaN or infinite"),
+    "labels-high": (
+        lambda: _check.labels(jnp.array([2, 10]), 10),
+        "labels must be in [0, 10); got values from 2 to 10; check num_classes, or subtract the smallest label",
+    ),
+    "labels-negative": (lambda: _check.labels(np.array([-1, 3]), 10), "in [0, 10); got values from -1 to 3; check"),
+    "labels-float": (
+        lambda: _check.labels(np.array([0.0, 1.0]), 10),
+        "labels must be integer class indices; got dtype float64; use argmax on one-hot labels",
+    ),
+    "labels-bool": (lambda: _check.labels(np.array([True]), 2), "labels must be integer class indices; got dtype bool"),
+    "one_of": (
+        lambda: _check.one_of("preset", "minst", {"mnist": 0, "digits": 1}),
+        "preset must be one of 'mnist', 'digits'; got 'minst'",
+    ),
+}
+
+ACCEPTED = {
+    "positive": lambda: _check.positive(eps=1e-9, n=1, many=np.array([1.0, 2.0]), traced=jnp.float32(3)),
+    "divisible": lambda: _check.divisible("coupling", (4, 6, 0), 2, "put squeeze() first"),
+    "floating": lambda: [
+        _check.floating("x", np.zeros(2, d)) for d in (np.float16, np.float32, np.float64, jnp.bfloat16)
+    ],
+    "finite": lambda: _check.finite("x", np.array([0.0, -1e30])),
+    "finite-integers": lambda: _check.finite("x", np.arange(3)),
+    "finite-empty": lambda: _check.finite("x", np.zeros((0, 2))),
+    "labels": lambda: [_check.labels(np.array([0, 9], d), 10) for d in (np.uint8, np.int32, np.int64)],
+    "labels-empty": lambda: _check.labels(np.zeros(0, np.int32), 10),
+    "one_of": lambda: _check.one_of("preset", "mnist", ("mnist", "digits")),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_names_the_value_and_the_fix(name):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_is_right_passes(name):
+    ACCEPTED[name]()
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, lambda f: jax.jit(jax.grad(lambda x: f(x).sum()))])
+def test_values_are_not_looked_at_while_tracing(transform):
+    def f(x):
+        _check.positive(x=x)
+        _check.finite("x", x)
+        return x
+
+    transform(f)(jnp.array([-1.0, jnp.nan]))
+
+
+def test_label_values_are_not_looked_at_while_tracing():
+    def f(y):
+        _check.labels(y, 10)
+        return y
+
+    assert jax.jit(f)(jnp.array([-1, 99])).tolist() == [-1, 99]
+
+
+@pytest.mark.parametrize(
+    ("check", "dtype", "message"),
+    [
+        (lambda x: _check.labels(x, 10), jnp.float32, "got dtype float32; use argmax"),
+        (
+            lambda x: _check.floating("images", x),
+            jnp.uint8,
+            "got dtype uint8; convert bytes with data.as_float(images)",
+        ),
+        (lambda x: _check.divisible("squeeze", x.shape, 2, "pad it"), jnp.float32, "got (3,); pad it"),
+    ],
+)
+def test_dtypes_and_shapes_are_checked_while_tracing(check, dtype, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.eval_shape(check, jax.ShapeDtypeStruct((3,), dtype))

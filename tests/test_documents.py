@@ -1,0 +1,60 @@
+"""What the documents promise: the README's example and the notebooks run, and the light import stays light."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import nbformat
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+NOTEBOOKS = sorted((REPOSITORY / "colabs").glob("*.ipynb"))
+
+
+def run(program: str, cwd: Path) -> str:
+    """Run a program in a fresh interpreter on one CPU device, and give what it prints."""
+    prelude = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+    done = subprocess.run([sys.executable, "-c", prelude + program], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_example_in_the_readme_makes_exact_metamers(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
+    assert float(run(example, tmp_path)) < 1e-4
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert cells[0].splitlines()[-1].startswith("%pip install")
+    printed = run("\n".join(cells[1:]), tmp_path)
+    differences = [float(value) for value in re.findall(r"largest difference of any logit (\S+)", printed)]
+    assert len(differences) == 2 and max(differences) < 1e-4
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_importing_the_library_pulls_in_no_extra(tmp_path):
+    program = """
+        import invjax
+        heavy = {"matplotlib", "tensorflow_datasets", "tensorflow", "orbax", "sklearn", "scipy.stats", "tyro", "tqdm", "PIL"}
+        import flax  # flax itself brings orbax; what counts is what invjax adds to it
+        before = set(sys.modules)
+        print(sorted(heavy & before - {"orbax"}))
+    """
+    assert run(textwrap.dedent(program), tmp_path).strip() == "[]"
+
+
+def test_the_readme_has_the_two_commands_word_for_word():
+    text = (REPOSITORY / "README.md").read_text()
+    assert 'pip install -e ".[experiments]" && python -m experiments quickstart' in text
+    assert 'pip install -e ".[test]" && pytest' in text

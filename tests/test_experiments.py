@@ -1,0 +1,186 @@
+"""Experiments: every smoke preset runs, resumes and publishes; the command line refuses what it does not know."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as commands
+from experiments import common
+from experiments.excessive_invariance import metamers
+
+REPOSITORY = Path(__file__).parents[1]
+FOUND = {experiment.name: experiment for experiment in commands.find()}
+
+
+def png_size(path):
+    head = path.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "smoke-digits"
+    rows = common.main(metamers.EXPERIMENT, ["smoke", "--out", str(folder)])
+    return folder, rows
+
+
+def test_all_experiments_are_found_and_have_the_presets_they_time():
+    assert {"excessive_invariance/metamers", "quickstart"} <= FOUND.keys()
+    for experiment in FOUND.values():
+        assert {"smoke", "default"} <= experiment.presets.keys() == experiment.times.keys()
+
+
+def test_a_smoke_run_leaves_a_table_a_config_an_environment_and_figures(smoke_run):
+    folder, rows = smoke_run
+    table = json.loads((folder / "table.json").read_text())
+    assert [entry["name"] for entry in table] == [row.name for row in rows]
+    assert set(table[0]) == {"name", "published", "measured", "spread", "seeds", "unit", "differs"}
+    assert json.loads((folder / "config.json").read_text())["dataset"] == "digits"
+    about = json.loads((folder / "environment.json").read_text())
+    assert about["command"] == "python -m experiments.excessive_invariance.metamers smoke"
+    for name in ("metamers-ce", "metamers-ice", "nuisance-readings"):
+        width, height = png_size(folder / "figures" / f"{name}.png")
+        assert width > 400 and height > 300
+    assert "| published | measured |" in (folder / "table.md").read_text()
+
+
+def test_the_smoke_metamers_are_exact(smoke_run):
+    _, rows = smoke_run
+    measured = {row.name: row.measured for row in rows}
+    for loss in metamers.LOSSES:
+        assert measured[f"{loss}: max logit error of the metamers, float32"] < 1e-3
+        assert measured[f"{loss}: max logit error of the metamers, float64"] < 1e-9
+        assert measured[f"{loss}: max round-trip error, float64"] < 1e-9
+
+
+def test_a_finished_run_is_not_computed_again(smoke_run, monkeypatch):
+    folder, rows = smoke_run
+    monkeypatch.setattr(metamers, "one_model", lambda *args: pytest.fail("trained again"))
+    (folder / "figures" / "metamers-ce.png").unlink()
+    again = common.main(metamers.EXPERIMENT, ["smoke", "--out", str(folder)])
+    assert again == rows
+    assert (folder / "figures" / "metamers-ce.png").exists(), "figures are functions of the kept arrays"
+
+
+def test_other_settings_on_the_same_folder_are_refused_by_name(smoke_run):
+    folder, _ = smoke_run
+    with pytest.raises(SystemExit, match=r"epochs=1; this one has 2"):
+        common.main(metamers.EXPERIMENT, ["smoke", "--epochs", "2", "--out", str(folder)])
+
+
+def test_publish_copies_the_small_things_and_list_shows_them(smoke_run, monkeypatch, tmp_path, capsys):
+    folder, rows = smoke_run
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    target = common.publish(folder)
+    assert target == tmp_path / "excessive_invariance" / "metamers" / "smoke-digits"
+    assert {path.suffix for path in target.iterdir()} == {".json", ".md", ".png"}
+    commands.list_experiments(as_json=True)
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert listed["excessive_invariance/metamers"]["headline"]["measured"] == rows[0].measured
+    assert listed["excessive_invariance/metamers"]["command"].startswith("python -m experiments.excessive_invariance")
+    commands.list_experiments(as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(FOUND) and all(line.startswith("python -m experiments.") for line in lines)
+
+
+def test_publish_refuses_an_unfinished_run(tmp_path):
+    with pytest.raises(SystemExit, match=r"table\.json.* missing; finish the run first"):
+        commands.main(["publish", str(tmp_path)])
+
+
+def test_the_quickstart_command_runs_in_a_fresh_process(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "INVJAX_CACHE": str(tmp_path / "c")}
+    arguments = [sys.executable, "-m", "experiments", "quickstart", "smoke", "--out", str(tmp_path / "run")]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "iCE: test bits per dimension" in done.stdout and "figure:" in done.stdout
+    assert (tmp_path / "run" / "table.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["huge"], "preset must be one of smoke, default, paper; got 'huge'"),
+        (["smoke", "--out"], "--out needs a folder"),
+        (["smoke", "--dataset", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        common.main(metamers.EXPERIMENT, arguments)
+
+
+def test_an_unknown_command_prints_the_usage():
+    with pytest.raises(SystemExit, match="usage: python -m experiments"):
+        commands.main(["nonsense"])
+
+
+def test_a_row_has_the_mean_and_the_sample_standard_deviation():
+    row = common.row("a", 1.0, [1.0, 2.0, 4.0], "%")
+    assert row.measured == pytest.approx(7 / 3) and row.spread == pytest.approx(np.std([1, 2, 4], ddof=1)) and row.seeds == 3
+    assert common.row("a", None, [2.0], "").spread is None
+
+
+def test_the_table_shows_a_dash_where_nothing_was_published():
+    about = {"command": "c", "device": "d", "packages": {"jax": "1"}, "date": "2000-01-01"}
+    text = common.table_markdown([common.row("a", None, [0.5], "%")], about)
+    assert "| a | – | 0.5 (1 seed) | % |  |" in text and "`c`, d, JAX 1, 2000-01-01" in text
+
+
+def test_a_stage_that_is_cut_off_is_computed_again_and_a_complete_one_is_not(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return {"n": 3}, {"a": np.arange(3)}
+
+    with pytest.raises(KeyboardInterrupt):
+        common.stage(tmp_path, compute)
+    for _ in range(2):
+        numbers, arrays = common.stage(tmp_path, compute)
+        assert numbers == {"n": 3} and arrays["a"].tolist() == [0, 1, 2]
+    assert len(calls) == 2
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    common.write(tmp_path / "f", "old")
+    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        common.write(tmp_path / "f", "new")
+    assert (tmp_path / "f").read_text() == "old"
+
+
+def test_pairs_are_of_different_classes_and_go_through_all_of_them():
+    labels = np.random.default_rng(0).integers(0, 10, 500)
+    first, second = metamers.pair_up(labels, 40)
+    assert (labels[first] != labels[second]).all()
+    assert labels[first[:10]].tolist() == list(range(10))
+    assert len(set(first.tolist())) == 40
+
+
+@pytest.mark.parametrize("form", ["gradient-reversal", "alternating"])
+def test_both_forms_of_ice_give_a_training_step_that_starts_and_moves(form):
+    import jax
+    import jax.numpy as jnp
+
+    config = dataclasses.replace(metamers.PRESETS["smoke"], form=form, blocks=(1, 1))
+    model = metamers.model_for(config)
+    step, start = metamers.training_for(config, "iCE", model, levels=17, num_steps=10)
+    images = np.random.default_rng(0).integers(0, 17, (16, 8, 8, 1), np.uint8)
+    key = jax.random.key(0)
+    state = start(key, model.init(key, jnp.asarray(images / 16, jnp.float32)))
+    after, metrics = step(step(state, (images, np.arange(16) % 10))[0], (images, np.arange(16) % 10))
+    assert int(after.step) == 2 and np.isfinite(float(metrics["loss"]))
+    for player in ("model", "critic"):
+        moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params[player], after.params[player])
+        assert max(map(float, jax.tree.leaves(moved))) > 0

@@ -1,0 +1,440 @@
+"""Losses against optax, scipy and integrals worked out here; gradients of iCE for each of its two players."""
+
+import math
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+import scipy.special
+import scipy.stats
+
+from invjax.bijectors import actnorm, affine_coupling, chain
+from invjax.losses import (
+    ADVERSARIES,
+    bits_per_dim,
+    cross_entropy,
+    dequantize,
+    error_rate,
+    gradient_reversal_ice,
+    independence_cross_entropy,
+    reverse_gradient,
+)
+from invjax.models import Code, mlp
+
+KEY = jax.random.key(0)
+CLASSES, NUISANCE, BATCH = 3, 4, 6
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def some_labels(seed=0, batch=BATCH, classes=CLASSES):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, classes, batch), jnp.int32)
+
+
+def assert_trees_close(a, b, **tolerances):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), a, b)
+
+
+# Cross-entropy and error rate
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "nats"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 2, math.log(4)),
+        ([0.0, math.log(3)], 0, math.log(4)),
+        ([0.0, math.log(3)], 1, math.log(4 / 3)),
+        ([1000.0, 0.0], 1, 1000.0),
+        ([1000.0, 0.0], 0, 0.0),
+        ([-1000.0, -1000.0], 0, math.log(2)),
+    ],
+)
+def test_cross_entropy_of_logits_worked_out_by_hand(logits, label, nats):
+    np.testing.assert_allclose(cross_entropy(jnp.array([logits]), jnp.array([label])), [nats], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_cross_entropy_and_its_gradient_are_those_of_optax(scale):
+    logits, labels = scale * normal(0, 20, 5), some_labels(0, 20, 5)
+    theirs = optax.softmax_cross_entropy_with_integer_labels
+    assert cross_entropy(logits, labels).shape == (20,)
+    np.testing.assert_allclose(cross_entropy(logits, labels), theirs(logits, labels), rtol=1e-5, atol=1e-6)
+    gradients = [jax.grad(lambda logits, f=f: f(logits, labels).sum())(logits) for f in (cross_entropy, theirs)]
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_cross_entropy_takes_host_arrays():
+    logits, labels = np.zeros((2, 4), np.float32), np.array([0, 3])
+    np.testing.assert_allclose(cross_entropy(logits, labels), np.log([4, 4]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3], "labels must be in [0, 3); got values from 0 to 3; check num_classes"),
+        ([-1, 2], "labels must be in [0, 3); got values from -1 to 2; check num_classes, or subtract the smallest"),
+        ([1.0, 2.0], "got dtype float32; use argmax on one-hot labels"),
+        ([True, False], "got dtype bool; use argmax on one-hot labels"),
+    ],
+)
+def test_labels_that_are_not_class_indices_are_refused(monkeypatch, labels, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cross_entropy(jnp.zeros((2, 3)), jnp.array(labels))
+
+
+def test_float_labels_are_refused_while_tracing(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="got dtype float32"):
+        jax.eval_shape(cross_entropy, jnp.zeros((2, 3)), jnp.array([1.0, 2.0]))
+
+
+def test_error_rate_is_the_share_of_wrong_decisions():
+    logits = jnp.array([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [-1.0, -2.0]])
+    assert float(error_rate(logits, jnp.array([0, 1, 0, 0]))) == 0
+    assert float(error_rate(logits, jnp.array([1, 1, 0, 0]))) == 0.25
+    assert float(error_rate(logits, jnp.array([1, 0, 1, 1]))) == 1
+
+
+# Dequantisation and likelihood
+
+
+def quantized(levels, copies):
+    """Every level, as an image in [0, 1], `copies` times: `[copies, levels]`."""
+    return jnp.tile(jnp.arange(levels, dtype=jnp.float32) / (levels - 1), (copies, 1))
+
+
+# 2^21 values at the least: what leaves its bin by rounding alone does so about once in 10^5 times
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_dequantized_values_stay_in_the_bin_of_their_level(levels):
+    out = jax.jit(dequantize, static_argnums=2)(KEY, quantized(levels, 2**21 // levels), levels)
+    assert out.dtype == jnp.float32
+    out = np.asarray(out, np.float64)  # the product below is exact, or rounds far less than float32
+    assert out.min() >= 0 and out.max() < 1
+    wrong = np.floor(levels * out).astype(int) != np.arange(levels)
+    assert wrong.sum() == 0, f"{wrong.sum()} of {wrong.size} values lie in the bin of another level"
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_dequantized_values_are_uniform_in_their_bin(levels):
+    out = np.asarray(dequantize(KEY, quantized(levels, 40_000 // levels), levels), np.float64)
+    position = levels * out - np.arange(levels)
+    assert scipy.stats.kstest(position.ravel(), "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(position[:-1].ravel(), position[1:].ravel())[0, 1]) < 0.03
+
+
+def test_the_noise_depends_on_the_key_alone():
+    x = quantized(17, 3)
+    np.testing.assert_array_equal(dequantize(KEY, x, 17), dequantize(KEY, x, 17))
+    assert (dequantize(KEY, x, 17) != dequantize(jax.random.key(1), x, 17)).mean() > 0.99
+
+
+def test_dequantize_refuses_a_number_of_levels_that_is_not_positive():
+    with pytest.raises(ValueError, match=re.escape("levels must be positive; got levels=0")):
+        dequantize(KEY, jnp.zeros((1, 2)), 0)
+
+
+def code_of(z, classes=1):
+    return Code(z[:, :classes], z[:, classes:])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+@pytest.mark.parametrize("levels", [1, 17, 256])
+def test_bits_per_dim_of_the_identity_is_a_normal_log_density_in_base_two(levels, classes):
+    x = np.random.default_rng(0).random((7, 5), np.float32)
+    expected = -scipy.stats.norm.logpdf(x.astype(np.float64)).sum(-1) / (5 * np.log(2)) + np.log2(levels)
+    bits = bits_per_dim(code_of(jnp.asarray(x), classes), jnp.zeros(7), levels)
+    np.testing.assert_allclose(bits, expected, rtol=1e-6)
+
+
+def test_the_logdet_enters_in_nats_and_one_for_each_example():
+    code = code_of(normal(0, 3, 4))
+    logdet = np.array([0.0, 4 * math.log(2), -8 * math.log(2)], np.float32)
+    gain = bits_per_dim(code, jnp.zeros(3)) - bits_per_dim(code, jnp.asarray(logdet))
+    np.testing.assert_allclose(gain, [0, 1, -2], atol=1e-5)
+
+
+def scale_by_two():
+    bijector = actnorm()
+    return bijector, {"shift": jnp.array([0.3, -0.2]), "log_scale": jnp.full(2, math.log(2))}
+
+
+def curved():
+    bijector = chain([affine_coupling(lambda outputs: mlp(outputs, (3,))), actnorm()])
+    params = jax.jit(bijector.init)(KEY, normal(0, 50, 2))
+    leaves, structure = jax.tree.flatten(params)
+    noise = [0.3 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
+    return bijector, jax.tree.unflatten(structure, [a + b for a, b in zip(leaves, noise, strict=True)])
+
+
+@pytest.mark.parametrize("model", [scale_by_two, curved])
+def test_the_density_that_bits_per_dim_measures_integrates_to_one(model):
+    bijector, params = model()
+    axis = np.linspace(-8, 8, 201)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)
+    z, logdet = jax.jit(bijector.forward)(params, jnp.asarray(grid))
+    bits = np.asarray(bits_per_dim(code_of(z), logdet, levels=1), np.float64)
+    density = 2.0 ** (-2 * bits)
+    np.testing.assert_allclose(density.sum() * (axis[1] - axis[0]) ** 2, 1, atol=2e-3)
+
+
+def test_data_stretched_by_two_cost_one_bit_more_for_each_value():
+    x = normal(1, 9, 2)
+    bijector, params = scale_by_two()
+    z, logdet = bijector.forward(params, x)
+    halved = {"shift": 2 * params["shift"], "log_scale": params["log_scale"] - math.log(2)}
+    z_of_stretched, logdet_of_stretched = bijector.forward(halved, 2 * x)
+    difference = bits_per_dim(code_of(z_of_stretched), logdet_of_stretched) - bits_per_dim(code_of(z), logdet)
+    np.testing.assert_allclose(difference, np.ones(9), atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_no_density_codes_uniform_integers_in_fewer_bits_than_their_entropy(levels):
+    rng = np.random.default_rng(levels)
+    integers = rng.integers(0, levels, (5000, 4))
+    x = dequantize(KEY, jnp.asarray(integers / (levels - 1), jnp.float32), levels)
+    assert float(bits_per_dim(code_of(x), jnp.zeros(5000), levels).mean()) > np.log2(levels)
+    bijector = actnorm()  # the best normal fit
+    z, logdet = bijector.forward(bijector.init(KEY, x), x)
+    fitted = float(bits_per_dim(code_of(z), logdet, levels).mean())
+    # cross-entropy of U[0, 1) under a normal of its own mean and variance, 1 / 12
+    np.testing.assert_allclose(fitted, np.log2(levels) + 0.5 * np.log2(2 * np.pi * np.e / 12), atol=0.01)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_true_density_codes_uniform_integers_in_exactly_their_entropy(levels, float64):
+    integers = np.random.default_rng(0).integers(0, levels, (50, 4))
+    x = np.asarray(dequantize(KEY, jnp.asarray(integers / (levels - 1)), levels))
+    z = scipy.special.ndtri(x)  # F = the inverse of the normal distribution function, F' = 1 / N(z; 0, 1)
+    logdet = -scipy.stats.norm.logpdf(z).sum(-1)
+    bits = bits_per_dim(code_of(jnp.asarray(z)), jnp.asarray(logdet), levels)
+    np.testing.assert_allclose(bits, np.full(50, np.log2(levels)), rtol=1e-12)
+
+
+# Gradient reversal
+
+
+@pytest.mark.parametrize("weight", [0, 1, 0.25, 3.0])
+@pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_reverse_gradient_is_the_identity_with_a_gradient_of_minus_weight(jit, weight):
+    x = normal(0, 5)
+    np.testing.assert_array_equal(jit(reverse_gradient)(x, weight), x)
+    gradient = jit(jax.grad(lambda x, weight: jnp.sin(reverse_gradient(x, weight)).sum()))(x, weight)
+    np.testing.assert_allclose(gradient, -weight * np.cos(x), rtol=1e-6)
+
+
+def test_the_weight_of_reverse_gradient_has_no_gradient():
+    gradient = jax.grad(lambda weight: (reverse_gradient(normal(0, 5), weight) ** 2).sum())(jnp.float32(2.0))
+    assert float(gradient) == 0
+
+
+def test_reverse_gradient_maps_over_examples_and_weights():
+    x, weights = normal(0, 4), jnp.arange(4, dtype=jnp.float32)
+    gradients = jax.vmap(jax.grad(lambda x, weight: jnp.exp(reverse_gradient(x, weight))))(x, weights)
+    np.testing.assert_allclose(gradients, -np.arange(4) * np.exp(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_reverse_gradient_inside_a_scan_reverses_at_each_step(steps):
+    def run(x, weight):
+        return jax.lax.scan(lambda x, _: (1.5 * reverse_gradient(x, weight), None), x, None, length=steps)[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(run))(2.0, 0.7)
+    np.testing.assert_allclose([value, gradient], [2 * 1.5**steps, (-0.7 * 1.5) ** steps], rtol=1e-6)
+
+
+# What the model pays for the nuisance
+
+
+def test_the_adversaries_by_name():
+    assert set(ADVERSARIES) == {"reversal", "uniform", "permuted-2019", "negated-permuted-2020"}
+
+
+def test_reversal_is_minus_the_cross_entropy():
+    logits, labels = normal(0, BATCH, CLASSES), some_labels()
+    expected = -optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(ADVERSARIES["reversal"](KEY, logits, labels), expected, rtol=1e-5)
+
+
+def test_uniform_is_the_divergence_of_the_uniform_distribution_from_q():
+    logits = 3 * normal(0, 50, 5)
+    q = scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
+    divergence = scipy.special.rel_entr(0.2, q).sum(-1)
+    values = ADVERSARIES["uniform"](KEY, logits, some_labels(0, 50, 5))
+    np.testing.assert_allclose(values, divergence, rtol=1e-4)
+    assert values.shape == (50,) and values.min() > 0
+
+
+@pytest.mark.parametrize("level", [-7.0, 0.0, 40.0])
+def test_uniform_is_zero_and_stationary_where_q_is_uniform(level):
+    loss = partial(ADVERSARIES["uniform"], KEY, labels=some_labels())
+    logits = jnp.full((BATCH, CLASSES), level)
+    np.testing.assert_allclose(loss(logits), np.zeros(BATCH), atol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda x: loss(x).sum())(logits), np.zeros((BATCH, CLASSES)), atol=1e-6)
+
+
+def labels_read_off(losses, logits):
+    """The label which each cross-entropy belongs to, of logits whose rows hold distinct values."""
+    candidates = -scipy.special.log_softmax(np.asarray(logits, np.float64), axis=-1)
+    distance = np.abs(candidates - np.asarray(losses)[:, None])
+    assert (distance.min(-1) < 1e-5).all()
+    return distance.argmin(-1)
+
+
+def test_permuted_takes_each_label_to_another_example():
+    logits, labels = normal(0, 40, 5), some_labels(0, 40, 5)
+
+    def used_with(seed):
+        return labels_read_off(ADVERSARIES["permuted-2019"](jax.random.key(seed), logits, labels), logits)
+
+    used = [used_with(0), used_with(1)]
+    for taken in used:
+        assert sorted(taken) == sorted(labels.tolist())
+        assert (taken != np.asarray(labels)).mean() > 0.5
+    assert (used[0] != used[1]).mean() > 0.5
+    np.testing.assert_array_equal(used_with(0), used[0])
+
+
+def test_negated_permuted_is_the_negation_of_permuted():
+    logits, labels = normal(0, BATCH, CLASSES), some_labels()
+    old, new = (ADVERSARIES[name](KEY, logits, labels) for name in ("permuted-2019", "negated-permuted-2020"))
+    np.testing.assert_array_equal(new, -old)
+    assert old.min() > 0
+
+
+# Independence cross-entropy
+
+
+def encode(params, x):
+    """A small code with a log-determinant that depends on parameters and example."""
+    z = jnp.tanh(x @ params["a"]) @ params["b"]
+    return code_of(z, CLASSES), (x * params["c"][None]).sum(-1)
+
+
+def critic(params, nuisance):
+    return jnp.tanh(nuisance @ params["w"]) @ params["v"]
+
+
+MODEL = {"a": normal(1, 7, 7), "b": normal(2, 7, 7), "c": normal(3, 7)}
+CRITIC = {"w": normal(4, NUISANCE, 5), "v": normal(5, 5, CLASSES)}
+X, Y = normal(6, BATCH, 7), some_labels(1)
+
+
+def game_loss(model, critic_params, adversary="reversal", **weights):
+    """What the model minimises in the two-player game."""
+    code, logdet = encode(model, X)
+    q = critic(critic_params, code.nuisance)
+    return independence_cross_entropy(KEY, code, logdet, q, Y, adversary=ADVERSARIES[adversary], **weights)
+
+
+def reversal_loss(model, critic_params, **weights):
+    """What both players descend in one backward pass."""
+    return gradient_reversal_ice(*encode(model, X), partial(critic, critic_params), Y, **weights)
+
+
+def critic_cross_entropy(model, critic_params):
+    logits = critic(critic_params, encode(model, X)[0].nuisance)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def gradient(loss, argument, nuisance_weight, likelihood_weight=1.0):
+    weights = {"nuisance_weight": nuisance_weight, "likelihood_weight": likelihood_weight}
+    return jax.grad(lambda *params: loss(*params, **weights).total.mean(), argument)(MODEL, CRITIC)
+
+
+@pytest.mark.parametrize("loss", [game_loss, reversal_loss])
+@pytest.mark.parametrize("weight", [0.05, 1.0, 4.0])
+def test_the_models_nuisance_gradient_is_minus_weight_times_that_of_the_critics_cross_entropy(loss, weight):
+    from_nuisance = jax.tree.map(jnp.subtract, gradient(loss, 0, weight), gradient(loss, 0, 0.0))
+    expected = jax.tree.map(lambda g: -weight * g, jax.jit(jax.grad(critic_cross_entropy))(MODEL, CRITIC))
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected)) > 0.01 * weight
+    assert_trees_close(from_nuisance, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 1.0), (7.0, 0.5)])
+def test_the_critic_in_gradient_reversal_minimises_its_cross_entropy_whatever_the_weights(weights):
+    expected = jax.jit(jax.grad(critic_cross_entropy, 1))(MODEL, CRITIC)
+    assert_trees_close(gradient(reversal_loss, 1, *weights), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.05, 1.0), (3.0, 0.2)])
+def test_game_and_gradient_reversal_move_the_model_alike(weights):
+    game, reversal = (gradient(loss, 0, *weights) for loss in (game_loss, reversal_loss))
+    assert_trees_close(game, reversal, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("adversary", sorted(ADVERSARIES))
+@pytest.mark.parametrize(("nuisance_weight", "likelihood_weight"), [(1, 1), (0.05, 2.0), (0, 0), (3.0, 0.0)])
+def test_the_total_is_linear_in_both_weights(adversary, nuisance_weight, likelihood_weight):
+    loss = game_loss(
+        MODEL, CRITIC, adversary, nuisance_weight=nuisance_weight, likelihood_weight=likelihood_weight, levels=17
+    )
+    (code, logdet), logits = encode(MODEL, X), critic(CRITIC, encode(MODEL, X)[0].nuisance)
+    ce = optax.softmax_cross_entropy_with_integer_labels(code.logits, Y)
+    z = np.concatenate(code, -1).astype(np.float64)
+    bits = -(scipy.stats.norm.logpdf(z).sum(-1) + logdet) / (7 * np.log(2)) + np.log2(17)
+    nuisance = ADVERSARIES[adversary](KEY, logits, Y)
+    np.testing.assert_allclose(loss.cross_entropy, ce, rtol=1e-5)
+    np.testing.assert_allclose(loss.bits_per_dim, bits, rtol=1e-5)
+    np.testing.assert_allclose(loss.nuisance, nuisance, rtol=1e-5)
+    np.testing.assert_allclose(loss.total, ce + nuisance_weight * nuisance + likelihood_weight * bits, rtol=1e-4)
+
+
+def test_weights_of_one_are_the_default_and_reversal_the_default_adversary():
+    (code, logdet), logits = encode(MODEL, X), critic(CRITIC, encode(MODEL, X)[0].nuisance)
+    default = independence_cross_entropy(KEY, code, logdet, logits, Y)
+    assert_trees_close(default, game_loss(MODEL, CRITIC, nuisance_weight=1.0, likelihood_weight=1.0, levels=256))
+    nats = optax.softmax_cross_entropy_with_integer_labels
+    expected = nats(code.logits, Y) - nats(logits, Y) + bits_per_dim(code, logdet, 256)
+    np.testing.assert_allclose(default.total, expected, rtol=1e-5)
+
+
+def test_gradient_reversal_reports_its_parts():
+    loss = reversal_loss(MODEL, CRITIC, nuisance_weight=0.3, likelihood_weight=0.5, levels=17)
+    game = game_loss(MODEL, CRITIC, levels=17)
+    np.testing.assert_allclose(loss.nuisance, -game.nuisance, rtol=1e-6)
+    np.testing.assert_allclose(loss.total, loss.cross_entropy + loss.nuisance + 0.5 * loss.bits_per_dim, rtol=1e-6)
+    assert_trees_close((loss.cross_entropy, loss.bits_per_dim), (game.cross_entropy, game.bits_per_dim), rtol=1e-6)
+
+
+def test_the_weights_may_be_traced():
+    def total(nuisance_weight, likelihood_weight):
+        weights = {"nuisance_weight": nuisance_weight, "likelihood_weight": likelihood_weight}
+        return game_loss(MODEL, CRITIC, **weights).total, reversal_loss(MODEL, CRITIC, **weights).total
+
+    assert_trees_close(jax.jit(total)(0.3, 2.0), total(0.3, 2.0), rtol=1e-5)
+
+
+def test_scaling_the_logits_is_rewarded_without_bound_unless_the_prior_covers_them():
+    """With a prior on the nuisance alone the loss falls by K log c; with one on all of z it rises."""
+    y = some_labels(2, 8)
+    logits = 0.4 * jax.nn.one_hot(y, CLASSES) - 0.2 + 0.1 * normal(0, 8, CLASSES)
+    nuisance, q = normal(1, 8, NUISANCE), normal(2, 8, CLASSES)
+    values = CLASSES + NUISANCE
+    scales = 10.0 ** np.arange(2, 7)  # from here on, every decision is certain: the cross-entropy is 0
+
+    def parts(scale):
+        code = Code(scale * logits, nuisance)
+        logdet = jnp.full(8, CLASSES * math.log(scale))
+        loss = independence_cross_entropy(KEY, code, logdet, q, y, levels=1)
+        prior = scipy.stats.norm.logpdf(np.asarray(nuisance)).sum(-1)
+        nuisance_only = loss.cross_entropy + loss.nuisance - (prior + logdet) / (values * math.log(2))
+        return float(nuisance_only.mean()), float(loss.total.mean()), float(loss.bits_per_dim.mean())
+
+    nuisance_only, total, bits = np.array([parts(scale) for scale in scales]).T
+    np.testing.assert_allclose(np.diff(nuisance_only), -CLASSES * np.log2(10) / values, atol=0.01)
+    assert (np.diff(total) > 0).all() and (np.diff(bits) > 0).all()
+    np.testing.assert_allclose(bits[1:] / bits[:-1], 100, rtol=0.05)  # quadratic in the scale
+
+    # bits per dimension alone is least where the logits have the prior's second moment
+    best = np.sqrt(CLASSES / np.mean(np.sum(np.asarray(logits) ** 2, -1)))
+    near = [parts(best * factor)[2] for factor in (0.8, 0.95, 1.0, 1.05, 1.25)]
+    assert np.argmin(near) == 2
