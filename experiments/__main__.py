@@ -28,7 +28,7 @@ def find() -> list[common.Experiment]:
 
 
 def headline(experiment: common.Experiment) -> dict | None:
-    """The first row of the newest published table, or None."""
+    """The first row of the published table, MNIST's before others, or None."""
     tables = sorted(
         (common.RESULTS / experiment.name).glob("*/table.json"), key=lambda path: ("mnist" not in path.parts[-2], path)
     )

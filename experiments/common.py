@@ -29,7 +29,7 @@ class Experiment(NamedTuple):
     Attributes:
         name: "paper/result", also its place under `runs/` and `experiments/results/`.
         item: the figure or table of the paper.
-        presets: by name, a frozen dataclass; "smoke", "default" and "paper".
+        presets: by name, a frozen dataclass; "smoke", "default" and, where there is more to run, "paper".
         times: by preset, how long it takes and on what.
         run: `(config, folder) -> rows`; draws its figures and leaves the rest to `execute`.
     """
@@ -106,11 +106,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def use_all_cores() -> None:
     """On CPU, one JAX device a core: XLA runs many convolutions on one thread, so a batch is spread over devices.
 
-    A power of two of them, which divides the usual batch sizes. Call it before anything else touches JAX. Compiled
+    A power of two, at most 8, which divides the usual batch sizes. Call it before anything else touches JAX. Compiled
     programs are kept between runs.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", 1 << (cores.bit_length() - 1))
+    jax.config.update("jax_num_cpu_devices", min(8, 1 << (cores.bit_length() - 1)))
     cache = Path(os.environ.get("INVJAX_CACHE", Path.home() / ".cache" / "invjax")) / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -154,10 +154,11 @@ def open_run(config: Any, folder: Path) -> None:
         ValueError: it was not; the message names the first setting that differs.
     """
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    wanted.pop("data_dir", None)  # where the data lie on this machine is no setting
     path = folder / "config.json"
     if path.exists():
         found = json.loads(path.read_text())
-        for name in wanted.keys() | found.keys():
+        for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
                 raise ValueError(
                     f"{folder} holds a run with {name}={found.get(name)!r}; this one has {wanted.get(name)!r}: "

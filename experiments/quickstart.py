@@ -5,10 +5,10 @@ It is the metamer experiment on the 1,797 handwritten digits that scikit-learn s
 
 import dataclasses
 
-from experiments.common import Experiment
+from experiments import common
 from experiments.excessive_invariance import metamers
 
-EXPERIMENT = Experiment(
+EXPERIMENT = common.Experiment(
     name="quickstart",
     item="P1 in two minutes: metamers and iCE on scikit-learn's digits, no download",
     presets={
@@ -19,9 +19,15 @@ EXPERIMENT = Experiment(
             epochs=20,
             batch_size=64,
             critic_hidden=(256, 256),
+            nuisance_weight=1.0,
             head_epochs=15,
         ),
     },
     times={"smoke": "under a minute", "default": "two minutes on 2 CPU cores"},
     run=metamers.run,
 )
+
+
+if __name__ == "__main__":
+    common.use_all_cores()
+    common.main(EXPERIMENT)

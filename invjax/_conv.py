@@ -177,7 +177,8 @@ def _evaluate(jaxpr, consts, *args):
                     params[name] = (*params[name][:index], new, *params[name][index + 1 :])
                 else:
                     params[name] = new if isinstance(params[name], core.ClosedJaxpr) else new.jaxpr
-            outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
+            with eqn.ctx.manager:  # the caller's matmul precision and the like
+                outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
         env.update(zip(eqn.outvars, outputs, strict=True))
     return [var.val if isinstance(var, core.Literal) else env[var] for var in jaxpr.outvars]
@@ -191,7 +192,7 @@ def fast_convs(function: Callable) -> Callable:
         attack(key, fast_convs(partial(model.apply, params)), x, labels, eps=0.3)
 
     Args:
-        function: pytrees of arrays in, a pytree of arrays out.
+        function: pytrees of arrays in, a pytree of arrays out; bind flags and strings with `functools.partial` first.
 
     Returns:
         A function of the same arguments and values (to float rounding).

@@ -4,7 +4,6 @@ A checkpoint is written beside its final place and renamed when complete, so wha
 the shapes and dtypes of its leaves: restoring into another model fails before anything is read.
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,10 @@ def _restored(like: Any, plain: dict[str, jax.Array]) -> Any:
     return jax.tree.unflatten(tree, arrays)
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _manager(directory: Path, keep: int | None = None) -> Any:
     ocp = _orbax()
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
@@ -68,6 +71,8 @@ def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with _manager(directory, keep) as manager:
+            for stale in [found for found in manager.all_steps() if found >= step]:
+                manager.delete(stale)  # a run that comes back to this step found them unreadable
             manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -75,10 +80,10 @@ def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
                 ),
             )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _first_line(error)
         raise OSError(
-            f"could not save the checkpoint of step {step} in {directory}: {reason}; free disk space and run again: "
-            "earlier checkpoints are intact"
+            f"could not save the checkpoint of step {step} in {directory}: {reason}; "
+            "check the free disk space and run again: earlier checkpoints are intact"
         ) from error
 
 
@@ -100,17 +105,19 @@ def restore(directory: str | Path, like: Any) -> Any | None:
         for step in steps:
             try:
                 saved = manager.restore(step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore()))["leaves"]
-            except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError):
-                saved = None
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                saved, reason = None, _first_line(error)
             if saved:
                 _same_leaves(directory, step, saved, _leaves(like))
                 abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
                 try:
                     found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
                     return _restored(like, found["state"])
-                except (OSError, ValueError, KeyError, RuntimeError):
-                    pass
-            warnings.warn(f"checkpoint {directory / str(step)} is incomplete; trying the one before it", stacklevel=2)
+                except (OSError, ValueError, KeyError, RuntimeError) as error:
+                    reason = _first_line(error)
+            warnings.warn(
+                f"checkpoint {directory / str(step)} is incomplete ({reason}); trying the one before it", stacklevel=2
+            )
     if steps:
         raise ValueError(f"none of the checkpoints in {directory} can be read; remove the folder to start afresh")
     return None

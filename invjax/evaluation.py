@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from invjax import _check
@@ -41,5 +42,11 @@ def over_batches(
         size = len(batch[0])
         batch = [np.concatenate([b, np.repeat(b[:1], batch_size - size, axis=0)]) for b in batch]
         out = function(*(shard_batch(mesh, batch) if mesh is not None else batch))
-        pieces.append(jax.tree.map(lambda leaf, size=size: np.asarray(leaf)[:size], out))
+        pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)

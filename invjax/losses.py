@@ -19,21 +19,21 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from invjax import _check
-from invjax.models.fi_revnet import Code
-from invjax.types import Array, Key, Labels, Logits, PerExample, Scalar
+from invjax.types import Array, Code, Key, Labels, Logits, PerExample, Scalar
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
-    """`-log softmax(logits)[label]`, in nats.
+    """`-log softmax(logits)[label]`, in nats; NaN where the label is not a class.
 
     >>> bool(jnp.allclose(cross_entropy(jnp.zeros((1, 10)), jnp.array([3])), jnp.log(10)))
     True
 
     Raises:
-        ValueError: labels that are not class indices of `logits.shape[-1]` classes (seen on concrete arrays only).
+        ValueError: labels that are not class indices of `logits.shape[-1]` classes (seen outside of `jit`).
     """
     _check.labels(labels, logits.shape[-1])
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1, mode="fill", fill_value=jnp.nan)
+    return jnp.where(labels < 0, jnp.nan, -chosen[:, 0])
 
 
 def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
@@ -90,7 +90,7 @@ reverse_gradient.defvjp(lambda x, weight: (x, weight), lambda weight, g: (-weigh
 
 
 def reversal(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
-    """`-CE(q, y)`: definition 5. Unbounded below, which is why the weights matter."""
+    """`-CE(q, y)`: definition 5. Unbounded below: only the likelihood holds it."""
     return -cross_entropy(nuisance_logits, labels)
 
 

@@ -1,7 +1,8 @@
 """Training as a fold: `state, metrics = train_step(state, batch)`, and a loop that survives being killed.
 
 All that a run depends on is in its state (step, parameters, optimiser, key), and the batch is a function of the step.
-So a run that is killed at any moment and started again ends in the same parameters, bit for bit, as one that was not.
+So a run that is killed at any moment and started again on the same devices ends in the same parameters, bit for bit, as
+one that was not. (On GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 """
 
 import json
@@ -84,14 +85,20 @@ class Game(NamedTuple):
     critic_loss: Callable[[Params, Any, Batch], jax.Array]
 
 
-def make_game_step(game: Game, optimizer: optax.GradientTransformation, critic_steps: int) -> TrainStep:
+def make_game_step(
+    game: Game,
+    model_optimizer: optax.GradientTransformation,
+    critic_optimizer: optax.GradientTransformation,
+    critic_steps: int,
+) -> TrainStep:
     """Alternate: `critic_steps` steps of the critic on the detached code, then one of the model against the new critic.
 
     The code is computed once and its gradient pulled back once, whatever `critic_steps` is.
 
     Args:
         game: the two players' losses; the state's params are `{"model": ..., "critic": ...}`.
-        optimizer: for both, each with a state of its own: start from `init_game`.
+        model_optimizer: the model's; it counts training steps.
+        critic_optimizer: the critic's; it counts `critic_steps` for each training step, and so must its schedule.
         critic_steps: inner steps on the same batch, at least 1.
 
     Raises:
@@ -103,19 +110,18 @@ def make_game_step(game: Game, optimizer: optax.GradientTransformation, critic_s
         key = jax.random.fold_in(state.key, state.step)
         model, critic = state.params["model"], state.params["critic"]
         code, pull_back = jax.vjp(lambda params: game.encode(params, key, batch), model)
-        detached = jax.lax.stop_gradient(code)
 
         def critic_step(carry, _):
             params, opt_state = carry
-            loss, gradients = jax.value_and_grad(game.critic_loss)(params, detached, batch)
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            loss, gradients = jax.value_and_grad(game.critic_loss)(params, code, batch)
+            updates, opt_state = critic_optimizer.update(gradients, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), loss
 
         start = critic, state.opt_state["critic"]
         (critic, critic_state), critic_losses = jax.lax.scan(critic_step, start, None, length=critic_steps)
 
         (loss, metrics), d_code = jax.value_and_grad(game.model_loss, has_aux=True)(code, critic, key, batch)
-        updates, model_state = optimizer.update(pull_back(d_code)[0], state.opt_state["model"], model)
+        updates, model_state = model_optimizer.update(pull_back(d_code)[0], state.opt_state["model"], model)
         params = {"model": optax.apply_updates(model, updates), "critic": critic}
         state = TrainState(state.step + 1, params, {"model": model_state, "critic": critic_state}, state.key)
         return state, {"loss": loss, "critic_loss": critic_losses[-1], **metrics}
@@ -123,10 +129,16 @@ def make_game_step(game: Game, optimizer: optax.GradientTransformation, critic_s
     return train_step
 
 
-def init_game(key: Key, model: Params, critic: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_game(
+    key: Key,
+    model: Params,
+    critic: Params,
+    model_optimizer: optax.GradientTransformation,
+    critic_optimizer: optax.GradientTransformation,
+) -> TrainState:
     """A state for `make_game_step` before its first step."""
     params = {"model": model, "critic": critic}
-    opt_state = {player: optimizer.init(tree) for player, tree in params.items()}
+    opt_state = {"model": model_optimizer.init(model), "critic": critic_optimizer.init(critic)}
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key)
 
 
@@ -136,20 +148,21 @@ def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
 
 
 def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """Spread the leading axis of host arrays over the mesh; with several hosts each one gives its own part.
+    """Spread the leading axis of host arrays over the mesh.
+
+    With several hosts each one passes the same whole batch, as `data.batches` gives it, and keeps its own part.
 
     Raises:
-        ValueError: the batch does not divide by the number of devices.
+        ValueError: the batch does not divide by the number of devices, or the mesh is not one of `data_mesh`.
     """
+    if mesh.axis_names != ("data",) or mesh.axis_types != (AxisType.Auto,):
+        raise ValueError(f"the mesh must have one automatic axis named data; got {mesh}; use data_mesh()")
     for leaf in jax.tree.leaves(batch):
-        _check.divisible(
-            f"a batch over {mesh.size} devices",
-            (leaf.shape[0] * jax.process_count(),),
-            mesh.size,
-            "change the batch size",
-        )
+        _check.divisible(f"a batch over {mesh.size} devices", leaf.shape[:1], mesh.size, "change the batch size")
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index]), batch
+    )
 
 
 def fit(
@@ -185,13 +198,14 @@ def fit(
         The final state and the logged metrics, each `{"step": ..., "loss": ..., ...}`.
 
     Raises:
-        ValueError: a number that is not positive; a checkpoint of another model in `directory`.
-        FloatingPointError: the loss is no longer finite.
+        ValueError: a number that is not positive; a checkpoint in `directory` of another model, or past `num_steps`.
+        FloatingPointError: the loss or, before they are saved, the parameters are no longer finite.
         OSError: a checkpoint could not be written.
     """
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
     if mesh is not None:
-        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        # by a compiled identity: `device_put` does not take typed keys to other hosts
+        state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     history: History = []
     if directory is not None:
         directory = Path(directory)
@@ -199,7 +213,12 @@ def fit(
         if saved is not None:
             state = saved
             history = _read_metrics(directory / "metrics.jsonl", int(state.step))
+        _write_metrics(directory / "metrics.jsonl", history)
     start = int(state.step)
+    if start > num_steps:
+        raise ValueError(
+            f"num_steps={num_steps}, but {directory} is at step {start}; ask for more, or use another folder"
+        )
     step_fn = jax.jit(train_step)
     on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     bar = _progress(start, num_steps, description)
@@ -214,26 +233,36 @@ def fit(
             if not np.isfinite(row["loss"]):
                 raise FloatingPointError(
                     f"{description}: the loss is {row['loss']} at step {done}; "
-                    "lower the learning rate or clip gradients"
+                    "lower the learning rate or clip gradients, and check that images are finite and labels in range"
                 )
             history.append(row)
+            if directory is not None and jax.process_index() == 0:
+                with (directory / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps(row) + "\n")
             bar.set_postfix(loss=f"{row['loss']:.3f}")
         bar.update()
         if directory is not None and (done % save_every == 0 or done == num_steps):
-            _write_metrics(directory / "metrics.jsonl", history)
+            if not np.isfinite(float(optax.global_norm(state.params))):
+                raise FloatingPointError(
+                    f"{description}: the parameters are no longer finite at step {done}, and were not saved; "
+                    "lower the learning rate or clip gradients"
+                )
             checkpoints.save(directory / "checkpoints", done, state)
     bar.close()
     return state, history
 
 
 def _read_metrics(path: Path, last_step: int) -> History:
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row for row in rows if row["step"] <= last_step]
+    text = path.read_text() if path.exists() else ""
+    rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [row for row in rows if row["step"] <= last_step]  # what came after the checkpoint is computed again
 
 
 def _write_metrics(path: Path, rows: History) -> None:
+    if jax.process_index() != 0:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + ".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(part, path)
 

@@ -45,6 +45,13 @@ LossFn = Callable[[Params, Key, Any], tuple[jax.Array, dict[str, jax.Array]]]
 """`(params, key, batch) -> (scalar loss, metrics)`: what `training.make_train_step` takes."""
 
 
+class Code(NamedTuple):
+    """What an image becomes: `logits [B, K]` and `nuisance [B, D - K]`, D the number of values in an image."""
+
+    logits: Logits
+    nuisance: Float[Array, "batch nuisance"]
+
+
 class Net(NamedTuple):
     """A network: `init(key, x) -> params` and `apply(params, x [B, ...]) -> [B, ...]`."""
 

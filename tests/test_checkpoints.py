@@ -63,6 +63,14 @@ def test_a_half_written_folder_is_passed_over_with_a_warning(tmp_path):
     np.testing.assert_array_equal(found["weights"], tree(1)["weights"])
 
 
+def test_coming_back_to_a_damaged_step_writes_it_again(tmp_path):
+    checkpoints.save(tmp_path, 1, tree(1))
+    checkpoints.save(tmp_path, 2, tree(2))
+    shutil.rmtree(tmp_path / "2" / "state")
+    checkpoints.save(tmp_path, 2, tree(20))
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(20)["weights"])
+
+
 def test_a_truncated_array_file_is_passed_over_with_a_warning(tmp_path):
     checkpoints.save(tmp_path, 1, tree(1))
     checkpoints.save(tmp_path, 2, tree(2))
@@ -118,5 +126,5 @@ def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], env=environment, capture_output=True, text=True
     )
     assert "REFUSED could not save the checkpoint of step 2" in done.stdout, done.stdout + done.stderr[-2000:]
-    assert "free disk space" in done.stdout
+    assert "check the free disk space" in done.stdout
     assert "KEPT True" in done.stdout

@@ -167,8 +167,8 @@ def test_the_game_updates_the_critic_first_and_holds_it_fixed_for_the_model():
         critic_loss=lambda critic, code, batch: (critic - code) ** 2,
     )
     optimizer = optax.sgd(rate)
-    state = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), optimizer)
-    state, metrics = training.make_game_step(game, optimizer, steps)(state, jnp.float32(x))
+    state = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), optimizer, optimizer)
+    state, metrics = training.make_game_step(game, optimizer, optimizer, steps)(state, jnp.float32(x))
     critic = 0.5
     for _ in range(steps):
         last_loss = (critic - 1.5 * x) ** 2
@@ -185,15 +185,63 @@ def test_a_game_checkpoint_resumes(tmp_path):
         critic_loss=lambda critic, code, batch: ((critic - code) ** 2).mean(),
     )
     optimizer = optax.adam(1e-2)
-    start = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), optimizer)
+    start = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), optimizer, optimizer)
     step, draw = (
-        training.make_game_step(game, optimizer, 2),
+        training.make_game_step(game, optimizer, optimizer, 2),
         batches([np.linspace(1, 2, 8, dtype=np.float32)], 4, seed=0),
     )
     whole, _ = training.fit(start, step, draw, 8)
     training.fit(start, step, draw, 4, directory=tmp_path)
     resumed, _ = training.fit(start, step, draw, 8, directory=tmp_path)
     chex.assert_trees_all_equal(whole.params, resumed.params)
+
+
+def test_each_player_of_a_game_counts_its_own_steps():
+    """With one schedule for both, the critic's would run out after 1 / critic_steps of the training."""
+    game = training.Game(
+        encode=lambda params, key, batch: params * batch,
+        model_loss=lambda code, critic, key, batch: (code * critic, {}),
+        critic_loss=lambda critic, code, batch: (critic - code) ** 2,
+    )
+    steps, inner = 10, 5
+    optimizers = [optax.sgd(optax.linear_schedule(0.1, 0.0, n)) for n in (steps, steps * inner)]
+    state = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), *optimizers)
+    step = training.make_game_step(game, *optimizers, inner)
+    for _ in range(steps):
+        before, (state, _) = state, step(state, jnp.float32(2.0))
+        assert state.params["critic"] != before.params["critic"], "the critic stopped before the end"
+
+
+def test_asking_for_fewer_steps_than_are_done_is_refused(tmp_path):
+    state, step, draw = problem()
+    training.fit(state, step, draw, 4, directory=tmp_path)
+    with pytest.raises(ValueError, match=r"num_steps=3, but .* is at step 4"):
+        training.fit(state, step, draw, 3, directory=tmp_path)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    state, step, draw = problem()
+
+    def exploding(state, batch):
+        after, metrics = step(state, batch)
+        return after._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, after.params)), metrics
+
+    with pytest.raises(FloatingPointError, match="parameters are no longer finite at step 1"):
+        training.fit(state, exploding, draw, 1, directory=tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_labels_out_of_range_and_nan_images_stop_the_run_with_a_hint():
+    state, step, draw = problem()
+    for spoil in (lambda x, y: (x, y - 1), lambda x, y: (x, y + 5), lambda x, y: (x * np.float32(np.nan), y)):
+        with pytest.raises(FloatingPointError, match="images are finite and labels in range"):
+            training.fit(state, step, lambda s, spoil=spoil: spoil(*draw(s)), 2, log_every=1)
+
+
+def test_a_mesh_of_another_kind_is_refused():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
+    with pytest.raises(ValueError, match=r"named data; got .*; use data_mesh\(\)"):
+        training.shard_batch(mesh, (np.zeros(4, np.float32),))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +256,7 @@ def test_numbers_that_are_not_positive_are_refused(change, message):
 
 def test_a_game_needs_critic_steps():
     with pytest.raises(ValueError, match="critic_steps=0"):
-        training.make_game_step(training.Game(*[lambda: None] * 3), optax.sgd(1), 0)
+        training.make_game_step(training.Game(*[lambda: None] * 3), optax.sgd(1), optax.sgd(1), 0)
 
 
 def test_a_batch_that_does_not_divide_by_the_devices_is_refused():

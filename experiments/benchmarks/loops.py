@@ -8,9 +8,11 @@ without a goal show a flax network without that file; when they fall to about 1 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -19,9 +21,8 @@ from invjax._conv import fast_convs
 from invjax.bijectors import additive_coupling, chain, squeeze
 from invjax.losses import cross_entropy
 from invjax.models import mnist_cnn
-from invjax.types import ApplyFn
+from invjax.types import ApplyFn, Net, Params
 
-DEPTH = 8
 GOAL = 1.2
 
 
@@ -34,6 +35,12 @@ class PlainCnn(nn.Module):
         for width, stride in ((32, 1), (32, 2), (64, 1), (64, 2)):
             x = nn.relu(nn.Conv(width, (3, 3), strides=stride)(x))
         return nn.Dense(10)(x.mean((1, 2)))
+
+
+def noise(shapes: Params) -> Params:
+    """Small random parameters: to compile a network's own initialisation takes longer than all the rest."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.05 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def sign_step(apply: ApplyFn) -> Callable:
@@ -80,51 +87,61 @@ def scan(step: Callable, steps: int) -> Callable:
     return jax.jit(lambda carry, data: lax.scan(lambda carry, _: (step(carry, data), None), carry, length=steps)[0])
 
 
-def stack_table(batch: int, repeats: int) -> list[timing.Row]:
+def stack_table(depth: int, batch: int, repeats: int) -> list[timing.Row]:
     """The gradient of a scanned stack of blocks against that of the same blocks one after another."""
-    scanned = stacks.one_level(DEPTH, "chain", additive_coupling)
+    scanned = stacks.one_level(depth, "chain", additive_coupling)
     block = stacks.block(additive_coupling)
-    unrolled = chain([squeeze(), *[block] * DEPTH])
+    unrolled = chain([squeeze(), *[block] * depth])
     x = jax.random.uniform(jax.random.key(0), (batch, 28, 28, 1))
-    params = jax.jit(scanned.init)(jax.random.key(1), x)
-    blocks = [params[0], *(jax.tree.map(lambda leaf, i=i: leaf[i], params[1]) for i in range(DEPTH))]
+    params = noise(jax.eval_shape(scanned.init, jax.random.key(1), x))
+    blocks = [params[0], *(jax.tree.map(lambda leaf, i=i: leaf[i], params[1]) for i in range(depth))]
     candidates = {
         "chain": partial(jax.jit(stacks.gradient_step(unrolled)), blocks, x),
         "repeat": partial(jax.jit(stacks.gradient_step(scanned)), params, x),
     }
     times = timing.alternate(candidates, repeats)
-    name = f"gradient of repeat(block, {DEPTH}) / of the same blocks in chain()"
+    name = f"gradient of repeat(block, {depth}) / of the same blocks in chain()"
     return [timing.row(name, timing.ratio(times, "repeat", "chain"), goal=GOAL)]
 
 
-def loop_table(batch: int, steps: int, repeats: int) -> list[timing.Row]:
-    """Loops of input gradients and of weight gradients, for the library's network and for a plain one."""
+def loop_table(batch: int, steps: int, repeats: int, with_plain: bool) -> list[timing.Row]:
+    """Loops of input gradients and of weight gradients, for the library's network and for a user's.
+
+    Args:
+        batch: images.
+        steps: of each loop.
+        repeats: rounds.
+        with_plain: also time the user's network without `fast_convs`, which is slow.
+    """
     x = jax.random.uniform(jax.random.key(0), (batch, 28, 28, 1))
     labels = jax.random.randint(jax.random.key(1), (batch,), 0, 10)
-    plain = PlainCnn()
-    nets = {  # init, the network in the Python loop, the network in the compiled loop, rounds, goal
-        "mnist_cnn": (mnist_cnn().init, mnist_cnn().apply, mnist_cnn().apply, repeats, GOAL),
-        "a flax CNN through fast_convs": (plain.init, plain.apply, fast_convs(plain.apply), repeats, GOAL),
-        "a flax CNN as it is": (plain.init, plain.apply, plain.apply, min(repeats, 3), None),
+    module: Any = PlainCnn()
+    ours, plain = mnist_cnn(), Net(module.init, module.apply)
+    nets: dict[str, tuple[Net, ApplyFn, int, float | None]] = {  # net, what the compiled loop runs, rounds, goal
+        "mnist_cnn": (ours, ours.apply, repeats, GOAL),
+        "a flax CNN through fast_convs": (plain, fast_convs(plain.apply), repeats, GOAL),
     }
+    if with_plain:
+        nets["a flax CNN as it is"] = (plain, plain.apply, min(repeats, 3), None)
     rows = []
-    for net, (init, apply, loop_apply, rounds, goal) in nets.items():
-        params = init(jax.random.key(2), x)
-        kinds = {
+    for name, (net, loop_apply, rounds, goal) in nets.items():
+        params = noise(jax.eval_shape(net.init, jax.random.key(2), x))
+        kinds: dict[str, tuple[Callable, Callable, Any]] = {
             f"{steps} input-gradient steps in fori_loop": (sign_step, fori_loop, (x, (params, labels))),
             f"{steps} weight-gradient steps in scan": (sgd_step, scan, (params, (x, labels))),
         }
         for kind, (make_step, loop, arguments) in kinds.items():
-            runs = {"python": python_loop(make_step(apply), steps), "loop": loop(make_step(loop_apply), steps)}
-            times = timing.alternate({name: partial(run, *arguments) for name, run in runs.items()}, rounds)
-            rows.append(timing.row(f"{net}, {kind} / Python loop", timing.ratio(times, "loop", "python"), goal=goal))
+            runs = {"python": python_loop(make_step(net.apply), steps), "loop": loop(make_step(loop_apply), steps)}
+            times = timing.alternate({way: partial(run, *arguments) for way, run in runs.items()}, rounds)
+            rows.append(timing.row(f"{name}, {kind} / Python loop", timing.ratio(times, "loop", "python"), goal=goal))
     return rows
 
 
 def main() -> None:
     options = timing.parse(__doc__)
-    batch, steps, repeats = (4, 2, 2) if options.quick else (64, 20, 9)
-    timing.report("loops", stack_table(batch, repeats) + loop_table(batch, steps, repeats), options)
+    depth, batch, steps, repeats = (2, 4, 2, 2) if options.quick else (8, 64, 20, 9)
+    rows = stack_table(depth, batch, repeats) + loop_table(batch, steps, repeats, with_plain=not options.quick)
+    timing.report("loops", rows, options)
 
 
 if __name__ == "__main__":

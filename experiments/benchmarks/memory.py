@@ -6,24 +6,26 @@ Memory is XLA's temporary memory of the compiled step: all that is neither an ar
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks import stacks, timing
-from invjax.bijectors import additive_coupling, affine_coupling
+from invjax.bijectors import Bijector, additive_coupling, affine_coupling
 
 BATCH = 64
-NETS = {
+NETS: dict[str, Callable[..., Bijector]] = {
     "one level, additive": partial(stacks.one_level, coupling=additive_coupling),
     "one level, affine": partial(stacks.one_level, coupling=affine_coupling),
     "mnist preset": stacks.mnist,
 }
 
 
-def measure(bijector) -> tuple[float, float, float]:
+def measure(bijector: Bijector) -> tuple[float, float, float]:
     """`(temporary MiB, seconds to trace and lower, seconds to compile)` of a gradient step."""
     x = jax.ShapeDtypeStruct((BATCH, 28, 28, 1), jnp.float32)
     params = jax.eval_shape(bijector.init, jax.random.key(0), x)
@@ -33,7 +35,8 @@ def measure(bijector) -> tuple[float, float, float]:
     middle = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()
-    return compiled.memory_analysis().temp_size_in_bytes / 2**20, middle - start, end - middle
+    memory: Any = compiled.memory_analysis()
+    return memory.temp_size_in_bytes / 2**20, middle - start, end - middle
 
 
 def table(net: str, depths: list[int], repeats: int) -> list[timing.Row]:

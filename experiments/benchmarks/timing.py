@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -47,7 +47,7 @@ def row(name: str, measured: float, unit: str = "x", goal: float | None = None) 
     return Row(name, goal, measured if math.isfinite(measured) else None, unit, met)
 
 
-def alternate(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def alternate(candidates: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Call each candidate once to warm up, then all of them in turn, `repeats` times.
 
     Args:

@@ -9,6 +9,7 @@ classifiers on the nuisance.
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -119,7 +120,7 @@ def model_for(config: Config, save_memory: bool = True) -> InvertibleClassifier:
 
 def optimizer_for(config: Config, num_steps: int) -> optax.GradientTransformation:
     """Adam with a warm-up and a cosine decay."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, max(num_steps // 10, 1), num_steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, max(num_steps // 10, 1), max(num_steps, 2))
     return optax.adam(rate)
 
 
@@ -129,6 +130,7 @@ Training = tuple[TrainStep, Callable[[jax.Array, Any], TrainState]]
 def training_for(config: Config, loss: str, model: InvertibleClassifier, levels: int, num_steps: int) -> Training:
     """The training step of a loss, and `(key, model parameters) -> initial state`; a batch is (bytes, labels)."""
     optimizer = optimizer_for(config, num_steps)
+    critic_optimizer = optimizer_for(config, num_steps * config.critic_steps)  # it counts its own steps
     critic = mlp(model.num_classes, config.critic_hidden)
     weights = {
         "nuisance_weight": config.nuisance_weight,
@@ -178,9 +180,10 @@ def training_for(config: Config, loss: str, model: InvertibleClassifier, levels:
         return make_train_step(joint_loss, optimizer), start_joint
 
     def start_game(key, params):
-        return init_game(key, params, critic_params(key), optimizer)
+        return init_game(key, params, critic_params(key), optimizer, critic_optimizer)
 
-    return make_game_step(Game(encode, model_loss, critic_loss), optimizer, config.critic_steps), start_game
+    game = Game(encode, model_loss, critic_loss)
+    return make_game_step(game, optimizer, critic_optimizer, config.critic_steps), start_game
 
 
 def exactness(model: InvertibleClassifier, params: Any, first: np.ndarray, second: np.ndarray) -> tuple[dict, dict]:
@@ -224,7 +227,8 @@ def one_model(
 ) -> tuple:
     """Train with one loss and one seed, then measure everything about the model."""
     train, test = data
-    mesh, levels = data_mesh(), train.levels
+    mesh = data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
+    levels = train.levels
     model, plain = model_for(config), model_for(config, save_memory=False)
     init_key, run_key, head_key = jax.random.split(
         jax.random.fold_in(jax.random.key(seed), zlib.crc32(loss.encode())), 3

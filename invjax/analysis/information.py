@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from invjax import _check
 from invjax.data import batches
 from invjax.evaluation import over_batches
 from invjax.losses import cross_entropy, error_rate
@@ -76,6 +77,9 @@ def fresh_head(
         mesh: spread each batch over these devices.
         description: for the progress bar.
 
+    Raises:
+        ValueError: labels that are not classes of the head, NaN features, or a batch larger than the training set.
+
     Returns:
         `{"train": Reading, "test": Reading}`.
     """
@@ -92,10 +96,13 @@ def fresh_head(
         return cross_entropy(logits, y).mean(), {"error": error_rate(logits, y)}
 
     init_key, run_key = jax.random.split(key)
+    params = net.init(init_key, jnp.asarray(train[0][:2]))
+    classes = jax.eval_shape(net.apply, params, jnp.asarray(train[0][:2])).shape[-1]
+    for _, labels in (train, test):
+        _check.labels(labels, classes)
+    draw = batches(train, batch_size, seed=int(jax.random.bits(run_key, dtype=jnp.uint32)))
     num_steps = epochs * (len(train[1]) // batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-    params = net.init(init_key, jnp.asarray(train[0][:2]))
-    draw = batches(train, batch_size, seed=int(jax.random.bits(run_key, dtype=jnp.uint32)))
     step = make_train_step(loss_fn, optimizer)
     state, _ = fit(init_state(run_key, params, optimizer), step, draw, num_steps, mesh=mesh, description=description)
 

@@ -124,10 +124,23 @@ def chain(layers: Sequence[Bijector]) -> Bijector:
 
 
 def invert(bijector: Bijector) -> Bijector:
-    """The inverse function: `forward` and `inverse` change places."""
+    """The inverse function: `forward` and `inverse` change places.
+
+    Parameters that depend on the data (actnorm's) are those of `bijector` on `x`, not of its inverse.
+
+    Raises:
+        ValueError: `bijector` has parameters and changes the shape: they would be those of another shape (at `init`).
+    """
 
     def init(key, x):
-        return bijector.init(key, x)
+        params = bijector.init(key, x)
+        z, _ = jax.eval_shape(bijector.forward, params, x)
+        if jax.tree.leaves(params) and z.shape != x.shape:
+            raise ValueError(
+                f"invert cannot initialise a bijector that maps {x.shape} to {z.shape}; invert its layers one by one: "
+                "chain([invert(last), ..., invert(first)])"
+            )
+        return params
 
     return Bijector(init, bijector.inverse, bijector.forward)
 
@@ -154,6 +167,11 @@ def repeat(block: Bijector, n: int) -> Bijector:
                 raise ValueError(
                     f"repeat needs a block that keeps the shape; got {value.shape} -> {new.shape}; "
                     "put the layer that changes it outside of repeat()"
+                )
+            if new.dtype != value.dtype:
+                raise ValueError(
+                    f"repeat needs a block that keeps the dtype; got {value.dtype} -> {new.dtype}; "
+                    f"give x as {new.dtype}, or parameters as {value.dtype}"
                 )
             return (new, total + logdet), None
 

@@ -26,7 +26,7 @@ def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
         seed: chooses all permutations.
 
     Raises:
-        ValueError: lengths differ, or the batch is larger than the data.
+        ValueError: lengths differ, a float array holds NaN, or the batch is larger than the data.
     """
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1:
@@ -34,6 +34,9 @@ def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
             f"arrays must have one length; got {sorted(lengths)}; pass images and labels of the same split"
         )
     (length,) = lengths
+    for array in arrays:
+        if isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.floating):
+            _check.finite("batches", array)
     _check.positive(batch_size=batch_size)
     if batch_size > length:
         raise ValueError(f"batch_size must be at most the {length} examples; got {batch_size}")

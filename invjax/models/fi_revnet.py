@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from invjax import _check
 from invjax.bijectors import (
@@ -33,14 +32,7 @@ from invjax.bijectors import (
     squeeze,
 )
 from invjax.models.nets import conv_net
-from invjax.types import Array, Images, Key, Logits, Params, PerExample
-
-
-class Code(NamedTuple):
-    """What an image becomes: `logits [B, K]` and `nuisance [B, D - K]`, D the number of pixel values."""
-
-    logits: Logits
-    nuisance: Float[Array, "batch nuisance"]
+from invjax.types import Code, Images, Key, Logits, Params, PerExample
 
 
 class InvertibleClassifier(NamedTuple):
@@ -71,10 +63,11 @@ def invertible_classifier(bijector: Bijector, shape: Sequence[int], num_classes:
     Args:
         bijector: any map of `[B, *shape]`.
         shape: of one image, such as (28, 28, 1).
-        num_classes: K, at most the number of values in an image.
+        num_classes: K, less than the number of values in an image.
 
     Raises:
-        ValueError: more classes than values; images of another shape, of an integer dtype, or with NaN.
+        ValueError: as many classes as values, or more; images of another shape, of an integer dtype, or with NaN; a
+            bijector that pads.
     """
     shape = tuple(shape)
     if not 0 < num_classes < math.prod(shape):
@@ -96,6 +89,12 @@ def invertible_classifier(bijector: Bijector, shape: Sequence[int], num_classes:
     def encode(params, x):
         check(x)
         z, logdet = bijector.forward(params, x)
+        if z.size != x.size:
+            raise ValueError(
+                f"the bijector must keep the number of values, or metamers are not exact; "
+                f"it maps {x.shape} to {z.shape}; "
+                "remove pad_channels()"
+            )
         z = z.reshape(z.shape[0], -1)
         return Code(z[:, :num_classes], z[:, num_classes:]), logdet
 

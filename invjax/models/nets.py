@@ -16,6 +16,7 @@ from invjax._conv import conv_general_dilated
 from invjax.types import Net
 
 _Conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
+_EXACT = jax.lax.Precision.HIGHEST  # what is inverted by computing it again must not be rounded to TF32 on a GPU
 
 
 def _net(module: nn.Module) -> Net:
@@ -55,8 +56,8 @@ class _ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x):
         for width in self.hidden:
-            x = nn.relu(_Conv(width, (3, 3))(x))
-        return _Conv(self.outputs, (3, 3), kernel_init=nn.initializers.zeros)(x)
+            x = nn.relu(_Conv(width, (3, 3), precision=_EXACT)(x))
+        return _Conv(self.outputs, (3, 3), precision=_EXACT, kernel_init=nn.initializers.zeros)(x)
 
 
 def conv_net(outputs: int, hidden: Sequence[int]) -> Net:

@@ -388,6 +388,16 @@ def test_memory_of_a_gradient_step_grows_with_depth_for_chain_only():
     assert temporary_bytes(chain, 32) > 4 * temporary_bytes(chain, 4)
 
 
+@pytest.mark.parametrize("anchor_every", [1, 2, 3, 8])
+def test_repeat_keeps_one_activation_every_so_many_blocks(anchor_every):
+    """A block is a chain of several layers; within it nothing is kept."""
+    n, x = 9, jax.ShapeDtypeStruct((2, 6), jnp.float32)
+    bijector = repeat(step(), n)
+    params = jax.eval_shape(bijector.init, jax.random.key(0), x)
+    *_, kept = jax.eval_shape(bijector.reversible(anchor_every).forward, params, x)
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) <= -(-n // anchor_every) * x.size
+
+
 def count_equations(jaxpr):
     """Equations of a jaxpr and of all jaxprs inside it."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
@@ -567,6 +577,13 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
     "repeat of squeeze, forward": (
         lambda: repeat(chain([squeeze(), actnorm()]), 2).forward(SQUEEZED_PARAMS, IMAGE), CHANGED_SHAPE),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("inner", [pad_channels(2), invert(squeeze())], ids=["pad_channels", "unsqueeze"])
+def test_factor_out_refuses_what_it_cannot_undo(inner):
+    """Its inverse splits the channels in half, so the inner map must fill half of them."""
+    with pytest.raises(ValueError, match="factor_out"):
+        factor_out(inner).forward((), jnp.ones((2, 2, 2, 8)))
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -44,8 +44,10 @@ def write_tfds(folder, name, version, split, records, shards):
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
     shape, image_format = ((28, 28, 1), "png") if name == "mnist" else ((None, None, 3), "jpeg")
-    parts = {"image": tfds.features.Image(shape=shape, encoding_format=image_format),
-             "label": tfds.features.ClassLabel(num_classes=1000)}
+    parts = {
+        "image": tfds.features.Image(shape=shape, encoding_format=image_format),
+        "label": tfds.features.ClassLabel(num_classes=1000),
+    }
     if "file_name" in records[0]:
         parts["file_name"] = tfds.features.Text()
     features = tfds.features.FeaturesDict(parts)
@@ -60,10 +62,22 @@ def write_tfds(folder, name, version, split, records, shards):
         for record in piece:
             writer.write(serialize(features.encode_example(record | {"image": io.BytesIO(record["image"])})))
         writer.close()
-    (folder / "dataset_info.json").write_text(json.dumps({
-        "name": name, "version": version.partition(".incomplete")[0], "fileFormat": "array_record",
-        "splits": [{"name": split, "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                    "shardLengths": [str(len(piece)) for piece in pieces]}]}))
+    (folder / "dataset_info.json").write_text(
+        json.dumps(
+            {
+                "name": name,
+                "version": version.partition(".incomplete")[0],
+                "fileFormat": "array_record",
+                "splits": [
+                    {
+                        "name": split,
+                        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                        "shardLengths": [str(len(piece)) for piece in pieces],
+                    }
+                ],
+            }
+        )
+    )
     return folder
 
 
@@ -241,17 +255,27 @@ def test_missing_data_says_what_where_and_how(tmp_path, monkeypatch):
         load("mnist", "test")
     message = str(caught.value)
     builder = f"tfds.builder('mnist', data_dir='{tmp_path / 'nowhere'}', file_format='array_record')"
-    for words in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-                  "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
-                  f"  {tmp_path / 'nowhere'} (does not exist)\n", f"  {tmp_path}\n",
-                  f"  {tmp_path / 'home' / 'tensorflow_datasets'} (does not exist)\n",
-                  f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'):
+    for words in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+        f"  {tmp_path / 'nowhere'} (does not exist)\n",
+        f"  {tmp_path}\n",
+        f"  {tmp_path / 'home' / 'tensorflow_datasets'} (does not exist)\n",
+        f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"',
+    ):
         assert words in message
     with pytest.raises(FileNotFoundError) as caught:
         load("imagenet2012", "test", tmp_path)
     message = str(caught.value)
-    for words in ("imagenet2012-validation.array_record", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar",
-                  str(tmp_path / "downloads" / "manual"), "tfds.builder('imagenet2012'"):
+    for words in (
+        "imagenet2012-validation.array_record",
+        "ILSVRC2012_img_train.tar",
+        "ILSVRC2012_img_val.tar",
+        str(tmp_path / "downloads" / "manual"),
+        "tfds.builder('imagenet2012'",
+    ):
         assert words in message
     assert "idx" not in message
 
@@ -269,13 +293,16 @@ def test_data_in_another_file_format_is_pointed_out(tmp_path):
 
 @pytest.mark.parametrize("gz", [False, True])
 @pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("damage", [
-    pytest.param(lambda data: data[:-1], id="short"),
-    pytest.param(lambda data: data[: len(data) // 2], id="half"),
-    pytest.param(lambda data: data[:7], id="no header"),
-    pytest.param(lambda data: b"", id="empty"),
-    pytest.param(lambda data: b"<html>Not Found</html>", id="web page"),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[:-1], id="short"),
+        pytest.param(lambda data: data[: len(data) // 2], id="half"),
+        pytest.param(lambda data: data[:7], id="no header"),
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: b"<html>Not Found</html>", id="web page"),
+    ],
+)
 def test_damaged_original_file_is_named(tmp_path, which, gz, damage):
     path = write_tiny_idx(tmp_path, gz=gz)[which]
     path.write_bytes(damage(path.read_bytes()))
@@ -330,9 +357,15 @@ def test_damaged_records_are_named(tmp_path):
     assert str(folder) in str(caught.value) and f"data_dir='{tmp_path}'" in str(caught.value)
 
 
-@pytest.mark.parametrize("name, package", [
-    ("digits", "sklearn.datasets"), ("mnist", "tensorflow_datasets"),
-    ("mnist", "array_record.python.array_record_data_source"), ("mnist", "PIL.Image")])
+@pytest.mark.parametrize(
+    "name, package",
+    [
+        ("digits", "sklearn.datasets"),
+        ("mnist", "tensorflow_datasets"),
+        ("mnist", "array_record.python.array_record_data_source"),
+        ("mnist", "PIL.Image"),
+    ],
+)
 def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
     write_tiny_mnist(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
@@ -376,12 +409,15 @@ def test_another_or_a_changed_source_is_decoded_anew(tmp_path, monkeypatch):
         load("mnist", "test", tmp_path / "a")
 
 
-@pytest.mark.parametrize("damage", [
-    pytest.param(lambda data: b"", id="empty"),
-    pytest.param(lambda data: b"not a zip file", id="other"),
-    pytest.param(lambda data: data[: len(data) // 2], id="half"),
-    pytest.param(lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:], id="one bit"),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: b"not a zip file", id="other"),
+        pytest.param(lambda data: data[: len(data) // 2], id="half"),
+        pytest.param(lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:], id="one bit"),
+    ],
+)
 def test_damaged_cache_is_ignored_and_rewritten(tmp_path, cache, monkeypatch, damage):
     write_tiny_mnist(tmp_path)
     load("mnist", "test", tmp_path)
@@ -430,8 +466,10 @@ def photographs(tmp_path, monkeypatch):
     originals = [photograph(i, *size) for i, size in enumerate(sizes)]
     originals[2] = originals[2][..., 0]  # gray
     images = [encoded(pixels, "jpeg") for pixels in originals] + [b"broken"]
-    named = [{"image": image, "label": 100 + i, "file_name": f"ILSVRC2012_val_{i + 1:08d}.JPEG".encode()}
-             for i, image in enumerate(images)]
+    named = [
+        {"image": image, "label": 100 + i, "file_name": f"ILSVRC2012_val_{i + 1:08d}.JPEG".encode()}
+        for i, image in enumerate(images)
+    ]
     records = [named[i] for i in (3, 0, 4, 2, 1)]
 
     def open_records(folder, split):
@@ -462,13 +500,26 @@ def test_photographs_are_resized_and_cropped(photographs):
         width, height = (round(side * 256 / min(whole.size)) for side in whole.size)
         resized = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR))
         top, left = (height - 224) // 2, (width - 224) // 2
-        expected = resized[top:top + 224, left:left + 224].astype(int)
+        expected = resized[top : top + 224, left : left + 224].astype(int)
         assert np.abs(images[i] - expected).mean() < 2  # a JPEG, and half a pixel
 
 
-@pytest.mark.parametrize("key", [
-    2, -3, np.int64(1), slice(1, 3), slice(None, 4, 2), slice(3, 3), [3, 0], np.array([1, 1, 2]), np.array([[0, 1]]),
-    np.array([True, False, True, False, False])], ids=str)
+@pytest.mark.parametrize(
+    "key",
+    [
+        2,
+        -3,
+        np.int64(1),
+        slice(1, 3),
+        slice(None, 4, 2),
+        slice(3, 3),
+        [3, 0],
+        np.array([1, 1, 2]),
+        np.array([[0, 1]]),
+        np.array([True, False, True, False, False]),
+    ],
+    ids=str,
+)
 def test_photographs_are_indexed_as_numpy_does(photographs, key):
     images = load("imagenet2012", "test", photographs[0]).images
     whole = np.stack([images[i] for i in range(4)] + [np.zeros((224, 224, 3), np.uint8)])
@@ -485,8 +536,14 @@ def test_photographs_end_where_they_end(photographs):
 
 
 def test_photographs_are_read_from_real_records(tmp_path):
-    records = [{"image": encoded(np.full((240, 320, 3), 20 * i, np.uint8), "jpeg"), "label": 7 * i,
-                "file_name": f"n{i:08d}_1.JPEG"} for i in (4, 1, 3, 0, 2)]
+    records = [
+        {
+            "image": encoded(np.full((240, 320, 3), 20 * i, np.uint8), "jpeg"),
+            "label": 7 * i,
+            "file_name": f"n{i:08d}_1.JPEG",
+        }
+        for i in (4, 1, 3, 0, 2)
+    ]
     write_tfds(tmp_path, "imagenet2012", "5.1.0", "train", records, shards=2)
     for _ in range(2):  # the second time with the labels from the cache
         data = load("imagenet2012", "train", tmp_path)
