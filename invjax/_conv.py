@@ -6,8 +6,8 @@ of a program. JAX writes the two gradients of a convolution in other layouts, so
 fast layout:
 
     y     = x * w
-    dL/dx = dL/dy  *  flip(w)^T          (full correlation; input and output channels swapped)
-    dL/dw = (x^T * (dL/dy)^T)^T          (batch and channels swapped)
+    dL/dx = dL/dy  *  flip(w)^T          (input and output channels swapped; strides become dilations of dL/dy)
+    dL/dw = (x^T * (dL/dy)^T)^T          (batch and channels swapped; strides become dilations of dL/dy)
 
 `conv_general_dilated` stands in for `lax.conv_general_dilated` (flax modules accept it by that name) and `fast_convs`
 rewrites the convolutions of any function. Neither does anything on GPU and TPU, where the plain operation is right.
@@ -27,26 +27,39 @@ from jax.interpreters import ad, batching, mlir
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def _lax_conv(x, w, *, padding):
-    return lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=_LAYOUT)
+def _lax_conv(x, w, *, strides, padding, lhs_dilation, rhs_dilation):
+    return lax.conv_general_dilated(x, w, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers=_LAYOUT)
 
 
-def _output_aval(x, w, *, padding):
-    height, width = (
-        size + sum(pad) - kernel + 1 for size, pad, kernel in zip(x.shape[1:3], padding, w.shape, strict=False)
+def _output_aval(x, w, **params):
+    shapes = jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)
+    return jax.core.ShapedArray(jax.eval_shape(partial(_lax_conv, **params), *shapes).shape, x.dtype)
+
+
+def _span(size, dilation):
+    """How far `size` points reach when they are `dilation` apart."""
+    return (size - 1) * dilation + 1
+
+
+def _input_gradient(ct, x, w, *, strides, padding, lhs_dilation, rhs_dilation):
+    pads = []
+    for axis, (before, _) in enumerate(padding):
+        reach = _span(w.shape[axis], rhs_dilation[axis]) - 1
+        size = _span(x.aval.shape[1 + axis], lhs_dilation[axis])
+        pads.append((reach - before, size + before - _span(ct.shape[1 + axis], strides[axis])))
+    flipped = jnp.flip(w, (0, 1)).swapaxes(2, 3)
+    return conv_p.bind(
+        ct, flipped, strides=lhs_dilation, padding=tuple(pads), lhs_dilation=strides, rhs_dilation=rhs_dilation
     )
-    return jax.core.ShapedArray((x.shape[0], height, width, w.shape[3]), jnp.result_type(x.dtype, w.dtype))
 
 
-def _input_gradient(ct, x, w, *, padding):
-    del x
-    full = tuple((k - 1 - before, k - 1 - after) for k, (before, after) in zip(w.shape, padding, strict=False))
-    return conv_p.bind(ct, jnp.flip(w, (0, 1)).swapaxes(2, 3), padding=full)
-
-
-def _kernel_gradient(ct, x, w, *, padding):
-    del w
-    dw = conv_p.bind(x.transpose(3, 1, 2, 0), ct.transpose(1, 2, 0, 3), padding=padding)
+def _kernel_gradient(ct, x, w, *, strides, padding, lhs_dilation, rhs_dilation):
+    pads = []
+    for axis, (before, _) in enumerate(padding):
+        reach = _span(w.aval.shape[axis], rhs_dilation[axis]) + _span(ct.shape[1 + axis], strides[axis]) - 1
+        pads.append((before, reach - _span(x.shape[1 + axis], lhs_dilation[axis]) - before))
+    x, ct = x.transpose(3, 1, 2, 0), ct.transpose(1, 2, 0, 3)
+    dw = conv_p.bind(x, ct, strides=rhs_dilation, padding=tuple(pads), lhs_dilation=lhs_dilation, rhs_dilation=strides)
     return dw.transpose(1, 2, 0, 3)
 
 
@@ -72,22 +85,6 @@ ad.defbilinear(conv_p, _input_gradient, _kernel_gradient)
 batching.primitive_batchers[conv_p] = _batch
 
 
-def _strides_to_channels(x, w, strides, padding):
-    """Rewrite a strided convolution as one of stride 1 on strides[0] * strides[1] times the channels."""
-    (batch, *sizes, channels), (*kernel, _, features) = x.shape, w.shape
-    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
-    outputs = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(sizes, padding, kernel, strides, strict=True)]
-    spans = [(out - 1 + tap) * s for out, tap, s in zip(outputs, taps, strides, strict=True)]
-    edges = [(before, span - n - before, 0) for (before, _), span, n in zip(padding, spans, sizes, strict=True)]
-    (sh, sw), (th, tw) = strides, taps
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    x = x.reshape(batch, spans[0] // sh, sh, spans[1] // sw, sw, channels).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(batch, spans[0] // sh, spans[1] // sw, sh * sw * channels)
-    w = jnp.pad(w, ((0, th * sh - kernel[0]), (0, tw * sw - kernel[1]), (0, 0), (0, 0)))
-    w = w.reshape(th, sh, tw, sw, channels, features).transpose(0, 2, 1, 3, 4, 5)
-    return x, w.reshape(th, tw, sh * sw * channels, features)
-
-
 def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,
@@ -100,8 +97,8 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`lax.conv_general_dilated` with the same arguments and values; on CPU its gradients are fast inside loops.
 
-    Two-dimensional NHWC/HWIO convolutions without dilation or groups take the fast path; all others are passed on. On
-    CPU every `precision` is full precision, so the fast path has no need of it.
+    Two-dimensional NHWC/HWIO convolutions without groups take the fast path; all others are passed on. On CPU every
+    `precision` is full precision, so the fast path has no need of it.
     """
     plain = partial(
         lax.conv_general_dilated,
@@ -117,23 +114,27 @@ def conv_general_dilated(
     if jax.default_backend() != "cpu" or lhs.ndim != 4:
         return plain()
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    ones = (1, 1)
     eligible = (
         layout == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
-        and tuple(lhs_dilation or ones) == tuple(rhs_dilation or ones) == ones
         and rest.get("feature_group_count", 1) == rest.get("batch_group_count", 1) == 1
         and rest.get("preferred_element_type") in (None, lhs.dtype)
         and lhs.dtype == rhs.dtype
+        and 0 not in jax.eval_shape(plain).shape  # the gradient of nothing would be a convolution by nothing
     )
     if not eligible:
         return plain()
+    lhs_dilation, rhs_dilation = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-    pads = tuple((int(before), int(after)) for before, after in padding)
-    if tuple(window_strides) != ones:
-        lhs, rhs = _strides_to_channels(lhs, rhs, window_strides, pads)
-        pads = ((0, 0), (0, 0))
-    return conv_p.bind(lhs, rhs, padding=pads)
+        kernel = [_span(size, dilation) for size, dilation in zip(rhs.shape, rhs_dilation, strict=False)]
+        padding = lax.padtype_to_pads(lhs.shape[1:3], kernel, window_strides, padding)
+    return conv_p.bind(
+        lhs,
+        rhs,
+        strides=tuple(window_strides),
+        padding=tuple((int(low), int(high)) for low, high in padding),
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+    )
 
 
 def _has_conv(jaxpr) -> bool:

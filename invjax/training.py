@@ -242,7 +242,7 @@ def fit(
             bar.set_postfix(loss=f"{row['loss']:.3f}")
         bar.update()
         if directory is not None and (done % save_every == 0 or done == num_steps):
-            if not np.isfinite(float(optax.global_norm(state.params))):
+            if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params)):
                 raise FloatingPointError(
                     f"{description}: the parameters are no longer finite at step {done}, and were not saved; "
                     "lower the learning rate or clip gradients"

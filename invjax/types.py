@@ -32,7 +32,7 @@ Logits = Float[Array, "batch classes"]
 PerExample = Float[Array, " batch"]
 """One number for each example."""
 
-Scalar = float | int | Float[Array, ""]
+Scalar = float | int | Float[Array, ""] | Int[Array, ""]
 """A number, traced or not."""
 
 LogitsFn = Callable[[jax.Array], jax.Array]
