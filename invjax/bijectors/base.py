@@ -134,12 +134,13 @@ def invert(bijector: Bijector) -> Bijector:
 
     def init(key, x):
         params = bijector.init(key, x)
-        z, _ = jax.eval_shape(bijector.forward, params, x)
-        if jax.tree.leaves(params) and z.shape != x.shape:
-            raise ValueError(
-                f"invert cannot initialise a bijector that maps {x.shape} to {z.shape}; invert its layers one by one: "
-                "chain([invert(last), ..., invert(first)])"
-            )
+        if jax.tree.leaves(params):
+            z, _ = jax.eval_shape(bijector.forward, params, x)
+            if z.shape != x.shape:
+                raise ValueError(
+                    f"invert cannot initialise a bijector that maps {x.shape} to {z.shape}; "
+                    "invert its layers one by one: chain([invert(last), ..., invert(first)])"
+                )
         return params
 
     return Bijector(init, bijector.inverse, bijector.forward)
@@ -163,16 +164,7 @@ def repeat(block: Bijector, n: int) -> Bijector:
         def step(carry, params):
             value, total = carry
             new, logdet = function(params, value)
-            if new.shape != value.shape:
-                raise ValueError(
-                    f"repeat needs a block that keeps the shape; got {value.shape} -> {new.shape}; "
-                    "put the layer that changes it outside of repeat()"
-                )
-            if new.dtype != value.dtype:
-                raise ValueError(
-                    f"repeat needs a block that keeps the dtype; got {value.dtype} -> {new.dtype}; "
-                    f"give x as {new.dtype}, or parameters as {value.dtype}"
-                )
+            _check_kept(value, new)
             return (new, total + logdet), None
 
         return step
@@ -180,7 +172,9 @@ def repeat(block: Bijector, n: int) -> Bijector:
     def init(key, x):
         def step(x, key):
             params = block.init(key, x)
-            return block.forward(params, x)[0], params
+            z, _ = block.forward(params, x)
+            _check_kept(x, z)
+            return z, params
 
         return lax.scan(step, x, jax.random.split(key, n))[1]
 
@@ -191,7 +185,7 @@ def repeat(block: Bijector, n: int) -> Bijector:
         return lax.scan(run(block.inverse), (z, no_logdet(z)), params, reverse=True)[0]
 
     def reversible(anchor_every):
-        part = _reversible(block, anchor_every)
+        part = _reversible(block, None)  # anchors count blocks, not the layers inside them
         every = n if anchor_every is None else anchor_every
         count = (n - 1) // every  # anchor g is the output of block (g + 1) * every - 1; the last output is z itself
 
@@ -266,6 +260,19 @@ def memory_saving(layers: Sequence[Bijector], anchor_every: int | None = 8) -> B
 
     forward.defvjp(forward_keeping, backward)
     return plain._replace(forward=forward)
+
+
+def _check_kept(x: Z, z: Z) -> None:
+    if z.shape != x.shape:
+        raise ValueError(
+            f"repeat needs a block that keeps the shape; got {x.shape} -> {z.shape}; "
+            "put the layer that changes it outside of repeat()"
+        )
+    if z.dtype != x.dtype:
+        raise ValueError(
+            f"repeat needs a block that keeps the dtype; got {x.dtype} -> {z.dtype}; "
+            f"give x as {z.dtype}, or parameters as {x.dtype}"
+        )
 
 
 def _reversible(bijector: Bijector, anchor_every: int | None) -> Reversible:

@@ -63,7 +63,7 @@ def factor_out(inner: Bijector) -> Bijector:
         inner: a bijector of `[B, H, W, C/2]` (or `[B, C/2]`) that keeps the rank.
 
     Raises:
-        ValueError: the number of channels is odd.
+        ValueError: the number of channels is odd, or `inner` pads or unsqueezes.
     """
 
     def split(x):
@@ -78,6 +78,11 @@ def factor_out(inner: Bijector) -> Bijector:
     def forward(params, x):
         x1, x2 = split(x)
         z1, logdet = inner.forward(params, x1)
+        if z1.size != x1.size or z1.shape[1:-1] > x1.shape[1:-1]:
+            raise ValueError(
+                f"factor_out needs an inner bijector that keeps the number of values and does not unsqueeze; "
+                f"got {x1.shape} -> {z1.shape}; pad or unsqueeze outside of factor_out()"
+            )
         if z1.ndim == 4:
             x2 = _to_channels(x2, x1.shape[1] // z1.shape[1])
         return jnp.concatenate([z1, x2], -1), logdet
