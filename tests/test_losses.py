@@ -96,6 +96,11 @@ def test_float_labels_are_refused_while_tracing(monkeypatch):
         jax.eval_shape(cross_entropy, jnp.zeros((2, 3)), jnp.array([1.0, 2.0]))
 
 
+def test_labels_that_cannot_be_checked_give_nan_and_leave_the_others_alone():
+    losses = jax.jit(cross_entropy)(jnp.zeros((5, 3)), jnp.array([-4, -1, 2, 3, 99]))
+    np.testing.assert_allclose(losses, [np.nan, np.nan, np.log(3), np.nan, np.nan], rtol=1e-6)
+
+
 def test_error_rate_is_the_share_of_wrong_decisions():
     logits = jnp.array([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [-1.0, -2.0]])
     assert float(error_rate(logits, jnp.array([0, 1, 0, 0]))) == 0

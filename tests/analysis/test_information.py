@@ -186,6 +186,13 @@ def test_the_test_set_is_standardised_as_the_training_set_was():
     assert result["test"].error < 0.05
 
 
+def test_the_test_reading_is_that_of_the_test_set():
+    x, y = linear_problem(256)
+    result = head(LINEAR, (x, y), (x[:100], 1 - y[:100]))
+    assert result["train"].error < 0.05 and result["test"].error > 0.9
+    assert result["train"].information > 0.5 and result["test"].information < 0
+
+
 def test_features_of_any_rank_are_read():
     (x, y), (x_test, y_test) = linear_problem(256), linear_problem(128, 1)
     images = head(LINEAR, (x.reshape(-1, 2, 2, 1), y), (x_test.reshape(-1, 2, 2, 1), y_test), epochs=10)
@@ -214,6 +221,29 @@ def test_the_head_starts_afresh_and_the_features_stay_as_they_are():
     result = head(mlp(2, (), zero_init=True), train, test, epochs=1, learning_rate=1e-9)
     np.testing.assert_allclose(result["test"].cross_entropy, LN2, atol=1e-5)
     np.testing.assert_array_equal(train[0], before)
+
+
+def with_label_two(x, y):
+    return x, np.where(np.arange(len(y)) == 7, 2, y).astype(np.int32)
+
+
+def with_nan(x, y):
+    return np.where(np.arange(len(y))[:, None] == 7, np.float32(np.nan), x), y
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (with_label_two, r"labels must be in \[0, 2\); got values from 0 to 2"),
+        (with_nan, "holds 4 NaN or infinite values"),
+    ],
+)
+def test_labels_and_features_that_make_no_sense_are_refused(spoil, message, split):
+    data = {"train": linear_problem(64), "test": linear_problem(64, 1)}
+    data[split] = spoil(*data[split])
+    with pytest.raises(ValueError, match=message):
+        head(LINEAR, data["train"], data["test"], epochs=1)
 
 
 def test_fewer_examples_than_a_batch_are_refused_by_their_number():

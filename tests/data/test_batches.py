@@ -105,6 +105,14 @@ def test_arrays_that_are_read_when_indexed_are_taken():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_data_that_are_not_finite_are_refused(value):
+    images = np.zeros((5, 2), np.float32)
+    images[3, 1] = value
+    with pytest.raises(ValueError, match="holds 1 NaN or infinite values of 10"):
+        batches([images, np.arange(5)], 2, seed=0)
+
+
 @pytest.mark.parametrize(
     ("lengths", "batch_size", "message"),
     [
