@@ -50,7 +50,9 @@ def run(processes: int, folder: Path) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
     arguments = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
     running = [
-        subprocess.Popen([*arguments, str(i), str(processes), port, str(folder)], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*arguments, str(i), str(processes), port, str(folder)], env=environment, stderr=subprocess.PIPE
+        )
         for i in range(processes)
     ]
     for process in running:
