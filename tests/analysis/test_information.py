@@ -243,7 +243,7 @@ def test_labels_and_features_that_make_no_sense_are_refused(spoil, message, spli
     data = {"train": linear_problem(64), "test": linear_problem(64, 1)}
     data[split] = spoil(*data[split])
     with pytest.raises(ValueError, match=message):
-        head(LINEAR, data["train"], data["test"], epochs=1)
+        head(LINEAR, data["train"], data["test"], epochs=1, batch_size=64)
 
 
 def test_fewer_examples_than_a_batch_are_refused_by_their_number():
