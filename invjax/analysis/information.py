@@ -98,7 +98,8 @@ def fresh_head(
     init_key, run_key = jax.random.split(key)
     params = net.init(init_key, jnp.asarray(train[0][:2]))
     classes = jax.eval_shape(net.apply, params, jnp.asarray(train[0][:2])).shape[-1]
-    for _, labels in (train, test):
+    for features, labels in (train, test):
+        _check.finite("features", features)
         _check.labels(labels, classes)
     draw = batches(train, batch_size, seed=int(jax.random.bits(run_key, dtype=jnp.uint32)))
     num_steps = epochs * (len(train[1]) // batch_size)
