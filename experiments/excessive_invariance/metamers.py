@@ -372,7 +372,11 @@ EXPERIMENT = common.Experiment(
     name="excessive_invariance/metamers",
     item="P1 figures 1 and 5, and the MNIST table: exact logit metamers, and class information left in the nuisance",
     presets=PRESETS,
-    times={"smoke": "under a minute", "default": "15 minutes on 2 CPU cores", "paper": "an accelerator, under an hour"},
+    times={
+        "smoke": "under a minute",
+        "default": "24 minutes on 2 busy CPU cores",
+        "paper": "an accelerator, not run yet",
+    },
     run=run,
 )
 
