@@ -14,6 +14,7 @@ here, reads the lowest coefficients of a cosine transform.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -124,6 +125,9 @@ def fi_revnet(
 ) -> InvertibleClassifier:
     """The fully invertible RevNet: for each level squeeze, then blocks of actnorm, channel mixing and a coupling layer.
 
+    The coupling networks of a level of n blocks are scaled by `1/sqrt(n)`, which keeps the inverse well conditioned on
+    codes that no image has, metamers above all, at any depth.
+
     >>> model = fi_revnet((4, 4, 1), num_classes=3, blocks=(2,), hidden=((8,),))
     >>> x = jax.random.uniform(jax.random.key(0), (5, 4, 4, 1))
     >>> params = model.init(jax.random.key(1), x)
@@ -153,7 +157,9 @@ def fi_revnet(
     for n, widths in zip(blocks, hidden, strict=True):
         layers.append(squeeze())
         if n:
-            step = chain([actnorm(), mix(), coupling(lambda channels, widths=widths: conv_net(channels, widths))])
+            # a sum of n residuals of gain 1 has an inverse that explodes off the data; see BUILD_NOTES
+            net_fn = partial(conv_net, hidden=widths, gain=n**-0.5)
+            step = chain([actnorm(), mix(), coupling(net_fn)])
             layers.append(repeat(step, n))
     layers.append(dct2() if readout is None else readout)
     bijector = memory_saving(layers, anchor_every) if save_memory else chain(layers)

@@ -52,15 +52,16 @@ def mlp(outputs: int, hidden: Sequence[int] = (512, 512), zero_init: bool = Fals
 class _ConvNet(nn.Module):
     hidden: Sequence[int]
     outputs: int
+    gain: float
 
     @nn.compact
     def __call__(self, x):
         for width in self.hidden:
             x = nn.relu(_Conv(width, (3, 3), precision=_EXACT)(x))
-        return _Conv(self.outputs, (3, 3), precision=_EXACT, kernel_init=nn.initializers.zeros)(x)
+        return self.gain * _Conv(self.outputs, (3, 3), precision=_EXACT, kernel_init=nn.initializers.zeros)(x)
 
 
-def conv_net(outputs: int, hidden: Sequence[int]) -> Net:
+def conv_net(outputs: int, hidden: Sequence[int], gain: float = 1.0) -> Net:
     """The conditioner of a coupling layer: 3x3 convolutions, ReLU between. `[B, H, W, C] -> [B, H, W, outputs]`.
 
     The last layer starts at zero, so that the coupling starts as the identity.
@@ -68,8 +69,9 @@ def conv_net(outputs: int, hidden: Sequence[int]) -> Net:
     Args:
         outputs: output channels.
         hidden: channels of the layers before the last.
+        gain: multiplies the output; below 1 it keeps the inverse of a deep stack well conditioned.
     """
-    return _net(_ConvNet(tuple(hidden), outputs))
+    return _net(_ConvNet(tuple(hidden), outputs, gain))
 
 
 class _MnistCnn(nn.Module):

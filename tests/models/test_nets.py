@@ -137,3 +137,10 @@ def test_mnist_cnn_needs_sizes_that_pool(shape):
     net = mnist_cnn(10, (4, 4, 4))
     with pytest.raises(ValueError, match=r"2x2 pooling of x\.shape=\(2, (7|8), 7, (3|4)\).*crop or pad the images"):
         jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_the_gain_of_a_conditioner_scales_its_output():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 5, 2))
+    plain, damped = conv_net(3, (4,)), conv_net(3, (4,), gain=0.25)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, plain.init(jax.random.key(1), x))
+    np.testing.assert_allclose(damped.apply(params, x), plain.apply(params, x) / 4, rtol=1e-6)
