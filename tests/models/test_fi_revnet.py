@@ -10,6 +10,7 @@ import pytest
 
 from invjax.bijectors import (
     actnorm,
+    additive_coupling,
     affine_coupling,
     chain,
     conv1x1,
