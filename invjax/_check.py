@@ -22,6 +22,47 @@ def positive(**values: Any) -> None:
             raise ValueError(f"{name} must be positive; got {name}={value}")
 
 
+def number(name: str, value: Any) -> None:
+    """`value` is one number, not negative."""
+    if jax.numpy.ndim(value) != 0:
+        raise ValueError(
+            f"{name} must be one number; got an array of shape {jax.numpy.shape(value)}; "
+            "call once for each, or use evaluation.robustness_curve"
+        )
+    if _concrete(value) and not float(value) >= 0:
+        raise ValueError(f"{name} must not be negative; got {name}={value}")
+
+
+def within(name: str, x: Any, bounds: tuple[float, float]) -> None:
+    """`x` is floating point, finite, and inside `bounds`."""
+    floating(name, x)
+    finite(name, x)
+    if _concrete(x) and x.size:
+        low, high = float(np.min(np.asarray(x))), float(np.max(np.asarray(x)))
+        slack = 1e-6 * max(1.0, abs(high))
+        if low < bounds[0] - slack or high > bounds[1] + slack:
+            raise ValueError(
+                f"{name} must lie in {bounds}; got values from {low:.4g} to {high:.4g}; scale them, or pass the "
+                "model's own range as bounds= of the threat (for a model of standardised images: interop.normalized)"
+            )
+
+
+def logits_of(logits_fn: Any, x: Any, labels: Any) -> int:
+    """`logits_fn(x)` is `[B, K]` with K >= 2 and one label an example; returns K."""
+    shape = jax.eval_shape(logits_fn, x)
+    if getattr(shape, "ndim", None) != 2 or shape.shape[0] != x.shape[0] or shape.shape[1] < 2:
+        raise ValueError(
+            f"the model must map images {x.shape} to logits [{x.shape[0]}, classes]; got "
+            f"{getattr(shape, 'shape', jax.tree.structure(shape))}; two classes need two logits, such as [-z, z]"
+        )
+    if labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"labels must have shape [{x.shape[0]}], one for each image; got {labels.shape}; "
+            "use argmax on one-hot labels"
+        )
+    return shape.shape[1]
+
+
 def divisible(what: str, sizes: tuple[int, ...], by: int, fix: str) -> None:
     """Each of `sizes` is a multiple of `by`."""
     if any(size % by for size in sizes):

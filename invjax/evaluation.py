@@ -1,52 +1,308 @@
-"""Run a function over a whole data set in batches of one shape."""
+r"""How robust a model is on a data set: the whole curve against eps, and one report.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+    adversarial error = share of images that the model gets right as they are and wrong under the attack
+
+(Cubuk et al. 2018). Balls are nested, so an image that has fallen at one radius has fallen at every larger one: the
+curve goes up in eps, attacks only what still stands, and never rises.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from invjax import _check
-from invjax.training import shard_batch
+from invjax._progress import progress
+from invjax.attacks import Attack, Threat, pgd, smallest
+from invjax.streaming import over_batches
+from invjax.types import ApplyFn, Key, Params
 
 
-def over_batches(
-    function: Callable[..., Any], arrays: Sequence[Any], batch_size: int = 500, mesh: Mesh | None = None
-) -> Any:
-    """`function(*batch)` for consecutive batches, joined along the first axis, as host arrays.
+def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a share: where the true one lies with 95 % confidence (`z = 1.96`).
 
-    The last batch is padded with copies of its first example, so that there is one compilation, and the padding is
-    dropped.
+    >>> low, high = wilson(0, 10)
+    >>> low, round(high, 3)
+    (0.0, 0.278)
 
     Args:
-        function: arrays of `[B, ...]` in, a pytree of arrays `[B, ...]` out; jit it first.
-        arrays: of one length N; anything that takes a slice.
-        batch_size: B; with a mesh, rounded up to a multiple of its size.
-        mesh: spread each batch over these devices.
-
-    Returns:
-        The pytree that `function` returns, with leaves `[N, ...]`.
+        successes: how many of `total`.
+        total: at least 1.
+        z: quantile of the standard normal distribution.
     """
-    _check.positive(batch_size=batch_size)
-    if mesh is not None:
-        batch_size += -batch_size % mesh.size
-    lengths = {len(array) for array in arrays}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the data's split")
-    (total,) = lengths
-    pieces = []
-    for start in range(0, total, batch_size):
-        batch = [np.asarray(array[start : start + batch_size]) for array in arrays]
-        size = len(batch[0])
-        batch = [np.concatenate([b, np.repeat(b[:1], batch_size - size, axis=0)]) for b in batch]
-        out = function(*(shard_batch(mesh, batch) if mesh is not None else batch))
-        pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    _check.positive(total=total)
+    share = successes / total
+    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
+class Curve(NamedTuple):
+    """Robust accuracy against the radius, one number an image.
+
+    Attributes:
+        epsilons: `[E]`, ascending.
+        broken_at: `[N]`, the smallest of them at which the image is misclassified; 0 for images that are misclassified
+            as they are, infinity for those that withstand all.
+    """
+
+    epsilons: np.ndarray
+    broken_at: np.ndarray
+
+    def accuracy(self) -> np.ndarray:
+        """Robust accuracy at each radius, `[E]`."""
+        return (self.broken_at[None] > self.epsilons[:, None]).mean(1)
+
+
+def _clean(apply_fn: ApplyFn, params: Params, images: Any, labels: np.ndarray, batch_size: int, mesh: Mesh | None):
+    """Where the model is right, `[N]`."""
+    _check.finite("images", images)
+    logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
+    if logits.ndim != 2 or labels.shape != (len(images),):
+        raise ValueError(
+            f"the model must give logits [{len(images)}, classes] and labels be [{len(images)}]; got {logits.shape} "
+            f"and {labels.shape}"
+        )
+    _check.labels(labels, logits.shape[1])
+    _check.finite("the model's logits", logits)
+    return logits.argmax(1) == labels
+
+
+class _Kept:
+    """Arrays in a `.npz` that is written whole or not at all, and refused if it belongs to another run."""
+
+    def __init__(self, path: Path | None, **identity: Any):
+        self.path, self.identity = path, {name: np.asarray(value) for name, value in identity.items()}
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        if self.path is None or not self.path.exists():
+            return None
+        with np.load(self.path) as file:
+            arrays = dict(file)
+        for name, value in self.identity.items():
+            if not np.array_equal(arrays.pop(name, None), value, equal_nan=value.dtype.kind == "f"):
+                raise ValueError(f"{self.path} belongs to another run: its {name} differs; give another directory")
+        return arrays
+
+    def save(self, **arrays: Any) -> None:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_name(self.path.name + ".part")
+            with part.open("wb") as file:
+                np.savez(file, **arrays, **self.identity)
+            os.replace(part, self.path)
+
+
+def robustness_curve(
+    key: Key,
+    attack: Attack,
+    apply_fn: ApplyFn,
+    params: Params,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    epsilons: Sequence[float],
+    batch_size: int = 128,
+    mesh: Mesh | None = None,
+    at_once: bool | None = None,
+    directory: str | Path | None = None,
+) -> Curve:
+    """Robust accuracy at each of `epsilons`, from one compilation.
+
+    Radii go up, and images that have fallen leave: the cost is that of the mean robust accuracy over the radii. On
+    accelerators all radii run at once instead (`at_once`), which is faster there and slower on CPU.
+
+    Args:
+        key: random key; image i draws from `fold_in(key, i)` at every radius.
+        attack: any attack with a radius.
+        apply_fn: `(params, x) -> logits`.
+        params: of the model.
+        images: `[N, ...]`.
+        labels: `[N]`.
+        epsilons: the radii, in any order.
+        batch_size: images attacked at once.
+        mesh: spread each batch over these devices.
+        at_once: map over the radii instead of dropping images; default: wherever the backend is not the CPU.
+        directory: keep what is done in `curve.npz` there, and go on from it after an interruption.
+
+    Raises:
+        ValueError: negative radii, NaN images or logits, labels of another shape or out of range, a `directory` that
+            holds another run.
+    """
+    grid = np.sort(np.asarray(epsilons, np.float64))
+    if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
+        raise ValueError(f"epsilons must be a list of numbers that are not negative; got {epsilons}")
+    labels = np.asarray(labels)
+    at_once = jax.default_backend() != "cpu" if at_once is None else at_once
+    standing = _clean(apply_fn, params, images, labels, batch_size, mesh)
+    kept = _Kept(None if directory is None else Path(directory) / "curve.npz", epsilons=grid, standing=standing,
+                 key=np.asarray(jax.random.key_data(key)))  # fmt: skip
+    saved = kept.load()
+    broken_at = np.where(standing, np.inf, 0.0) if saved is None else saved["broken_at"]
+
+    def fallen(eps, x, y, ids):
+        return attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids).success
+
+    def over(ids, function):
+        return over_batches(function, [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh)
+
+    radii = jnp.asarray(grid, jnp.float32)
+    if at_once:
+        if saved is None:
+            every = jax.jit(lambda x, y, ids: jax.vmap(lambda eps: fallen(eps, x, y, ids), out_axes=1)(radii))
+            ids = np.flatnonzero(standing)
+            if ids.size:
+                hit = over(ids, every)
+                broken_at[ids] = np.where(hit.any(1), grid[hit.argmax(1)], np.inf)
+            kept.save(broken_at=broken_at, done=grid.size)
+        return Curve(grid, broken_at)
+    one = jax.jit(fallen)
+    done = 0 if saved is None else int(saved["done"])
+    bar = progress(done, grid.size, "robustness curve")
+    for i in range(done, grid.size):
+        ids = np.flatnonzero(np.isinf(broken_at))
+        if ids.size:
+            broken_at[ids[over(ids, partial(one, radii[i]))]] = grid[i]
+        kept.save(broken_at=broken_at, done=i + 1)
+        bar.update()
+        bar.set_postfix(standing=int(np.isinf(broken_at).sum()))
+    bar.close()
+    return Curve(grid, broken_at)
+
+
+class Sensitivity(NamedTuple):
+    """What a model's sensitivity to one threat is.
+
+    Attributes:
+        eps: the radius of the attack.
+        success: `[N]`, misclassified under the attack, images that are misclassified as they are included.
+        smallest_eps: `[N]`, of the nearest adversarial example found; 0 where misclassified as it is, infinity where
+            none was found up to twice `eps`.
+    """
+
+    eps: float
+    success: np.ndarray
+    smallest_eps: np.ndarray
+
+
+class Report(NamedTuple):
+    """What is known about a model on one set of images, one number an image.
+
+    Attributes:
+        correct: `[N]`, whether the model is right on the image itself.
+        sensitivity: by the threat's name.
+        invariance: reserved for the model's agreement with human labels on the same images; None.
+        certificate: reserved for certified radii of the same images; None.
+    """
+
+    correct: np.ndarray
+    sensitivity: Mapping[str, Sensitivity]
+    invariance: Any = None
+    certificate: Any = None
+
+
+def report(
+    key: Key,
+    apply_fn: ApplyFn,
+    params: Params,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    threats: Sequence[tuple[Threat, float]],
+    attack_for: Callable[[Threat], Attack] = pgd,
+    bisections: int = 8,
+    batch_size: int = 128,
+    mesh: Mesh | None = None,
+    directory: str | Path | None = None,
+) -> Report:
+    """Clean and adversarial errors, and the smallest radius at which each image falls.
+
+    Args:
+        key: random key; image i draws from `fold_in(key, i)`.
+        apply_fn: `(params, x) -> logits`.
+        params: of the model.
+        images: `[N, ...]`.
+        labels: `[N]`.
+        threats: each with its radius; one of a name.
+        attack_for: `threat -> Attack`.
+        bisections: of the smallest radius, between 0 and twice the threat's.
+        batch_size: images attacked at once.
+        mesh: spread each batch over these devices.
+        directory: keep what is done there, one file a threat, and go on after an interruption.
+
+    Raises:
+        ValueError: two threats of one name, and as for `robustness_curve`.
+    """
+    names = [threat.name for threat, _ in threats]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"threats must be one or more, each of another name; got {names}")
+    for threat, eps in threats:
+        _check.number(f"eps of {threat.name}", eps)
+        _check.within("images", images, threat.bounds)
+    labels = np.asarray(labels)
+    correct = _clean(apply_fn, params, images, labels, batch_size, mesh)
+    sensitivity = {}
+    bar = progress(0, len(names), "report")
+    for threat, eps in threats:
+        path = None if directory is None else Path(directory) / f"{threat.name}.npz"
+        kept = _Kept(path, eps=eps, bisections=bisections, correct=correct, key=np.asarray(jax.random.key_data(key)))
+        saved = kept.load()
+        if saved is None:
+            found = _sensitivity(key, attack_for(threat), apply_fn, params, images, labels, correct, eps,
+                                 bisections, batch_size, mesh)  # fmt: skip
+            kept.save(success=found.success, smallest_eps=found.smallest_eps)
+        else:
+            found = Sensitivity(eps, saved["success"], saved["smallest_eps"])
+        sensitivity[threat.name] = found
+        bar.update()
+    bar.close()
+    return Report(correct, sensitivity)
+
+
+def _sensitivity(key, attack, apply_fn, params, images, labels, correct, eps, bisections, batch_size, mesh):
+    logits_fn, search = partial(apply_fn, params), smallest(attack, steps=bisections)
+
+    @jax.jit
+    def run(x, y, ids):
+        fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
+        near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
+        return fixed.success, jnp.where(near.success, near.distance, jnp.inf)
+
+    success, nearest = ~correct, np.where(correct, np.inf, 0.0)
+    ids = np.flatnonzero(correct)
+    if ids.size:
+        success[ids], nearest[ids] = over_batches(
+            run, [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh
+        )
+    # what the bisection found within eps counts too, or the two would contradict each other
+    return Sensitivity(eps, success | (nearest <= eps), nearest)
+
+
+class Line(NamedTuple):
+    """One line of a report's table: a value, and the 95 % interval of a share (None for other values)."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+def table(found: Report) -> list[Line]:
+    """The report in numbers: errors as shares with their Wilson intervals, and medians of the smallest radius."""
+
+    def share(name, hits):
+        return Line(name, float(hits.mean()), wilson(int(hits.sum()), hits.size))
+
+    lines = [share("clean error", ~found.correct)]
+    for name, s in found.sensitivity.items():
+        lines += [
+            share(f"adversarial error, {name}, eps {s.eps:g}", s.success & found.correct),
+            share(f"robust accuracy, {name}, eps {s.eps:g}", ~s.success),
+            Line(f"median smallest eps, {name}", float(np.median(s.smallest_eps)), None),
+        ]
+    return lines

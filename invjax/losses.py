@@ -36,6 +36,67 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     return jnp.where(labels < 0, jnp.nan, -chosen[:, 0])
 
 
+def log_odds(logits: Logits, labels: Labels) -> PerExample:
+    """`log((1 - p_y) / p_y) = logsumexp(h_k, k != y) - h_y`, in nats: the odds against the label.
+
+    Cross-entropy is `log(1 + exp(log_odds))`, so both rank images in the same order and their gradients point in the
+    same direction. But where a confident model's cross-entropy rounds to 0, and its gradient with it, this one keeps
+    both: what attacks climb by default.
+
+    >>> bool(jnp.allclose(log_odds(jnp.array([[200.0, 0.0]]), jnp.array([0])), -200))
+    True
+    """
+    _check.labels(labels, logits.shape[-1])
+    return jax.nn.logsumexp(_without(logits, labels), axis=-1) - _of(logits, labels)
+
+
+def margin(logits: Logits, labels: Labels) -> PerExample:
+    """`max(h_k, k != y) - h_y`: positive where the label is not predicted. Source: Carlini & Wagner 2017."""
+    _check.labels(labels, logits.shape[-1])
+    return _without(logits, labels).max(-1) - _of(logits, labels)
+
+
+def dlr(logits: Logits, labels: Labels) -> PerExample:
+    """The difference of logits ratio, `margin / (h_(1) - h_(3))`: no scaling or shift of the logits changes it.
+
+    Source: Croce & Hein 2020, *Reliable Evaluation*, equation 6.
+
+    Raises:
+        ValueError: fewer than three classes.
+    """
+    _need_classes(logits, 3, "dlr")
+    ordered = jnp.sort(logits, axis=-1)
+    return margin(logits, labels) / (ordered[:, -1] - ordered[:, -3] + 1e-12)
+
+
+def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+    """`(h_t - h_y) / (h_(1) - (h_(3) + h_(4)) / 2)`: high where the target overtakes the label.
+
+    Source: Croce & Hein 2020, *Reliable Evaluation*, equation 7.
+
+    Raises:
+        ValueError: fewer than four classes.
+    """
+    _need_classes(logits, 4, "targeted_dlr")
+    ordered = jnp.sort(logits, axis=-1)
+    scale = ordered[:, -1] - (ordered[:, -3] + ordered[:, -4]) / 2
+    return (_of(logits, targets) - _of(logits, labels)) / (scale + 1e-12)
+
+
+def _of(logits, labels):
+    return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+
+
+def _without(logits, labels):
+    """The logits, with minus infinity in the place of the label's."""
+    return jnp.where(jnp.arange(logits.shape[-1])[None] == labels[:, None], -jnp.inf, logits)
+
+
+def _need_classes(logits, least, name):
+    if logits.shape[-1] < least:
+        raise ValueError(f"{name} needs at least {least} classes; got logits of {logits.shape}; use margin")
+
+
 def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
     """The share of examples whose largest logit is not the label's."""
     return (logits.argmax(-1) != labels).mean()

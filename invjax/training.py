@@ -7,7 +7,6 @@ one that was not. (On GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check, checkpoints
+from invjax._progress import progress
 from invjax.types import Key, LossFn, Params
 
 Batch = Any
@@ -221,7 +221,7 @@ def fit(
         )
     step_fn = jax.jit(train_step)
     on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-    bar = _progress(start, num_steps, description)
+    bar = progress(start, num_steps, description)
     for step in range(start, num_steps):
         batch = batches(step)
         state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
@@ -265,22 +265,3 @@ def _write_metrics(path: Path, rows: History) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(part, path)
-
-
-def _progress(start: int, total: int, description: str) -> Any:
-    if sys.stderr.isatty():
-        try:
-            from tqdm import tqdm
-
-            return tqdm(initial=start, total=total, desc=description)
-        except ImportError:
-            pass
-    return _Silent()
-
-
-class _Silent:
-    """A progress bar that shows nothing."""
-
-    def update(self) -> None: ...
-    def set_postfix(self, **values: Any) -> None: ...
-    def close(self) -> None: ...

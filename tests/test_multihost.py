@@ -20,7 +20,7 @@ PROGRAM = """
     import jax.numpy as jnp, numpy as np, optax
     from invjax import training
     from invjax.data import batches
-    from invjax.evaluation import over_batches
+    from invjax.streaming import over_batches
     from invjax.losses import cross_entropy
     from invjax.models import mlp
 

@@ -26,7 +26,6 @@ from invjax import figures
 from invjax.analysis import fresh_head, reading
 from invjax.attacks import metamers
 from invjax.data import Dataset, as_float, batches, load
-from invjax.evaluation import over_batches
 from invjax.losses import (
     ADVERSARIES,
     bits_per_dim,
@@ -37,6 +36,7 @@ from invjax.losses import (
     independence_cross_entropy,
 )
 from invjax.models import Code, InvertibleClassifier, mlp, mnist_cnn, preset
+from invjax.streaming import over_batches
 from invjax.training import (
     Game,
     TrainState,

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from invjax import _check
 from invjax.data import batches
-from invjax.evaluation import over_batches
 from invjax.losses import cross_entropy, error_rate
+from invjax.streaming import over_batches
 from invjax.training import fit, init_state, make_train_step
 from invjax.types import Key, Net
 

@@ -1,5 +1,43 @@
-"""Ways to fool a classifier."""
+"""Ways to fool a classifier. `base` says what an attack is, `threats` what it may do to an image."""
 
-from invjax.attacks.metamers import metamers
+from invjax.attacks.apgd import apgd, apgd_targeted
+from invjax.attacks.auto import EnsembleResult, Stage, ensemble, standard
+from invjax.attacks.base import Attack, AttackResult, jit_attack, restarts, worst_of
+from invjax.attacks.diagnose import Finding, diagnose
+from invjax.attacks.fab import fab
+from invjax.attacks.gradient import fgsm, iterated_ll, pgd, step_ll
+from invjax.attacks.metamers import feature_adversary, metamers
+from invjax.attacks.minimal import line_search, smallest
+from invjax.attacks.square import square
+from invjax.attacks.threats import Threat, l0, l1, l2, linf
 
-__all__ = ["metamers"]
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "EnsembleResult",
+    "Finding",
+    "Stage",
+    "Threat",
+    "apgd",
+    "apgd_targeted",
+    "diagnose",
+    "ensemble",
+    "fab",
+    "feature_adversary",
+    "fgsm",
+    "iterated_ll",
+    "jit_attack",
+    "l0",
+    "l1",
+    "l2",
+    "line_search",
+    "linf",
+    "metamers",
+    "pgd",
+    "restarts",
+    "smallest",
+    "square",
+    "standard",
+    "step_ll",
+    "worst_of",
+]

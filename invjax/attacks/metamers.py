@@ -6,11 +6,25 @@ With an exact inverse there is nothing to search for. Take the logits of one ima
 
 while x* looks like b, as far as the nuisance is what one sees.
 
-Source: Jacobsen et al. 2019, section 2.1, metameric sampling.
+Without one there is: `feature_adversary` walks from b until the model's logits, or any features of it, are nearly
+those of a. What it leaves over is the difference between exact and approximate.
+
+Source: Jacobsen et al. 2019, section 2.1, metameric sampling; Sabour et al. 2016, *Adversarial Manipulation of Deep
+Representations*, for the search.
 """
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax._conv import fast_convs
+from invjax.attacks.base import AttackResult
+from invjax.attacks.gradient import climb
+from invjax.attacks.threats import Threat, l2
 from invjax.models.fi_revnet import Code, InvertibleClassifier
-from invjax.types import Images, Params
+from invjax.types import Array, Images, Params, Scalar
 
 
 def metamers(model: InvertibleClassifier, params: Params, logits_from: Images, nuisance_from: Images) -> Images:
@@ -39,3 +53,58 @@ def metamers(model: InvertibleClassifier, params: Params, logits_from: Images, n
     logits, _ = model.encode(params, logits_from)
     nuisance, _ = model.encode(params, nuisance_from)
     return model.decode(params, Code(logits.logits, nuisance.nuisance))
+
+
+def feature_adversary(
+    features_fn: Callable[[jax.Array], jax.Array],
+    x: Array,
+    targets: Array,
+    *,
+    eps: Scalar,
+    threat: Threat | None = None,
+    steps: int = 200,
+    step_size: Scalar | None = None,
+    tolerance: float = 1e-2,
+) -> AttackResult:
+    """Images near `x` whose features are nearly `targets`: approximate metamers of any differentiable model.
+
+    Projected descent of `|features - targets|^2` from `x` on, with steps that shrink linearly to zero.
+
+    Args:
+        features_fn: `x [B, ...] -> [B, ...]`, such as a model's logits.
+        x: `[B, ...]`, where all that the model does not see comes from.
+        targets: `[B, ...]`, the features to reach, such as those of other images.
+        eps: how far to go at most.
+        threat: the geometry; default `l2()`.
+        steps: gradients taken.
+        step_size: of the first step; `5 * eps / steps` unless given, so that the steps add up to `2.5 * eps`.
+        tolerance: the largest absolute difference of a feature that counts as success.
+
+    Returns:
+        An `AttackResult`; `loss` is minus the Euclidean distance of the features from their targets.
+
+    Raises:
+        ValueError: targets of another shape than the features; images that are not finite floats inside the bounds.
+    """
+    threat = l2() if threat is None else threat
+    _check.positive(steps=steps)
+    _check.within("x", x, threat.bounds)
+    _check.number("eps", eps)
+    found = jax.eval_shape(features_fn, x).shape
+    if found != targets.shape:
+        raise ValueError(f"targets must have the shape of the features, {found}; got {targets.shape}")
+    x, features_fn = jnp.asarray(x), fast_convs(features_fn)
+    eps = jnp.asarray(eps, x.dtype)
+
+    def rest(z):
+        return (features_fn(z) - targets).reshape(len(x), -1)
+
+    def objective(z):
+        # the squared distance, so that the gradient exists where it is zero; no success, so that the nearest is kept
+        return -(rest(z) ** 2).sum(1), jnp.zeros(len(x), bool)
+
+    first = 5 * eps / steps if step_size is None else step_size
+    sizes = (first * (1 - jnp.arange(steps) / steps)).astype(x.dtype)
+    found, value, trace = climb(objective, threat, x, x, eps, sizes)
+    reached = jnp.abs(rest(found)).max(1) <= tolerance
+    return AttackResult(found, reached, jax.vmap(threat.distance)(found, x), -jnp.sqrt(-value), -jnp.sqrt(-trace))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax.evaluation import over_batches
+from invjax.streaming import over_batches
 from invjax.training import data_mesh
 
 

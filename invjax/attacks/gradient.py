@@ -1,0 +1,188 @@
+r"""Attacks that follow the gradient of a loss: one loop for all of them.
+
+    z_0 in ball(x, eps),    z_{i+1} = project(z_i + step_size * ascent(gradient of the loss at z_i)).
+
+The threat says what a ball and an ascent are, the loss what to climb. Sources: Goodfellow et al. 2015 (FGSM), Kurakin
+et al. 2017 (least likely class, iterated), Madry et al. 2018 (PGD); the one-step forms with their signs are those of
+Cubuk et al. 2018, *Intriguing Properties of Adversarial Examples*.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax.attacks.base import Attack, example_keys, finish, fooled, prepare, where
+from invjax.attacks.threats import Threat, linf
+from invjax.losses import log_odds
+from invjax.types import Array, Labels, Logits, PerExample, Scalar
+
+Loss = Callable[[Logits, Labels], PerExample]
+"""`(logits [B, K], labels [B]) -> [B]`: what an attack climbs, such as `losses.log_odds` (the default),
+`cross_entropy`, `margin` or `dlr`."""
+
+
+def value_and_gradient(objective: Callable[[Array], tuple[PerExample, Any]], z: Array) -> tuple:
+    """`(values [B], aux), gradients [B, ...]` of an objective that treats each example by itself."""
+
+    def total(z):
+        values, aux = objective(z)
+        return values.sum(), (values, aux)
+
+    gradient, out = jax.grad(total, has_aux=True)(z)
+    return out, gradient
+
+
+def climb(
+    objective: Callable[[Array], tuple[PerExample, Array]],
+    threat: Threat,
+    start: Array,
+    x: Array,
+    eps: Scalar,
+    step_sizes: Array,
+) -> tuple[Array, PerExample, Array]:
+    """Projected ascent: the loop under every attack here.
+
+    Args:
+        objective: `z [B, ...] -> (what to climb [B], whether z is already a success [B])`.
+        threat: the geometry.
+        start: `[B, ...]`, inside the ball.
+        x: `[B, ...]`, its centre.
+        eps: its radius.
+        step_sizes: `[steps]`.
+
+    Returns:
+        The best iterate of each example (a success if there is one, then the largest value; the start is no candidate),
+        its value `[B]`, and the values after each step `[B, steps]`.
+    """
+    ascent, project = jax.vmap(threat.ascent, (0, 0, None)), jax.vmap(threat.project, (0, 0, None))
+
+    def better(best, new):
+        (_, value, success), (_, new_value, new_success) = best, new
+        improved = (new_success & ~success) | ((new_success == success) & (new_value > value))
+        return where(improved, new, best)
+
+    def move(z, gradient, step_size):
+        return project(z + step_size * ascent(gradient, z, eps), x, eps)
+
+    def step(carry, step_size):
+        z, best = carry
+        (value, success), gradient = value_and_gradient(objective, z)
+        best = better(best, (z, value, success))
+        return (move(z, gradient, step_size), best), value
+
+    value, gradient = value_and_gradient(objective, start)
+    first = move(start, gradient, step_sizes[0])
+    none = x, jnp.full_like(value[0], -jnp.inf), jnp.zeros_like(value[1])
+    (last, best), trace = jax.lax.scan(step, (first, none), step_sizes[1:])
+    value = objective(last)
+    found, best_value, _ = better(best, (last, *value))
+    return found, best_value, jnp.concatenate([trace, value[0][None]]).T
+
+
+def pgd(
+    threat: Threat | None = None,
+    *,
+    steps: int = 40,
+    loss: Loss = log_odds,
+    random_start: bool = True,
+    targeted: bool = False,
+) -> Attack:
+    """Projected gradient descent: the standard first-order attack.
+
+    >>> from invjax import attacks
+    >>> logits_fn = lambda x: jnp.stack([1 - x.sum(-1), x.sum(-1)], -1)
+    >>> x, labels = jnp.array([[0.2, 0.1]]), jnp.array([0])
+    >>> result = attacks.pgd(attacks.linf(), steps=5)(jax.random.key(0), logits_fn, x, labels, eps=0.125)
+    >>> bool(result.success[0]), round(float(result.distance[0]), 4)
+    (True, 0.125)
+
+    Args:
+        threat: the geometry; default `linf()`.
+        steps: gradients taken.
+        loss: what to climb.
+        random_start: start at a random point of the ball; else at the image.
+        targeted: `labels` are the classes to reach; descend the loss.
+
+    Returns:
+        An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
+    """
+    _check.positive(steps=steps)
+    threat = linf() if threat is None else threat
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.bounds)
+
+        def objective(z):
+            logits = logits_fn(z)
+            return (-1 if targeted else 1) * loss(logits, labels), fooled(logits, labels, targeted)
+
+        keys = example_keys(key, ids, len(x))
+        start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
+        sizes = jnp.full(steps, 2.5 * eps / steps if step_size is None else step_size, x.dtype)
+        found, value, trace = climb(objective, threat, start, x, eps, sizes)
+        return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
+
+    return attack
+
+
+def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool = False) -> Attack:
+    """One step of length `eps` along the gradient: its sign (`linf`, the default) or its direction (`l2`).
+
+    Args:
+        threat: the geometry; `linf((-inf, inf))` does not clip to the box.
+        loss: what to climb.
+        targeted: `labels` are the classes to reach.
+    """
+    one_step = pgd(threat, steps=1, loss=loss, random_start=False, targeted=targeted)
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
+
+    return attack
+
+
+def step_ll(threat: Threat | None = None, *, loss: Loss = log_odds) -> Attack:
+    """One step of length `eps` towards the class that the model finds least likely. `labels` are the true ones.
+
+    Args:
+        threat: the geometry; default `linf()`.
+        loss: of the least likely class, descended.
+    """
+    one_step = iterated_ll(threat, steps=1, loss=loss)
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
+
+    return attack
+
+
+def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = log_odds) -> Attack:
+    """Steps towards the class that the model finds least likely for the image itself. `labels` are the true ones.
+
+    Args:
+        threat: the geometry; default `linf()`.
+        steps: gradients taken, from the image on.
+        loss: of the least likely class, descended.
+
+    Returns:
+        An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
+    """
+    _check.positive(steps=steps)
+    threat = linf() if threat is None else threat
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.bounds)
+        least_likely = logits_fn(x).argmin(-1)
+
+        def objective(z):
+            logits = logits_fn(z)
+            return -loss(logits, least_likely), fooled(logits, labels)
+
+        sizes = jnp.full(steps, 2.5 * eps / steps if step_size is None else step_size, x.dtype)
+        found, value, trace = climb(objective, threat, x, x, eps, sizes)
+        return finish(logits_fn, threat.distance, found, x, labels, value, trace)
+
+    return attack

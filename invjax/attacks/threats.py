@@ -1,0 +1,252 @@
+r"""What an adversary may do to one image: stay within a distance `eps` of it, and inside the range of pixel values.
+
+A `Threat` is the geometry of one example; attacks map it over a batch. With a box of pixel values `[low, high]`,
+
+    ball(x, eps) = {z : distance(z, x) <= eps} intersected with [low, high]^D.
+
+`eps` may be a traced number. With `eps = 0` every projection returns `x` itself.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from invjax.types import Array, Key, Scalar
+
+Example = Float[Array, "..."]
+Bounds = tuple[float, float]
+
+
+class Threat(NamedTuple):
+    """The geometry of one example, without a batch axis.
+
+    Attributes:
+        sample: `(key, x, eps) -> z`, a random point of the ball.
+        ascent: `(gradient, z, eps) -> step`: the direction of steepest ascent at the point z, of length 1 in the
+            threat's norm; where the norm has a choice, nothing is spent on coordinates that are stuck at the box.
+        project: `(z, x, eps) -> z`: into the ball.
+        distance: `(z, x) -> scalar`, in the units of `eps`.
+        bounds: the box, `(low, high)`.
+        name: "linf", "l2", "l1" or "l0".
+    """
+
+    sample: Callable[[Key, Example, Scalar], Example]
+    ascent: Callable[[Example, Example, Scalar], Example]
+    project: Callable[[Example, Example, Scalar], Example]
+    distance: Callable[[Example, Example], Float[Array, ""]]
+    bounds: Bounds
+    name: str
+
+
+def _check_bounds(bounds: Bounds) -> Bounds:
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"bounds must be (low, high) with low < high; got {bounds}; pixel values lie in (0.0, 1.0)")
+    return bounds
+
+
+def _norm(x):
+    return jnp.sqrt((x**2).sum())
+
+
+def _movable(gradient, z, bounds):
+    """The gradient without what pushes a coordinate out of the box."""
+    stuck = ((z <= bounds[0]) & (gradient < 0)) | ((z >= bounds[1]) & (gradient > 0))
+    return jnp.where(stuck, 0, gradient)
+
+
+def linf(bounds: Bounds = (0.0, 1.0)) -> Threat:
+    """Every value may change by at most `eps`.
+
+    >>> linf().project(jnp.array([0.9, 0.2]), jnp.array([0.5, 0.1]), 0.25).tolist()
+    [0.75, 0.20000000298023224]
+
+    Args:
+        bounds: of pixel values; `(-inf, inf)` for none.
+    """
+    bounds = _check_bounds(bounds)
+
+    def project(z, x, eps):
+        return jnp.clip(jnp.clip(z, x - eps, x + eps), *bounds)
+
+    return Threat(
+        lambda key, x, eps: project(x + eps * jax.random.uniform(key, x.shape, x.dtype, -1, 1), x, eps),
+        lambda gradient, z, eps: jnp.sign(gradient),
+        project,
+        lambda z, x: jnp.abs(z - x).max(),
+        bounds,
+        "linf",
+    )
+
+
+def l2(bounds: Bounds = (0.0, 1.0)) -> Threat:
+    """The Euclidean length of the change is at most `eps`.
+
+    The projection scales the change and then clips to the box, which makes it shorter still: a point of the ball, and
+    the nearest one where nothing is clipped.
+
+    Args:
+        bounds: of pixel values; `(-inf, inf)` for none.
+    """
+    bounds = _check_bounds(bounds)
+
+    def project(z, x, eps):
+        length = _norm(z - x)
+        return jnp.clip(x + (z - x) * jnp.minimum(1, eps / jnp.where(length > 0, length, 1)), *bounds)
+
+    def sample(key, x, eps):
+        direction_key, radius_key = jax.random.split(key)
+        direction = jax.random.normal(direction_key, x.shape, x.dtype)
+        radius = eps * jax.random.uniform(radius_key, (), x.dtype) ** (1 / x.size)
+        return project(x + radius * direction / _norm(direction), x, eps)
+
+    def ascent(gradient, z, eps):
+        # by the largest entry first: squares of small numbers underflow
+        largest = jnp.abs(gradient).max()
+        scaled = gradient / jnp.where(largest > 0, largest, 1)
+        return scaled / jnp.maximum(_norm(scaled), 1e-12)
+
+    return Threat(sample, ascent, project, lambda z, x: _norm(z - x), bounds, "l2")
+
+
+def l1(bounds: Bounds = (0.0, 1.0), kept: float = 0.01) -> Threat:
+    r"""The absolute changes sum to at most `eps`.
+
+    `project` is the exact Euclidean projection onto the intersection of ball and box. With `d = z - x` and `c` how far
+    each coordinate can go before it hits the box, its solution is `sign(d) min(max(|d| - t, 0), c)` with the `t >= 0`
+    for which the absolute values sum to `eps`: one number, found by Newton's method on a piecewise linear function
+    instead of by sorting.
+
+    `ascent` spreads its step evenly over the `kept` share of coordinates with the largest gradient among those not
+    stuck at the box. Source: Tramèr & Boneh 2019 (the sparse l1 descent attack), Croce & Hein 2021 (the projection).
+
+    >>> free = l1(bounds=(-jnp.inf, jnp.inf))
+    >>> free.project(jnp.array([3.0, -2.0, 1.0, 0.5]), jnp.zeros(4), 2.0).tolist()
+    [1.5, -0.5, 0.0, 0.0]
+
+    Args:
+        bounds: of pixel values; `(-inf, inf)` for none.
+        kept: share of the coordinates that a step moves, in (0, 1].
+    """
+    bounds = _check_bounds(bounds)
+    if not 0 < kept <= 1:
+        raise ValueError(f"kept must be a share in (0, 1]; got {kept}")
+
+    def project(z, x, eps):
+        change = z - x
+        size, cap = jnp.abs(change), jnp.where(change > 0, bounds[1] - x, x - bounds[0])
+        threshold = _l1_threshold(size, cap, eps)
+        moved = x + jnp.sign(change) * jnp.clip(size - threshold, 0, cap)
+        return jnp.where(eps > 0, jnp.clip(moved, *bounds), x)  # the clip is for rounding errors
+
+    def sample(key, x, eps):
+        direction_key, radius_key = jax.random.split(key)
+        direction = jax.random.laplace(direction_key, x.shape, x.dtype)
+        radius = eps * jax.random.uniform(radius_key, (), x.dtype) ** (1 / x.size)
+        return project(x + radius * direction / jnp.abs(direction).sum(), x, eps)
+
+    def ascent(gradient, z, eps):
+        count = max(1, round(kept * gradient.size))
+        return _top_signs(_movable(gradient, z, bounds), count)
+
+    return Threat(sample, ascent, project, lambda z, x: jnp.abs(z - x).sum(), bounds, "l1")
+
+
+def _top_signs(gradient, count):
+    """The signs of the `count` largest entries, divided by their number."""
+    size = jnp.abs(gradient)
+    smallest = jax.lax.top_k(size.ravel(), count)[0][-1]
+    chosen = jnp.where((size >= smallest) & (size > 0), jnp.sign(gradient), 0)
+    return chosen / jnp.maximum(jnp.abs(chosen).sum(), 1)
+
+
+def _l1_threshold(size, cap, eps):
+    """The `t >= 0` with `sum min(max(size - t, 0), cap) = eps`; 0 where the sum is below `eps` already."""
+    # without the caps the sum is convex in t, and Newton from the left never overshoots
+    zero, largest = jnp.zeros((), size.dtype), size.max()
+    ball = newton(lambda t: (jnp.maximum(size - t, 0).sum() - eps, -(size > t).sum()), zero, largest, zero, eps, True)
+
+    def excess(t):
+        rest = jnp.maximum(size - t, 0)
+        return jnp.minimum(rest, cap).sum() - eps, -((rest > 0) & (rest < cap)).sum()
+
+    return newton(excess, zero, ball, ball, eps)
+
+
+def newton(function, low, high, start, scale, convex=False):
+    """A zero of a decreasing, piecewise linear function: Newton's step, or the midpoint where that leaves the bracket.
+
+    On the piece that holds the zero Newton's step is exact. Every third step is the midpoint, so that the bracket is
+    bound to shrink; a convex function has no need of that, since Newton's steps from the left never pass its zero.
+
+    Args:
+        function: `t -> (value, slope)`.
+        low: where the value is not negative; if it is, `low` is the answer.
+        high: where it is not positive.
+        start: in between; the nearer, the fewer steps.
+        scale: the value counts as zero when it is a few rounding errors of this.
+        convex: the function is convex, and `start` is `low`.
+    """
+    tolerance = 4 * jnp.finfo(high.dtype).eps * scale
+
+    def evaluate(t):
+        value, slope = function(t)
+        return value.astype(high.dtype), slope.astype(high.dtype)
+
+    def step(state):
+        t, low, high, value, slope, i = state
+        low, high = jnp.where(value > 0, t, low), jnp.where(value > 0, high, t)
+        straight = t - value / jnp.where(slope < 0, slope, 1)
+        inside = (slope < 0) & (low <= straight) & (straight <= high) & (convex | (i % 3 != 2))
+        t = jnp.where(inside, straight, (low + high) / 2)
+        return t, low, high, *evaluate(t), i + 1
+
+    def unfinished(state):
+        _, low, high, value, slope, i = state
+        return (jnp.abs(value) > tolerance) & (low < high) & (i < 96) & ((slope < 0) | (not convex))
+
+    return jax.lax.while_loop(unfinished, step, (start, low, high, *evaluate(start), 0))[0]
+
+
+def l0(bounds: Bounds = (0.0, 1.0)) -> Threat:
+    """At most `eps` pixels may change, each in all of its channels.
+
+    `project` clips to the box and keeps the `eps` pixels whose change brings the result nearest to `z`: the exact
+    projection. An example is `[..., C]`, a pixel is a position. Source: Croce & Hein 2019, *Sparse and Imperceivable
+    Adversarial Attacks*, section 3. The ascent step is ours: a step of length s moves each of the `eps` most promising
+    pixels by `4 s / eps` of the range, enough for a newcomer to replace a pixel that has been moved before.
+
+    Args:
+        bounds: of pixel values; finite.
+    """
+    low, high = _check_bounds(bounds)
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        raise ValueError(f"l0 needs finite bounds, or a pixel could take any value; got {bounds}")
+
+    def top_pixels(score, eps):
+        order = jnp.argsort(-score.ravel(), stable=True)
+        rank = jnp.zeros(score.size, jnp.int32).at[order].set(jnp.arange(score.size, dtype=jnp.int32))
+        return (rank < eps).reshape(*score.shape, 1) & (score > 0)[..., None]
+
+    def project(z, x, eps):
+        inside = jnp.clip(z, low, high)
+        gain = ((z - x) ** 2 - (z - inside) ** 2).sum(-1)
+        return jnp.where(top_pixels(gain, eps), inside, x)
+
+    def sample(key, x, eps):
+        pixel_key, value_key = jax.random.split(key)
+        chosen = top_pixels(jax.random.uniform(pixel_key, x.shape[:-1], x.dtype, minval=1e-3), eps)
+        return jnp.where(chosen, jax.random.uniform(value_key, x.shape, x.dtype, low, high), x)
+
+    def ascent(gradient, z, eps):
+        gradient = _movable(gradient, z, bounds)
+        moved = jnp.where(top_pixels(jnp.abs(gradient).sum(-1), eps), jnp.sign(gradient), 0)
+        return moved * (high - low) * 4 / jnp.maximum(eps, 1)
+
+    def distance(z, x):
+        return (z != x).any(-1).sum().astype(x.dtype)
+
+    return Threat(sample, ascent, project, distance, bounds, "l0")
