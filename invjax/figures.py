@@ -138,3 +138,87 @@ def readings(errors: Mapping[str, Mapping[str, Sequence[float]]], chance: float,
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(title, fontsize=10, color=INK)
     return figure
+
+
+def robustness_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    title: str,
+    xlabel: str = "radius eps",
+    bands: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> Any:
+    """Robust accuracy against the radius, one line a model or an attack.
+
+    Args:
+        curves: `{name: (radii [E], accuracy [E] in [0, 1])}`.
+        title: above the figure.
+        xlabel: what the radius is.
+        bands: `{name: (low [E], high [E])}`, intervals of the accuracies.
+    """
+    figure = _figure(5.6, 3.6)
+    axes = figure.subplots()
+    for i, (name, (radii, accuracy)) in enumerate(curves.items()):
+        color, style = PALETTE[i % len(PALETTE)], ("-", "--", ":")[i // len(PALETTE) % 3]
+        axes.step(radii, 100 * np.asarray(accuracy), style, where="post", color=color, label=name, linewidth=1.4)
+        if bands is not None and name in bands:
+            low, high = bands[name]
+            axes.fill_between(radii, 100 * low, 100 * high, step="post", color=color, alpha=0.15, linewidth=0)
+    axes.set_ylim(0, 102)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("robust accuracy, %")
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(title, fontsize=10, color=INK)
+    return figure
+
+
+def sensitivity(smallest: Mapping[str, Mapping[str, np.ndarray]], epsilons: Mapping[str, float], title: str) -> Any:
+    """One panel a threat: the share of images that withstand each radius, from the nearest adversarial examples found.
+
+    Args:
+        smallest: `{model: {threat: smallest eps of each image [N]}}`; infinity where none was found.
+        epsilons: the radius of each threat, a dashed line; a panel ends at twice that.
+        title: above the figure.
+    """
+    threats = list(epsilons)
+    figure = _figure(2.9 * len(threats) + 0.4, 3.3)
+    panels = figure.subplots(1, len(threats), squeeze=False, sharey=True)[0]
+    for axes, threat in zip(panels, threats, strict=True):
+        radii = np.linspace(0, 2 * epsilons[threat], 201)
+        for i, (model, by_threat) in enumerate(smallest.items()):
+            standing = 100 * (by_threat[threat][None] > radii[:, None]).mean(1)
+            axes.plot(radii, standing, color=PALETTE[i % len(PALETTE)], label=model, linewidth=1.4)
+        axes.axvline(epsilons[threat], color=INK, linestyle="--", linewidth=0.8)
+        axes.set_title(threat, fontsize=9, color=INK)
+        axes.set_xlabel("radius eps")
+        axes.set_xlim(0, 2 * epsilons[threat])
+        axes.set_ylim(0, 102)
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("images that withstand it, %")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def adversarial_grid(original: np.ndarray, changed: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]],
+                     title: str) -> Any:  # fmt: skip
+    """Images above what attacks made of them: one column an image, one row an attack.
+
+    Args:
+        original: `[n, H, W, C]`.
+        changed: `{attack: [n, H, W, C]}`.
+        captions: `{attack or "original": a few words under each image}`.
+        title: above the figure.
+    """
+    rows = {"original": original, **changed}
+    figure = _figure(1.15 * len(original) + 0.6, 1.4 * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), len(original), squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image, caption in zip(line, images, captions[name], strict=True):
+            _show(axes, image)
+            axes.set_xlabel(caption, fontsize=7, color=INK)
+        line[0].set_ylabel(name, fontsize=9, color=INK)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure

@@ -1,0 +1,1 @@
+"""How sensitive classifiers are: attacks in several norms on plain and adversarially trained networks."""

@@ -1,0 +1,171 @@
+"""Robust accuracy against eps for attacks of growing strength, on a plain and an adversarially trained network.
+
+    python -m experiments.sensitivity.curves [smoke|default|paper] [--dataset digits|mnist]
+
+One compilation a curve; what has fallen at a radius is not attacked at a larger one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from experiments import common
+from experiments.sensitivity import networks
+from invjax import figures
+from invjax.attacks import Attack, Threat, apgd, fgsm, l2, linf, pgd, square, step_ll
+from invjax.data import Dataset, as_float
+from invjax.evaluation import robustness_curve
+from invjax.training import data_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the robustness curves."""
+
+    dataset: Literal["digits", "mnist"] = "mnist"
+    """Which images."""
+    data_dir: str | None = None
+    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    channels: tuple[int, ...] = (16, 32)
+    """Channels of the convolutions."""
+    dense: int = 128
+    """Width of the hidden dense layer."""
+    epochs: int = 3
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images in a step."""
+    learning_rate: float = 2e-3
+    """Adam's, at the start; it decays to zero along a cosine."""
+    train_eps: float = 0.3
+    """Radius of the linf attack inside the adversarial training."""
+    train_steps: int = 7
+    """Its steps."""
+    images: int = 512
+    """Test images, the first ones."""
+    attack_steps: int = 40
+    """Steps of PGD and Auto-PGD."""
+    queries: int = 300
+    """Queries of the random search."""
+    points: int = 17
+    """Radii on each curve, from 0."""
+    largest: tuple[float, float] = (0.4, 4.0)
+    """The largest radius in linf and l2."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training a seed and a network."""
+
+
+PRESETS = {
+    "smoke": Config(
+        "digits",
+        channels=(8,),
+        dense=16,
+        epochs=1,
+        batch_size=64,
+        train_eps=0.1,
+        train_steps=2,
+        images=16,
+        attack_steps=3,
+        queries=10,
+        points=3,
+        largest=(0.2, 1.0),
+        seeds=(0,),
+    ),
+    "default": Config(),
+    "paper": Config(channels=(32, 64), dense=1024, epochs=30, train_steps=40, images=10_000, points=41, queries=5000),
+}
+
+
+def attacks_for(config: Config) -> dict[str, Callable[[Threat], Attack]]:
+    """The attacks, weakest first."""
+    return {
+        "step l.l.": step_ll,
+        "FGSM": fgsm,
+        "Square": partial(square, queries=config.queries),
+        "PGD": partial(pgd, steps=config.attack_steps),
+        "Auto-PGD": partial(apgd, steps=config.attack_steps),
+    }
+
+
+def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
+    """Train one network and measure its curves."""
+    train, test = data
+    params = networks.train(config, train, kind, seed, folder)
+    apply_fn = networks.network(config).apply
+    images = np.asarray(as_float(test.images[: config.images], test.levels))
+    labels = np.asarray(test.labels[: config.images])
+    numbers: dict[str, dict[str, list[float]]] = {}
+    arrays = {}
+    for threat, largest in zip((linf(), l2()), config.largest, strict=True):
+        numbers[threat.name] = {}
+        for name, attack_for in attacks_for(config).items():
+            place = folder / "curves" / f"{threat.name}-{name.replace(' ', '-')}"
+            curve = robustness_curve(
+                jax.random.key(seed),
+                attack_for(threat),
+                apply_fn,
+                params,
+                images,
+                labels,
+                epsilons=np.linspace(0, largest, config.points).tolist(),
+                mesh=data_mesh(),
+                directory=place,
+            )
+            numbers[threat.name][name] = curve.accuracy().tolist()
+            arrays[f"{threat.name}_radii"] = curve.epsilons
+    return numbers, arrays
+
+
+def run(config: Config, folder: Path) -> list[common.Row]:
+    """Train and measure all networks, draw the figures, and return the table."""
+    data = networks.datasets(config)
+    numbers: dict[str, list[dict]] = {kind: [] for kind in networks.TRAININGS}
+    for kind in networks.TRAININGS:
+        for seed in config.seeds:
+            place = folder / f"{kind}-seed{seed}"
+            values, arrays = common.stage(place, partial(one_network, config, kind, seed, data, place))
+            numbers[kind].append(values)
+        for norm in ("linf", "l2"):
+            radii = arrays[f"{norm}_radii"]
+            of_seeds = {name: np.array([n[norm][name] for n in numbers[kind]]) for name in attacks_for(config)}
+            chart = figures.robustness_curves(
+                {name: (radii, values.mean(0)) for name, values in of_seeds.items()},
+                f"{config.dataset}, {kind} training: mean and range of {len(config.seeds)} seed(s)",
+                f"radius eps, {norm}",
+                {name: (values.min(0), values.max(0)) for name, values in of_seeds.items()},
+            )
+            figures.save(chart, folder / "figures" / f"{kind}-{norm}.png")
+    return rows(config, numbers)
+
+
+def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
+    """The table: the mean robust accuracy over the radii, which is the area under a curve."""
+    return [
+        common.row(
+            f"{kind}: mean robust accuracy over {norm} radii up to {largest:g}, {name}",
+            None,
+            [100 * np.mean(n[norm][name]) for n in runs],
+            "%",
+        )
+        for kind, runs in numbers.items()
+        for norm, largest in zip(("linf", "l2"), config.largest, strict=True)
+        for name in attacks_for(config)
+    ]
+
+
+EXPERIMENT = common.Experiment(
+    name="sensitivity/curves",
+    item="robust accuracy against eps for attacks of growing strength, linf and l2",
+    presets=PRESETS,
+    times={"smoke": "under a minute", "default": "on 2 CPU cores, not timed yet", "paper": "an accelerator, not run"},
+    run=run,
+)
+
+
+if __name__ == "__main__":
+    common.use_all_cores()
+    common.main(EXPERIMENT)

@@ -1,0 +1,83 @@
+"""The two networks of these experiments: one trained plainly, one against the attack."""
+
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from invjax.adversarial_training import adversarial_loss
+
+from invjax.attacks import linf, pgd
+from invjax.data import Dataset, as_float, batches, load
+from invjax.losses import cross_entropy, error_rate
+from invjax.models import mnist_cnn
+from invjax.training import data_mesh, fit, init_state, make_train_step
+from invjax.types import Net, Params
+
+TRAININGS = ("plain", "adversarial")
+
+
+class Settings(Protocol):
+    """What a configuration must say about data and training."""
+
+    dataset: Literal["digits", "mnist"]
+    data_dir: str | None
+    channels: tuple[int, ...]
+    dense: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    train_eps: float
+    train_steps: int
+
+
+def datasets(config: Settings) -> tuple[Dataset, Dataset]:
+    """Training and test set."""
+    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
+    return train, test
+
+
+def network(config: Settings) -> Net:
+    """The convolutional network of Madry et al. 2018, of the configured widths."""
+    return mnist_cnn(10, config.channels, config.dense)
+
+
+def train(config: Settings, data: Dataset, kind: str, seed: int, folder: Path) -> Params:
+    """Train a network, or go on with it: Adam, a decay to zero, and PGD inside the loss for the adversarial one.
+
+    The attack's radius grows from zero over the first third of the steps, without which the training often stays at
+    guessing.
+    """
+    net = network(config)
+    num_steps = config.epochs * (len(data.labels) // config.batch_size)
+    draw = batches([data.images, data.labels], config.batch_size, seed)
+    attack = pgd(linf(), steps=config.train_steps)
+    robust_loss = adversarial_loss(net.apply, attack, eps=config.train_eps, warmup_steps=num_steps // 3)
+
+    def loss_fn(params: Params, key: Any, batch: Any):
+        images, labels, step = batch
+        x = as_float(images, data.levels)
+        if kind == "adversarial":
+            return robust_loss(params, key, (x, labels, step))
+        logits = net.apply(params, x)
+        return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
+
+    def numbered(step: int):
+        images, labels = draw(step)
+        return images, labels, np.full(len(labels), step, np.int32)  # the same on every device
+
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = net.init(init_key, jnp.asarray(as_float(data.images[:1], data.levels)))
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, num_steps))
+    state, _ = fit(
+        init_state(run_key, params, optimizer),
+        make_train_step(loss_fn, optimizer),
+        numbered,
+        num_steps,
+        mesh=data_mesh(),
+        directory=folder,
+        description=f"{kind}, seed {seed}",
+    )
+    return state.params

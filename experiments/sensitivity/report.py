@@ -1,0 +1,212 @@
+"""How sensitive a network is: errors under attack in four norms, and the distance of the nearest adversarial example.
+
+    python -m experiments.sensitivity.report [smoke|default|paper] [--dataset digits|mnist]
+
+For a plainly and an adversarially trained network and each seed: `evaluation.report` on test images, the standard
+ensemble in linf, and `attacks.diagnose`.
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from experiments import common
+from experiments.sensitivity import networks
+from invjax import evaluation, figures
+from invjax.attacks import diagnose, ensemble, jit_attack, l0, l1, l2, linf, pgd, smallest, standard
+from invjax.data import Dataset, as_float
+from invjax.training import data_mesh
+
+THREATS = {"linf": linf, "l2": l2, "l1": l1, "l0": l0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the sensitivity report."""
+
+    dataset: Literal["digits", "mnist"] = "mnist"
+    """Which images."""
+    data_dir: str | None = None
+    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    channels: tuple[int, ...] = (16, 32)
+    """Channels of the convolutions."""
+    dense: int = 128
+    """Width of the hidden dense layer."""
+    epochs: int = 3
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images in a step."""
+    learning_rate: float = 2e-3
+    """Adam's, at the start; it decays to zero along a cosine."""
+    train_eps: float = 0.3
+    """Radius of the linf attack inside the adversarial training."""
+    train_steps: int = 7
+    """Its steps."""
+    images: int = 256
+    """Test images, the first ones."""
+    attack_steps: int = 40
+    """Steps of PGD."""
+    bisections: int = 6
+    """Of the smallest radius."""
+    epsilons: tuple[float, ...] = (0.3, 2.0, 10.0, 15.0)
+    """Radii in linf, l2, l1 and l0 (pixels)."""
+    ensemble_steps: int = 50
+    """Steps of each gradient attack in the standard ensemble (its authors': 100)."""
+    queries: int = 1000
+    """Queries of the random search in the standard ensemble (its authors': 5000)."""
+    columns: int = 8
+    """Images in the figure."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training a seed and a network."""
+
+
+PRESETS = {
+    "smoke": Config(
+        "digits",
+        channels=(8,),
+        dense=16,
+        epochs=1,
+        batch_size=64,
+        train_eps=0.1,
+        train_steps=2,
+        images=16,
+        attack_steps=4,
+        bisections=2,
+        epsilons=(0.1, 0.5, 2.0, 3.0),
+        ensemble_steps=4,
+        queries=20,
+        columns=4,
+        seeds=(0,),
+    ),
+    "default": Config(),
+    "paper": Config(
+        channels=(32, 64), dense=1024, epochs=30, train_steps=40, images=10_000, ensemble_steps=100, queries=5000
+    ),
+}
+
+
+def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
+    """Train one network and measure it."""
+    train, test = data
+    params = networks.train(config, train, kind, seed, folder)
+    apply_fn = networks.network(config).apply
+    images = np.asarray(as_float(test.images[: config.images], test.levels))
+    labels = np.asarray(test.labels[: config.images])
+    key, mesh = jax.random.key(seed), data_mesh()
+    threats = [(THREATS[name](), eps) for name, eps in zip(THREATS, config.epsilons, strict=True)]
+    found = evaluation.report(
+        key,
+        apply_fn,
+        params,
+        images,
+        labels,
+        threats=threats,
+        attack_for=partial(pgd, steps=config.attack_steps),
+        bisections=config.bisections,
+        mesh=mesh,
+        directory=folder / "report",
+    )
+    stages = standard(linf(), classes=10, steps=config.ensemble_steps, queries=config.queries)
+    strongest = ensemble(stages, apply_fn, mesh=mesh)(params, key, images, labels, eps=config.epsilons[0])
+    suspicions = diagnose(key, apply_fn, params, images[:32], labels[:32], eps=config.epsilons[0], show=None)
+    numbers: dict[str, Any] = {
+        "table": [line._asdict() for line in evaluation.table(found)],
+        "ensemble": {
+            "robust_accuracy": float(1 - strongest.success.mean()),
+            "interval": evaluation.wilson(int((~strongest.success).sum()), len(labels)),
+            "found_by": {name: int((strongest.stage == number).sum()) for number, name in enumerate(strongest.stages)},
+        },
+        "diagnosis": [finding._asdict() for finding in suspicions],
+    }
+    arrays = {f"smallest_{name}": s.smallest_eps for name, s in found.sensitivity.items()}
+    shown, shown_labels = images[: config.columns], labels[: config.columns]
+    arrays |= {"original": shown, "original_prediction": np.asarray(apply_fn(params, shown)).argmax(1)}
+    for threat, eps in threats:
+        search = jit_attack(smallest(pgd(threat, steps=config.attack_steps), steps=config.bisections), apply_fn)
+        result = search(params, key, shown, shown_labels, eps=2 * eps)
+        arrays |= {
+            f"nearest_{threat.name}": np.asarray(result.x),
+            f"nearest_{threat.name}_distance": np.where(result.success, result.distance, np.inf),
+            f"nearest_{threat.name}_prediction": np.asarray(apply_fn(params, result.x)).argmax(1),
+        }
+    return numbers, arrays
+
+
+def run(config: Config, folder: Path) -> list[common.Row]:
+    """Train and measure all networks, draw the figures, and return the table."""
+    data = networks.datasets(config)
+    numbers: dict[str, list[dict]] = {kind: [] for kind in networks.TRAININGS}
+    first: dict[str, dict[str, np.ndarray]] = {}
+    for kind in networks.TRAININGS:
+        for seed in config.seeds:
+            place = folder / f"{kind}-seed{seed}"
+            values, arrays = common.stage(place, partial(one_network, config, kind, seed, data, place))
+            numbers[kind].append(values)
+            first.setdefault(kind, arrays)
+    epsilons = dict(zip(THREATS, config.epsilons, strict=True))
+    title = f"{config.dataset}, {config.images} test images: distance of the nearest adversarial example found"
+    smallest_of = {kind: {name: arrays[f"smallest_{name}"] for name in THREATS} for kind, arrays in first.items()}
+    figures.save(figures.sensitivity(smallest_of, epsilons, title), folder / "figures" / "sensitivity.png")
+    for kind, arrays in first.items():
+        captions = {"original": [f"{k}" for k in arrays["original_prediction"]]} | {
+            name: [
+                "none found" if np.isinf(d) else f"{k}, at {d:.3g}"
+                for k, d in zip(arrays[f"nearest_{name}_prediction"], arrays[f"nearest_{name}_distance"], strict=True)
+            ]
+            for name in THREATS
+        }
+        changed = {name: arrays[f"nearest_{name}"] for name in THREATS}
+        title = f"{config.dataset}, {kind} training: the nearest adversarial examples, with prediction and distance"
+        grid = figures.adversarial_grid(arrays["original"], changed, captions, title)
+        figures.save(grid, folder / "figures" / f"nearest-{kind}.png")
+    return rows(config, numbers)
+
+
+def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
+    """The table: one row a network and a measure."""
+    table = []
+    for kind, runs in numbers.items():
+        for lines in zip(*(n["table"] for n in runs), strict=True):
+            share = lines[0]["interval"] is not None
+            values = [(100 if share else 1) * line["value"] for line in lines]
+            table.append(
+                common.row(f"{kind}: {lines[0]['name']}", None, values, "%" if share else "eps", _interval(lines[0]))
+            )
+        values = [100 * n["ensemble"]["robust_accuracy"] for n in runs]
+        about = f"{config.ensemble_steps} steps, {config.queries} queries"
+        table.append(
+            common.row(
+                f"{kind}: robust accuracy, linf, standard ensemble",
+                None,
+                values,
+                "%",
+                f"{about}{_interval(runs[0]['ensemble'], '; ')}",
+            )
+        )
+        table.append(common.row(f"{kind}: findings of diagnose", None, [len(n["diagnosis"]) for n in runs], ""))
+    return table
+
+
+def _interval(line: dict, before: str = "") -> str:
+    if line["interval"] is None:
+        return ""
+    low, high = line["interval"]
+    return f"{before}95 % interval of the first seed: {100 * low:.1f} to {100 * high:.1f}"
+
+
+EXPERIMENT = common.Experiment(
+    name="sensitivity/report",
+    item="errors under attack in linf, l2, l1 and l0, smallest eps, and the standard ensemble",
+    presets=PRESETS,
+    times={"smoke": "under a minute", "default": "on 2 CPU cores, not timed yet", "paper": "an accelerator, not run"},
+    run=run,
+)
+
+
+if __name__ == "__main__":
+    common.use_all_cores()
+    common.main(EXPERIMENT)
