@@ -64,17 +64,13 @@ def train(config: Settings, data: Dataset, kind: str, seed: int, folder: Path) -
         logits = net.apply(params, x)
         return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
 
-    def numbered(step: int):
-        images, labels = draw(step)
-        return images, labels, np.full(len(labels), step, np.int32)  # the same on every device
-
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = net.init(init_key, jnp.asarray(as_float(data.images[:1], data.levels)))
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, num_steps))
     state, _ = fit(
         init_state(run_key, params, optimizer),
         make_train_step(loss_fn, optimizer),
-        numbered,
+        lambda step: (*draw(step), np.int32(step)),
         num_steps,
         mesh=data_mesh(),
         directory=folder,

@@ -125,8 +125,8 @@ def fi_revnet(
 ) -> InvertibleClassifier:
     """The fully invertible RevNet: for each level squeeze, then blocks of actnorm, channel mixing and a coupling layer.
 
-    The coupling networks of a level of n blocks are scaled by `1/sqrt(n)`, which keeps the inverse well conditioned on
-    codes that no image has, metamers above all, at any depth.
+    The coupling networks of a level of more than four blocks are scaled by `2/sqrt(blocks)`, which keeps the inverse well
+    conditioned at any depth, also on codes that no image has, such as those of metamers.
 
     >>> model = fi_revnet((4, 4, 1), num_classes=3, blocks=(2,), hidden=((8,),))
     >>> x = jax.random.uniform(jax.random.key(0), (5, 4, 4, 1))
@@ -157,8 +157,8 @@ def fi_revnet(
     for n, widths in zip(blocks, hidden, strict=True):
         layers.append(squeeze())
         if n:
-            # a sum of n residuals of gain 1 has an inverse that explodes off the data; see BUILD_NOTES
-            net_fn = partial(conv_net, hidden=widths, gain=n**-0.5)
+            # the inverse of a long sum of residuals of gain 1 explodes off the data; see BUILD_NOTES
+            net_fn = partial(conv_net, hidden=widths, gain=min(1.0, 2 / n**0.5))
             step = chain([actnorm(), mix(), coupling(net_fn)])
             layers.append(repeat(step, n))
     layers.append(dct2() if readout is None else readout)
