@@ -16,11 +16,11 @@ EXPERIMENT = common.Experiment(
         "default": dataclasses.replace(
             metamers.PRESETS["default"],
             dataset="digits",
-            epochs=20,
+            epochs=16,
             batch_size=64,
             critic_hidden=(256, 256),
             nuisance_weight=1.0,
-            head_epochs=15,
+            head_epochs=12,
         ),
     },
     times={"smoke": "under a minute", "default": "two minutes on 2 CPU cores"},

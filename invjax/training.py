@@ -148,7 +148,7 @@ def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
 
 
 def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """Spread the leading axis of host arrays over the mesh.
+    """Spread the leading axis of host arrays over the mesh; numbers without an axis go to every device.
 
     With several hosts each one passes the same whole batch, as `data.batches` gives it, and keeps its own part.
 
@@ -159,10 +159,12 @@ def shard_batch(mesh: Mesh, batch: Batch) -> Batch:
         raise ValueError(f"the mesh must have one automatic axis named data; got {mesh}; use data_mesh()")
     for leaf in jax.tree.leaves(batch):
         _check.divisible(f"a batch over {mesh.size} devices", leaf.shape[:1], mesh.size, "change the batch size")
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index]), batch
-    )
+
+    def spread(leaf):
+        sharding = NamedSharding(mesh, PartitionSpec("data") if leaf.ndim else PartitionSpec())
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(spread, batch)
 
 
 def fit(

@@ -374,7 +374,7 @@ EXPERIMENT = common.Experiment(
     presets=PRESETS,
     times={
         "smoke": "under a minute",
-        "default": "24 minutes on 2 busy CPU cores",
+        "default": "16 minutes on 2 CPU cores",
         "paper": "an accelerator, not run yet",
     },
     run=run,

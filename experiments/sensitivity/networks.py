@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from invjax.adversarial_training import adversarial_loss
 
+from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import linf, pgd
 from invjax.data import Dataset, as_float, batches, load
 from invjax.losses import cross_entropy, error_rate

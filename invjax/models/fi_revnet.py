@@ -125,8 +125,9 @@ def fi_revnet(
 ) -> InvertibleClassifier:
     """The fully invertible RevNet: for each level squeeze, then blocks of actnorm, channel mixing and a coupling layer.
 
-    The coupling networks of a level of more than four blocks are scaled by `2/sqrt(blocks)`, which keeps the inverse well
-    conditioned at any depth, also on codes that no image has, such as those of metamers.
+    Coupling networks of a level of more than four blocks are scaled by `4 / blocks`, so that together they do no more than
+    four do. This keeps the inverse well conditioned at any depth, also on codes that no image has, such as those of
+    metamers.
 
     >>> model = fi_revnet((4, 4, 1), num_classes=3, blocks=(2,), hidden=((8,),))
     >>> x = jax.random.uniform(jax.random.key(0), (5, 4, 4, 1))
@@ -158,7 +159,7 @@ def fi_revnet(
         layers.append(squeeze())
         if n:
             # the inverse of a long sum of residuals of gain 1 explodes off the data; see BUILD_NOTES
-            net_fn = partial(conv_net, hidden=widths, gain=min(1.0, 2 / n**0.5))
+            net_fn = partial(conv_net, hidden=widths, gain=min(1.0, 4 / n))
             step = chain([actnorm(), mix(), coupling(net_fn)])
             layers.append(repeat(step, n))
     layers.append(dct2() if readout is None else readout)
