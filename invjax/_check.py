@@ -24,9 +24,9 @@ def positive(**values: Any) -> None:
 
 def number(name: str, value: Any) -> None:
     """`value` is one number, not negative."""
-    if jax.numpy.ndim(value) != 0:
+    if np.ndim(value) != 0:
         raise ValueError(
-            f"{name} must be one number; got an array of shape {jax.numpy.shape(value)}; "
+            f"{name} must be one number; got an array of shape {np.shape(value)}; "
             "call once for each, or use evaluation.robustness_curve"
         )
     if _concrete(value) and not float(value) >= 0:

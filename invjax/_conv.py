@@ -97,8 +97,9 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`lax.conv_general_dilated` with the same arguments and values; on CPU its gradients are fast inside loops.
 
-    Two-dimensional NHWC/HWIO convolutions without groups take the fast path; all others are passed on. On CPU every
-    `precision` is full precision, so the fast path has no need of it.
+    Two-dimensional convolutions without groups take the fast path, those of other layouts (channels first) between two
+    transpositions; all others are passed on. On CPU every `precision` is full precision, so the fast path has no need
+    of it.
     """
     plain = partial(
         lax.conv_general_dilated,
@@ -113,28 +114,31 @@ def conv_general_dilated(
     )
     if jax.default_backend() != "cpu" or lhs.ndim != 4:
         return plain()
-    layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     eligible = (
-        layout == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
-        and rest.get("feature_group_count", 1) == rest.get("batch_group_count", 1) == 1
+        rest.get("feature_group_count", 1) == rest.get("batch_group_count", 1) == 1
         and rest.get("preferred_element_type") in (None, lhs.dtype)
         and lhs.dtype == rhs.dtype
         and 0 not in jax.eval_shape(plain).shape  # the gradient of nothing would be a convolution by nothing
     )
     if not eligible:
         return plain()
+    (n, c, *space), (o, i, *window), (batch, channel, *out) = lax.conv_dimension_numbers(
+        lhs.shape, rhs.shape, dimension_numbers
+    )
+    x, w = lhs.transpose(n, *space, c), rhs.transpose(*window, i, o)
     lhs_dilation, rhs_dilation = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
     if isinstance(padding, str):
-        kernel = [_span(size, dilation) for size, dilation in zip(rhs.shape, rhs_dilation, strict=False)]
-        padding = lax.padtype_to_pads(lhs.shape[1:3], kernel, window_strides, padding)
-    return conv_p.bind(
-        lhs,
-        rhs,
+        kernel = [_span(size, dilation) for size, dilation in zip(w.shape, rhs_dilation, strict=False)]
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel, window_strides, padding)
+    y = conv_p.bind(
+        x,
+        w,
         strides=tuple(window_strides),
         padding=tuple((int(low), int(high)) for low, high in padding),
         lhs_dilation=lhs_dilation,
         rhs_dilation=rhs_dilation,
     )
+    return y.transpose(sorted(range(4), key=(batch, *out, channel).__getitem__))
 
 
 def _has_conv(jaxpr) -> bool:
@@ -167,7 +171,7 @@ def _evaluate(jaxpr, consts, *args):
     for eqn in jaxpr.eqns:
         inputs = [var.val if isinstance(var, core.Literal) else env[var] for var in eqn.invars]
         if eqn.primitive is lax.conv_general_dilated_p:
-            outputs = [conv_general_dilated(*inputs, **eqn.params)]
+            outputs = [conv_general_dilated(*map(jnp.asarray, inputs), **eqn.params)]
         else:
             params = dict(eqn.params)
             for (name, index), sub in _closed_jaxprs(eqn.params):

@@ -20,11 +20,12 @@ from jax.sharding import Mesh
 from invjax import _check
 from invjax._progress import progress
 from invjax.attacks import Attack, Threat, pgd, smallest
+from invjax.attacks.minimal import distances
 from invjax.streaming import over_batches
 from invjax.types import ApplyFn, Key, Params
 
 
-def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float | int, total: int, z: float = 1.96) -> tuple[float, float]:
     """The Wilson score interval of a share: where the true one lies with 95 % confidence (`z = 1.96`).
 
     >>> low, high = wilson(0, 10)
@@ -40,7 +41,8 @@ def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]
     share = successes / total
     centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # the interval holds the share itself, also after rounding
+    return min(share, max(0.0, float(centre - half))), max(share, min(1.0, float(centre + half)))
 
 
 class Curve(NamedTuple):
@@ -95,7 +97,8 @@ class _Kept:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_name(self.path.name + ".part")
             with part.open("wb") as file:
-                np.savez(file, **arrays, **self.identity)
+                contents: dict[str, Any] = {**arrays, **self.identity}
+                np.savez(file, **contents)
             os.replace(part, self.path)
 
 
@@ -107,7 +110,7 @@ def robustness_curve(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    epsilons: Sequence[float],
+    epsilons: Sequence[float | int] | np.ndarray,
     batch_size: int = 128,
     mesh: Mesh | None = None,
     at_once: bool | None = None,
@@ -135,9 +138,10 @@ def robustness_curve(
         ValueError: negative radii, NaN images or logits, labels of another shape or out of range, a `directory` that
             holds another run.
     """
-    grid = np.sort(np.asarray(epsilons, np.float64))
+    grid = np.asarray(epsilons, np.float64)
     if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
         raise ValueError(f"epsilons must be a list of numbers that are not negative; got {epsilons}")
+    grid = np.sort(grid)
     labels = np.asarray(labels)
     at_once = jax.default_backend() != "cpu" if at_once is None else at_once
     standing = _clean(apply_fn, params, images, labels, batch_size, mesh)
@@ -145,6 +149,7 @@ def robustness_curve(
                  key=np.asarray(jax.random.key_data(key)))  # fmt: skip
     saved = kept.load()
     broken_at = np.where(standing, np.inf, 0.0) if saved is None else saved["broken_at"]
+    done = 0 if saved is None else int(saved["done"])
 
     def fallen(eps, x, y, ids):
         return attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids).success
@@ -154,7 +159,7 @@ def robustness_curve(
 
     radii = jnp.asarray(grid, jnp.float32)
     if at_once:
-        if saved is None:
+        if done < grid.size:
             every = jax.jit(lambda x, y, ids: jax.vmap(lambda eps: fallen(eps, x, y, ids), out_axes=1)(radii))
             ids = np.flatnonzero(standing)
             if ids.size:
@@ -163,7 +168,6 @@ def robustness_curve(
             kept.save(broken_at=broken_at, done=grid.size)
         return Curve(grid, broken_at)
     one = jax.jit(fallen)
-    done = 0 if saved is None else int(saved["done"])
     bar = progress(done, grid.size, "robustness curve")
     for i in range(done, grid.size):
         ids = np.flatnonzero(np.isinf(broken_at))
@@ -214,7 +218,7 @@ def report(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    threats: Sequence[tuple[Threat, float]],
+    threats: Sequence[tuple[Threat, float | int]],
     attack_for: Callable[[Threat], Attack] = pgd,
     bisections: int = 8,
     batch_size: int = 128,
@@ -272,7 +276,7 @@ def _sensitivity(key, attack, apply_fn, params, images, labels, correct, eps, bi
     def run(x, y, ids):
         fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
         near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
-        return fixed.success, jnp.where(near.success, near.distance, jnp.inf)
+        return fixed.success, jnp.minimum(distances(fixed), distances(near))
 
     success, nearest = ~correct, np.where(correct, np.inf, 0.0)
     ids = np.flatnonzero(correct)
@@ -280,7 +284,8 @@ def _sensitivity(key, attack, apply_fn, params, images, labels, correct, eps, bi
         success[ids], nearest[ids] = over_batches(
             run, [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh
         )
-    # what the bisection found within eps counts too, or the two would contradict each other
+    # each is what both attacks found, or the two would contradict each other: distances may round to a hair above eps
+    nearest = np.where(success, np.minimum(nearest, eps), nearest)
     return Sensitivity(eps, success | (nearest <= eps), nearest)
 
 

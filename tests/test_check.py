@@ -48,6 +48,45 @@ REFUSED = {  # name: (call, message)
         "labels must be integer class indices; got dtype float64; use argmax on one-hot labels",
     ),
     "labels-bool": (lambda: _check.labels(np.array([True]), 2), "labels must be integer class indices; got dtype bool"),
+    "number-negative": (lambda: _check.number("eps", -1e-9), "eps must not be negative; got eps=-1e-09"),
+    "number-nan": (lambda: _check.number("eps", jnp.float32(jnp.nan)), "eps must not be negative; got eps=nan"),
+    "number-array": (
+        lambda: _check.number("eps", np.array([0.1, 0.2])),
+        "eps must be one number; got an array of shape (2,); call once for each, or use evaluation.robustness_curve",
+    ),
+    "number-list": (lambda: _check.number("radius", [0.1]), "radius must be one number; got an array of shape (1,)"),
+    "within-bytes": (lambda: _check.within("x", np.zeros(2, np.uint8), (0.0, 1.0)), "x must be floating point"),
+    "within-nan": (lambda: _check.within("x", np.array([np.nan, 0.5]), (0.0, 1.0)), "x holds 1 NaN or infinite values"),
+    "within-infinite": (lambda: _check.within("x", np.array([-np.inf]), (-np.inf, np.inf)), "x holds 1 NaN or inf"),
+    "within-high": (
+        lambda: _check.within("images", np.array([0.0, 255.0]), (0.0, 1.0)),
+        "images must lie in (0.0, 1.0); got values from 0 to 255; scale them, or pass the model's own range as bounds=",
+    ),
+    "within-low": (
+        lambda: _check.within("x", jnp.array([-1.5, 0.0]), (-1.0, 1.0)),
+        "x must lie in (-1.0, 1.0); got values from -1.5 to 0; scale them",
+    ),
+    "within-barely": (lambda: _check.within("x", np.array([1.00001]), (0.0, 1.0)), "got values from 1 to 1; scale"),
+    "logits-of-vector": (
+        lambda: _check.logits_of(lambda x: x[:, 0], np.zeros((3, 5)), np.zeros(3, int)),
+        "the model must map images (3, 5) to logits [3, classes]; got (3,); two classes need two logits",
+    ),
+    "logits-of-one-class": (
+        lambda: _check.logits_of(lambda x: x[:, :1], np.zeros((3, 5)), np.zeros(3, int)),
+        "to logits [3, classes]; got (3, 1); two classes need two logits, such as [-z, z]",
+    ),
+    "logits-of-other-batch": (
+        lambda: _check.logits_of(lambda x: x[:2], np.zeros((3, 5)), np.zeros(3, int)),
+        "to logits [3, classes]; got (2, 5)",
+    ),
+    "logits-of-tuple": (
+        lambda: _check.logits_of(lambda x: (x, x), np.zeros((3, 5)), np.zeros(3, int)),
+        "to logits [3, classes]; got PyTreeDef((*, *))",
+    ),
+    "logits-of-labels": (
+        lambda: _check.logits_of(lambda x: x, np.zeros((3, 5)), np.zeros((3, 5), int)),
+        "labels must have shape [3], one for each image; got (3, 5); use argmax on one-hot labels",
+    ),
     "one_of": (
         lambda: _check.one_of("preset", "minst", {"mnist": 0, "digits": 1}),
         "preset must be one of 'mnist', 'digits'; got 'minst'",
@@ -65,6 +104,11 @@ ACCEPTED = {
     "finite-empty": lambda: _check.finite("x", np.zeros((0, 2))),
     "labels": lambda: [_check.labels(np.array([0, 9], d), 10) for d in (np.uint8, np.int32, np.int64)],
     "labels-empty": lambda: _check.labels(np.zeros(0, np.int32), 10),
+    "number": lambda: [_check.number("eps", eps) for eps in (0, 0.5, np.inf, np.float32(1), jnp.float32(2))],
+    "within": lambda: [_check.within("x", np.array([0.0, 1.0], d), (0.0, 1.0)) for d in (np.float32, jnp.bfloat16)],
+    "within-rounding": lambda: _check.within("x", np.array([-1e-7, 1 + 1e-7]), (0.0, 1.0)),
+    "within-no-bounds": lambda: _check.within("x", np.array([-1e9, 1e9]), (-np.inf, np.inf)),
+    "within-empty": lambda: _check.within("x", np.zeros((0, 2)), (0.0, 1.0)),
     "one_of": lambda: _check.one_of("preset", "mnist", ("mnist", "digits")),
 }
 
@@ -114,3 +158,20 @@ def test_label_values_are_not_looked_at_while_tracing():
 def test_dtypes_and_shapes_are_checked_while_tracing(check, dtype, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         jax.eval_shape(check, jax.ShapeDtypeStruct((3,), dtype))
+
+
+def test_numbers_and_ranges_are_not_looked_at_while_tracing():
+    def f(x):
+        _check.number("eps", x[0])
+        _check.within("x", x, (0.0, 1.0))
+        return x
+
+    assert jax.jit(f)(jnp.array([-1.0, 7.0])).tolist() == [-1, 7]
+
+
+def test_logits_of_counts_the_classes_without_running_the_model():
+    def model(x):
+        assert isinstance(x, jax.core.Tracer), "the model ran"
+        return x @ jnp.ones((5, 7))
+
+    assert _check.logits_of(model, np.zeros((3, 5), np.float32), np.zeros(3, int)) == 7

@@ -26,14 +26,31 @@ def test_the_example_in_the_readme_makes_exact_metamers(tmp_path):
     assert float(run(example, tmp_path)) < 1e-4
 
 
+def exact_metamers(printed):
+    differences = [float(value) for value in re.findall(r"largest difference of any logit (\S+)", printed)]
+    assert len(differences) == 2 and max(differences) < 1e-4
+
+
+def four_models_attacked(printed):
+    attacked = re.findall(r"(\w+): accuracy +(\d+)%, +(\d+)% at eps", printed)
+    assert [name for name, _, _ in attacked] == ["linen", "nnx", "equinox", "bare"]
+    assert all(int(clean) > 90 and int(robust) < 80 for _, clean, robust in attacked)
+    plain, hardened = (re.findall(rf"{name}: +\d+% +\d+% +(\d+)%", printed) for name in ("linen", "linen, hardened"))
+    assert int(hardened[0]) > int(plain[0]) + 15  # at eps 0.1
+    assert "robust accuracy, l2, eps 0.8" in printed
+    healthy, masked = printed.split("linen, with a softmax\n")
+    assert "nothing suspicious" in healthy and "the outputs are probabilities" in masked
+
+
+SHOWN = {"quickstart": exact_metamers, "attack_your_model": four_models_attacked}
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert cells[0].splitlines()[-1].startswith("%pip install")
-    printed = run("\n".join(cells[1:]), tmp_path)
-    differences = [float(value) for value in re.findall(r"largest difference of any logit (\S+)", printed)]
-    assert len(differences) == 2 and max(differences) < 1e-4
+    SHOWN[path.stem](run("\n".join(cells[1:]), tmp_path))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -19,10 +19,14 @@ from invjax.losses import (
     bits_per_dim,
     cross_entropy,
     dequantize,
+    dlr,
     error_rate,
     gradient_reversal_ice,
     independence_cross_entropy,
+    log_odds,
+    margin,
     reverse_gradient,
+    targeted_dlr,
 )
 from invjax.models import Code, mlp
 
@@ -106,6 +110,125 @@ def test_error_rate_is_the_share_of_wrong_decisions():
     assert float(error_rate(logits, jnp.array([0, 1, 0, 0]))) == 0
     assert float(error_rate(logits, jnp.array([1, 1, 0, 0]))) == 0.25
     assert float(error_rate(logits, jnp.array([1, 0, 1, 1]))) == 1
+
+
+# What attacks climb
+
+
+def rows(count, classes, scale=3.0):
+    """Logits with their labels and targets, which differ, for loops in double precision."""
+    logits = np.asarray(scale * normal(7, count, classes), np.float64)
+    labels = np.asarray(some_labels(7, count, classes))
+    return logits, labels, (labels + 1 + np.arange(count) % (classes - 1)) % classes
+
+
+def on_device(*arrays):
+    logits, *indices = arrays
+    return jnp.asarray(logits, jnp.float32), *(jnp.asarray(i, jnp.int32) for i in indices)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_log_odds_are_the_log_of_the_odds_against_the_label(classes):
+    logits, labels, _ = rows(50, classes)
+    p = scipy.special.softmax(logits, axis=-1)[np.arange(50), labels]
+    np.testing.assert_allclose(log_odds(*on_device(logits, labels)), np.log((1 - p) / p), rtol=1e-4, atol=1e-5)
+
+
+def test_cross_entropy_is_the_softplus_of_the_log_odds():
+    logits, labels = on_device(*rows(50, 5)[:2])
+    np.testing.assert_allclose(jax.nn.softplus(log_odds(logits, labels)), cross_entropy(logits, labels), rtol=1e-4)
+
+
+def directions(*losses, logits, labels):
+    gradients = [jax.grad(lambda h, f=f: f(h, labels).sum())(logits) for f in losses]
+    return [g / jnp.linalg.norm(g, axis=-1, keepdims=True) for g in gradients]
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_log_odds_rise_in_the_direction_of_cross_entropy(scale):
+    logits, labels = on_device(*rows(50, 5, scale)[:2])
+    np.testing.assert_allclose(*directions(log_odds, cross_entropy, logits=logits, labels=labels), rtol=0, atol=1e-4)
+
+
+def test_log_odds_keep_a_gradient_where_that_of_cross_entropy_rounds_to_zero():
+    logits, labels = jnp.array([[200.0, 0.0, -1.0]]), jnp.array([0])
+    flat, steep = (jax.grad(lambda h, f=f: f(h, labels).sum())(logits) for f in (cross_entropy, log_odds))
+    np.testing.assert_array_equal(flat, 0)
+    share = 1 / (1 + math.exp(-1))
+    np.testing.assert_allclose(steep, [[-1, share, 1 - share]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "value"),
+    [([1.0, 3.0, 2.0], 1, -1.0), ([1.0, 3.0, 2.0], 0, 2.0), ([-200.0, -5.0], 0, 195.0), ([4.0, 4.0], 0, 0.0)],
+)
+def test_margin_of_logits_worked_out_by_hand(logits, label, value):
+    np.testing.assert_allclose(margin(jnp.array([logits]), jnp.array([label])), [value], rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [margin, log_odds, dlr])
+def test_a_loss_of_attacks_has_the_sign_of_the_decision(loss):
+    """Up to log(K - 1) for the log odds, which add up what the wrong classes have."""
+    logits, labels, _ = rows(200, 3, 10.0)
+    others = np.where(np.arange(3) == labels[:, None], -np.inf, logits).max(1)
+    clear = np.abs(others - logits[np.arange(200), labels]) > math.log(2)
+    wrong = logits.argmax(1) != labels
+    assert 40 < (wrong & clear).sum() < 160
+    np.testing.assert_array_equal((np.asarray(loss(*on_device(logits, labels))) > 0)[clear], wrong[clear])
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_dlr_is_the_formula_of_the_paper(classes):
+    logits, labels, _ = rows(50, classes)
+    expected = []
+    for row, y in zip(logits, labels, strict=True):
+        ordered = sorted(row, reverse=True)
+        expected.append(-(row[y] - max(np.delete(row, y))) / (ordered[0] - ordered[2]))
+    np.testing.assert_allclose(dlr(*on_device(logits, labels)), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [4, 5, 10])
+def test_targeted_dlr_is_the_formula_of_the_paper(classes):
+    logits, labels, targets = rows(50, classes)
+    expected = []
+    for row, y, t in zip(logits, labels, targets, strict=True):
+        ordered = sorted(row, reverse=True)
+        expected.append(-(row[y] - row[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2))
+    np.testing.assert_allclose(targeted_dlr(*on_device(logits, labels, targets)), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1e3, 0.0), (1.0, 20.0), (7.0, -3.0)])
+def test_no_scaling_or_shift_of_the_logits_changes_dlr(scale, shift):
+    logits, labels, targets = on_device(*rows(50, 5))
+    moved = scale * logits + shift
+    np.testing.assert_allclose(dlr(moved, labels), dlr(logits, labels), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        targeted_dlr(moved, labels, targets), targeted_dlr(logits, labels, targets), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_equal_logits_give_dlr_zero():
+    labels = jnp.array([1, 2])
+    np.testing.assert_array_equal(dlr(jnp.full((2, 4), 3.0), labels), 0)
+    np.testing.assert_array_equal(targeted_dlr(jnp.full((2, 4), 3.0), labels, labels - 1), 0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda: dlr(jnp.zeros((1, 2)), jnp.array([0])), "dlr needs at least 3 classes; got logits of (1, 2); use"),
+        (
+            lambda: targeted_dlr(jnp.zeros((1, 3)), jnp.array([0]), jnp.array([1])),
+            "targeted_dlr needs at least 4 classes; got logits of (1, 3); use margin",
+        ),
+        (lambda: log_odds(jnp.zeros((1, 2)), jnp.array([2])), "labels must be in [0, 2); got values from 2 to 2"),
+        (lambda: margin(jnp.zeros((1, 2)), jnp.array([-1])), "labels must be in [0, 2); got values from -1 to -1"),
+        (lambda: dlr(jnp.zeros((1, 3)), jnp.array([3])), "labels must be in [0, 3); got values from 3 to 3"),
+    ],
+)
+def test_a_loss_of_attacks_refuses_too_few_classes_and_wrong_labels(loss, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss()
 
 
 # Dequantisation and likelihood

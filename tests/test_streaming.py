@@ -1,11 +1,12 @@
-"""`over_batches` is the function on the whole array, whatever the batch size, the devices or the kind of array."""
+"""`over_batches` is the function on the whole array, whatever the batch size, the devices or the kind of array;
+`shrinking` cuts what is left of one into batches."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax.streaming import over_batches
+from invjax.streaming import over_batches, shrinking
 from invjax.training import data_mesh
 
 
@@ -141,3 +142,27 @@ def test_no_examples_at_all_are_refused():
 def test_arrays_of_different_lengths_are_refused(lengths):
     with pytest.raises(ValueError, match="one length"):
         over_batches(lambda x, y: x, [np.zeros(length, np.float32) for length in lengths], 4)
+
+
+# shrinking
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 256])
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 11, 70])
+def test_shrinking_cuts_everything_into_few_shapes(n, batch_size, multiple):
+    ids = np.random.default_rng(n).permutation(1000)[:n]
+    parts = list(shrinking(ids, batch_size, multiple))
+    np.testing.assert_array_equal(np.concatenate([np.zeros(0, int), *(part for part, _ in parts)]), ids)
+    for part, size in parts[:-1]:
+        assert len(part) == size == batch_size
+    for part, size in parts[-1:]:
+        assert len(part) <= size <= batch_size
+        rest = size / multiple
+        assert size == batch_size or (rest == 2 ** round(np.log2(rest)) and (len(part) > size / 2 or rest == 1))
+
+
+def test_a_whole_sweep_of_sizes_needs_few_shapes():
+    """What is left of a data set goes from 200 to 1: one shape for each power of two."""
+    sizes = {size for n in range(200, 0, -1) for _, size in shrinking(np.arange(n), 64)}
+    assert sizes == {1, 2, 4, 8, 16, 32, 64}

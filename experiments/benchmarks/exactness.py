@@ -53,7 +53,9 @@ def measure(train: Dataset, test: Dataset, blocks: int, steps: int, pairs: int, 
         description=f"depth {2 * blocks}, seed {seed}",
     )
     images = np.asarray(as_float(test.images[:2000]))
-    found: dict[Any, float] = {"test error": float(error_rate(jax.jit(plain.apply)(state.params, images), test.labels[:2000]))}
+    found: dict[Any, float] = {
+        "test error": float(error_rate(jax.jit(plain.apply)(state.params, images), test.labels[:2000]))
+    }
     first, second = pair_up(test.labels[:2000], pairs)
     for precision in ("float32", "float64"):
         with jax.enable_x64(precision == "float64"):

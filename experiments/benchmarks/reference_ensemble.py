@@ -175,8 +175,10 @@ def ensemble_table(
             timing.row(f"{about}: found by {name}, judged differently by JAX and PyTorch", count, "images")
             for name, count in elsewhere.items()
         ),
-        *(timing.row(f"{about}: {name}, compilation included", value, "s") for name, value in seconds.items()),
-        timing.row(f"{about}: time, invjax / torchattacks", seconds["invjax"] / seconds["torchattacks"]),
+        *(timing.row(f"{about}: time of {name}", value, "s") for name, value in seconds.items()),
+        timing.row(
+            f"{about}: time of invjax, with compilation / torchattacks", seconds["invjax"] / seconds["torchattacks"]
+        ),
     ]
 
 

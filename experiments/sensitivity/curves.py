@@ -35,7 +35,7 @@ class Config:
     """Channels of the convolutions."""
     dense: int = 128
     """Width of the hidden dense layer."""
-    epochs: int = 3
+    epochs: int = 2
     """Passes over the training set."""
     batch_size: int = 128
     """Images in a step."""
@@ -45,13 +45,13 @@ class Config:
     """Radius of the linf attack inside the adversarial training."""
     train_steps: int = 7
     """Its steps."""
-    images: int = 512
+    images: int = 256
     """Test images, the first ones."""
-    attack_steps: int = 40
+    attack_steps: int = 20
     """Steps of PGD and Auto-PGD."""
     queries: int = 300
     """Queries of the random search."""
-    points: int = 17
+    points: int = 11
     """Radii on each curve, from 0."""
     largest: tuple[float, float] = (0.4, 4.0)
     """The largest radius in linf and l2."""

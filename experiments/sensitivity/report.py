@@ -36,7 +36,7 @@ class Config:
     """Channels of the convolutions."""
     dense: int = 128
     """Width of the hidden dense layer."""
-    epochs: int = 3
+    epochs: int = 2
     """Passes over the training set."""
     batch_size: int = 128
     """Images in a step."""
@@ -46,7 +46,7 @@ class Config:
     """Radius of the linf attack inside the adversarial training."""
     train_steps: int = 7
     """Its steps."""
-    images: int = 256
+    images: int = 200
     """Test images, the first ones."""
     attack_steps: int = 40
     """Steps of PGD."""

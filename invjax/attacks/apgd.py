@@ -27,8 +27,11 @@ from invjax.attacks.threats import Threat, linf
 from invjax.losses import log_odds, targeted_dlr
 from invjax.types import Array, PerExample, Scalar
 
-L1_SCHEDULE = ((3, 0.3), (2, 0.3), (1, 0.4))
-"""Radius, in units of eps, and share of the steps."""
+
+def _l1_schedule(steps: int) -> tuple[tuple[int, int], ...]:
+    """Radius, in units of eps, and steps at it: 30, 30 and 40 % of them, three at the least."""
+    early = max(1, round(0.3 * steps))
+    return (3, early), (2, early), (1, max(1, steps - 2 * early))
 
 
 def _checkpoints(steps: int, norm: str) -> tuple[np.ndarray, np.ndarray]:
@@ -82,14 +85,14 @@ def _ascend(
         "before": start,
         "gradient": gradient,
         "value": value,
-        "step": jnp.full_like(value, full_step),
+        "step": jnp.full(len(x), full_step, x.dtype),
         "best": (start, value, gradient),
         "found": (start, value, success),
         "rises": jnp.zeros(len(x), jnp.int32),
         "checked": value,  # the best loss at the last checkpoint
         "reduced": jnp.ones(len(x), bool),  # whether the step was halved there
-        "share": moved_count(start) / size / 1.5 if warm else jnp.full_like(value, 0.2),
-        "moved": moved_count(start) if warm else jnp.full_like(value, size),
+        "share": moved_count(start) / size / 1.5 if warm else jnp.full(len(x), 0.2, x.dtype),
+        "moved": moved_count(start) if warm else jnp.full(len(x), size, x.dtype),
     }
 
     def move(s, momentum):
@@ -152,8 +155,8 @@ def _attack(threat: Threat, steps: int, objective_for: Callable) -> Attack:
             (found, value, _), _, trace = _ascend(objective, threat, start, x, eps, steps, False)
         else:
             start, traces = sample(keys, x, 3 * eps), []
-            for i, (radius, share) in enumerate(L1_SCHEDULE):
-                run = partial(_ascend, objective, threat, eps=radius * eps, steps=max(1, round(share * steps)))
+            for i, (radius, count) in enumerate(_l1_schedule(steps)):
+                run = partial(_ascend, objective, threat, eps=radius * eps, steps=count)
                 start = project(start, x, radius * eps)
                 (found, value, _), start, part = run(start=start, x=x, warm=i > 0)
                 traces.append(part)

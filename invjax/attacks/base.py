@@ -67,7 +67,7 @@ def prepare(
     return fast_convs(logits_fn), x, jnp.asarray(eps, x.dtype)
 
 
-def example_keys(key: Key, ids: Any, count: int) -> Key:
+def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
     """One key for each example, by its id: `[count]`."""
     if ids is not None and ids.shape != (count,):
         raise ValueError(f"ids must have shape [{count}], one for each image; got {ids.shape}")
@@ -96,7 +96,7 @@ def finish(
     targeted: bool = False,
 ) -> AttackResult:
     """The result for the images `found`: what they do to the model is computed from them once more."""
-    logits = logits_fn(found)
+    logits = logits_fn(jnp.asarray(found))
     _check.finite("the model's logits", logits)
     return AttackResult(found, fooled(logits, labels, targeted), jax.vmap(threat_distance)(found, x), loss, trace)
 
@@ -177,6 +177,9 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
     def run(params, key, x, labels, eps, step_size, ids):
         return attack(key, partial(apply_fn, params), x, labels, eps=eps, step_size=step_size, ids=ids)
 
+    # traced for its shape once, not at every call
+    shaped = jax.jit(apply_fn)
+
     def compiled(
         params: Params,
         key: Key,
@@ -188,7 +191,7 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         ids: Any = None,
     ) -> AttackResult:
         _check.number("eps", eps)
-        classes = _check.logits_of(partial(apply_fn, params), x, labels)
+        classes = _check.logits_of(partial(shaped, params), x, labels)
         _check.floating("x", x)
         _check.finite("x", x)
         _check.labels(labels, classes)

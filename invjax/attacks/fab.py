@@ -38,7 +38,8 @@ def to_hyperplane(point, normal, offset, bounds: Bounds, norm: str):
     missing = (normal * point).sum() - offset
     normal, missing = normal * jnp.sign(missing), jnp.abs(missing)  # so that the step lowers the product
     slope, direction = jnp.abs(normal), -jnp.sign(normal)
-    cap = jnp.where(normal > 0, point - bounds[0], bounds[1] - point)
+    # how far each coordinate may go; not at all where that gains nothing, or infinite bounds would give 0 * inf
+    cap = jnp.where(slope > 0, jnp.where(normal > 0, point - bounds[0], bounds[1] - point), 0)
     gain = slope * cap
     zero = jnp.zeros((), point.dtype)
     if norm == "linf":
@@ -56,11 +57,11 @@ def to_hyperplane(point, normal, offset, bounds: Bounds, norm: str):
         size = jnp.minimum(newton(rest, zero, most, zero, missing, True) * slope, cap)
     else:  # the steepest coordinates first, each to its end
         order = jnp.argsort(-slope)
-        before = jnp.cumsum(gain[order]) - gain[order]
+        before = jnp.concatenate([zero[None], jnp.cumsum(gain[order])[:-1]])
         spent = jnp.clip((missing - before) / jnp.maximum(slope[order], 1e-30), 0, cap[order])
         size = jnp.zeros_like(point).at[order].set(spent)
     reachable = gain.sum() > missing
-    return jnp.where(reachable, size, cap * (slope > 0)) * direction
+    return jnp.where(reachable, size, cap) * direction
 
 
 _LENGTH = {
@@ -118,7 +119,7 @@ def fab_toward(
         def difference(z):
             logits = logits_fn(z)
             pick = lambda k: jnp.take_along_axis(logits, k[:, None], 1)[:, 0]  # noqa: E731
-            return pick(targets) - pick(labels), None
+            return (pick(targets) - pick(labels)).astype(x.dtype), None
 
         def step(carry, _):
             z, best = carry

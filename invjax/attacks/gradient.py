@@ -64,22 +64,18 @@ def climb(
         improved = (new_success & ~success) | ((new_success == success) & (new_value > value))
         return where(improved, new, best)
 
-    def move(z, gradient, step_size):
-        return project(z + step_size * ascent(gradient, z, eps), x, eps)
-
-    def step(carry, step_size):
-        z, best = carry
+    def step(carry, i_step_size):
+        (i, step_size), (z, best) = i_step_size, carry
         (value, success), gradient = value_and_gradient(objective, z)
-        best = better(best, (z, value, success))
-        return (move(z, gradient, step_size), best), value
+        best = better(best, (z, jnp.where(i > 0, value, -jnp.inf), success & (i > 0)))  # the start is no candidate
+        return (project(z + step_size * ascent(gradient, z, eps), x, eps), best), value
 
-    value, gradient = value_and_gradient(objective, start)
-    first = move(start, gradient, step_sizes[0])
-    none = x, jnp.full_like(value[0], -jnp.inf), jnp.zeros_like(value[1])
-    (last, best), trace = jax.lax.scan(step, (first, none), step_sizes[1:])
+    count, steps = len(x), len(step_sizes)
+    none = x, jnp.full(count, -jnp.inf, jax.eval_shape(objective, x)[0].dtype), jnp.zeros(count, bool)
+    (last, best), trace = jax.lax.scan(step, (start, none), (jnp.arange(steps), step_sizes))
     value = objective(last)
     found, best_value, _ = better(best, (last, *value))
-    return found, best_value, jnp.concatenate([trace, value[0][None]]).T
+    return found, best_value, jnp.concatenate([trace[1:], value[0][None]]).T
 
 
 def pgd(

@@ -45,8 +45,8 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
 
     Returns:
         An `Attack`: `x` is the nearest adversarial example found, `distance` how near it is, `success` whether there is
-        one within `eps`, `loss` is minus the distance, `trace [B, steps]` the bracket's upper end. Images that are
-        misclassified as they are have distance 0.
+        one within `eps`, `loss` is minus the bracket's upper end, `trace [B, steps]` that end. Images that are
+        misclassified as they are, and those that withstand all, come back as they are with distance 0.
     """
     _check.positive(steps=steps)
 
@@ -55,7 +55,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         wrong = fooled(logits_fn(x), labels)
         run = per_example(attack)
         eps = jnp.asarray(eps, x.dtype)
-        share = None if step_size is None else step_size / eps  # a step size belongs to its radius
+        share = None if step_size is None else step_size / jnp.where(eps > 0, eps, 1)  # it belongs to its radius
 
         def attempt(radius):
             size = None if share is None else share * radius
@@ -76,7 +76,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         start = jnp.zeros(len(x), x.dtype), best, first.success
         (_, (found, high), success), trace = jax.lax.scan(step, start, None, length=steps)
         found, high, success = where(wrong, (x, jnp.zeros_like(high), wrong), (found, high, success))
-        return AttackResult(found, success, high, -high, trace.T)
+        return AttackResult(found, success, jnp.where(success, high, 0), -high, trace.T)
 
     return bisected
 

@@ -73,6 +73,7 @@ def square(threat: Threat | None = None, *, queries: int = 5000, share: float = 
         _, height, width, channels = x.shape
         rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
         sizes = square_sizes(queries, height, width, share, threat.name)
+        longest = max(height, width)
         sides, which = np.unique(sizes, return_inverse=True)
         tiles = min(height, width) // 5
         keys = example_keys(key, ids, len(x))
@@ -81,8 +82,8 @@ def square(threat: Threat | None = None, *, queries: int = 5000, share: float = 
             return jax.random.rademacher(key, shape, x.dtype)
 
         def place(pattern, top, left):
-            """A `[side, side]` pattern, padded to the image, with its corner at (top, left)."""
-            return jnp.roll(pattern, (top, left), (0, 1))
+            """A `[side, side]` pattern, padded to a square, in the image with its corner at (top, left)."""
+            return jnp.roll(pattern[:height, :width], (top, left), (0, 1))
 
         def corner(key, side):
             top, left = jax.random.split(key)
@@ -104,9 +105,9 @@ def square(threat: Threat | None = None, *, queries: int = 5000, share: float = 
             return threat.project(image + change * eps / jnp.where(size > 0, size, 1), image, eps)
 
         padded = jnp.asarray(
-            np.stack([np.pad(bump(s), ((0, height - s), (0, width - s))) for s in sides])
+            np.stack([np.pad(bump(int(s)), (0, longest - s)) for s in sides])  # square, so that it can be turned
             if power
-            else np.zeros((1, height, width)),
+            else np.zeros((1, longest, longest)),
             x.dtype,
         )
 

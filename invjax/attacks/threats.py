@@ -173,7 +173,8 @@ def _l1_threshold(size, cap, eps):
         rest = jnp.maximum(size - t, 0)
         return jnp.minimum(rest, cap).sum() - eps, -((rest > 0) & (rest < cap)).sum()
 
-    return newton(excess, zero, ball, ball, eps)
+    start = jnp.where(jnp.minimum(size, cap).sum() > eps, ball, zero)  # the box alone may be enough
+    return newton(excess, zero, start, start, eps)
 
 
 def newton(function, low, high, start, scale, convex=False):
@@ -184,13 +185,13 @@ def newton(function, low, high, start, scale, convex=False):
 
     Args:
         function: `t -> (value, slope)`.
-        low: where the value is not negative; if it is, `low` is the answer.
+        low: where the value is not negative; at least 0.
         high: where it is not positive.
         start: in between; the nearer, the fewer steps.
-        scale: the value counts as zero when it is a few rounding errors of this.
+        scale: the value counts as zero when it is a few rounding errors of this, or of t at the present slope.
         convex: the function is convex, and `start` is `low`.
     """
-    tolerance = 4 * jnp.finfo(high.dtype).eps * scale
+    rounding = jnp.finfo(high.dtype).eps
 
     def evaluate(t):
         value, slope = function(t)
@@ -205,8 +206,10 @@ def newton(function, low, high, start, scale, convex=False):
         return t, low, high, *evaluate(t), i + 1
 
     def unfinished(state):
-        _, low, high, value, slope, i = state
-        return (jnp.abs(value) > tolerance) & (low < high) & (i < 96) & ((slope < 0) | (not convex))
+        t, low, high, value, slope, i = state
+        # 95, so that the last step is not a midpoint
+        unsolved = jnp.abs(value) > rounding * (4 * scale - slope * t)
+        return unsolved & (low < high) & (i < 95) & ((slope < 0) | (not convex))
 
     return jax.lax.while_loop(unfinished, step, (start, low, high, *evaluate(start), 0))[0]
 
@@ -217,7 +220,8 @@ def l0(bounds: Bounds = (0.0, 1.0)) -> Threat:
     `project` clips to the box and keeps the `eps` pixels whose change brings the result nearest to `z`: the exact
     projection. An example is `[..., C]`, a pixel is a position. Source: Croce & Hein 2019, *Sparse and Imperceivable
     Adversarial Attacks*, section 3. The ascent step is ours: a step of length s moves each of the `eps` most promising
-    pixels by `4 s / eps` of the range, enough for a newcomer to replace a pixel that has been moved before.
+    pixels by `40 s / eps` of the range. In the projection pixels compete by how far they have moved, so a newcomer has
+    to move all the way at once: with smaller steps the pixels of a random start are never replaced.
 
     Args:
         bounds: of pixel values; finite.
@@ -229,7 +233,9 @@ def l0(bounds: Bounds = (0.0, 1.0)) -> Threat:
     def top_pixels(score, eps):
         order = jnp.argsort(-score.ravel(), stable=True)
         rank = jnp.zeros(score.size, jnp.int32).at[order].set(jnp.arange(score.size, dtype=jnp.int32))
-        return (rank < eps).reshape(*score.shape, 1) & (score > 0)[..., None]
+        # as integers: a radius between two counts is the lower one, and bfloat16 has no 257
+        count = jnp.floor(jnp.minimum(eps, score.size)).astype(jnp.int32)
+        return (rank < count).reshape(*score.shape, 1) & (score > 0)[..., None]
 
     def project(z, x, eps):
         inside = jnp.clip(z, low, high)
@@ -244,7 +250,7 @@ def l0(bounds: Bounds = (0.0, 1.0)) -> Threat:
     def ascent(gradient, z, eps):
         gradient = _movable(gradient, z, bounds)
         moved = jnp.where(top_pixels(jnp.abs(gradient).sum(-1), eps), jnp.sign(gradient), 0)
-        return moved * (high - low) * 4 / jnp.maximum(eps, 1)
+        return moved * (high - low) * 40 / jnp.maximum(eps, 1)
 
     def distance(z, x):
         return (z != x).any(-1).sum().astype(x.dtype)

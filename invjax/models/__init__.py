@@ -1,7 +1,7 @@
 """Whatever gives logits."""
 
 from invjax.models.fi_revnet import PRESETS, Code, InvertibleClassifier, fi_revnet, invertible_classifier, preset
-from invjax.models.nets import conv_net, mlp, mnist_cnn, num_params
+from invjax.models.nets import conv_net, mlp, mnist_cnn, num_params, resnet
 from invjax.types import Net
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "mnist_cnn",
     "num_params",
     "preset",
+    "resnet",
 ]

@@ -125,9 +125,8 @@ def fi_revnet(
 ) -> InvertibleClassifier:
     """The fully invertible RevNet: for each level squeeze, then blocks of actnorm, channel mixing and a coupling layer.
 
-    Coupling networks of a level of more than four blocks are scaled by `4 / blocks`, so that together they do no more than
-    four do. This keeps the inverse well conditioned at any depth, also on codes that no image has, such as those of
-    metamers.
+    Coupling networks of a level of more than four blocks are scaled by `4 / blocks`: together they do no more than four
+    do. This keeps the inverse well conditioned at any depth, also on codes that no image has, such as metamers'.
 
     >>> model = fi_revnet((4, 4, 1), num_classes=3, blocks=(2,), hidden=((8,),))
     >>> x = jax.random.uniform(jax.random.key(0), (5, 4, 4, 1))

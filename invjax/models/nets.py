@@ -104,6 +104,72 @@ def mnist_cnn(outputs: int = 10, channels: Sequence[int] = (32, 64), dense: int 
     return _net(_MnistCnn(outputs, tuple(channels), dense))
 
 
+class _Block(nn.Module):
+    channels: int
+    stride: int
+    groups: int
+
+    @nn.compact
+    def __call__(self, x):
+        conv, norm = partial(_Conv, self.channels, use_bias=False), partial(nn.GroupNorm, self.groups)
+        strides = (self.stride, self.stride)
+        y = nn.relu(norm()(conv((3, 3), strides)(x)))
+        y = norm()(conv((3, 3))(y))
+        if x.shape != y.shape:
+            x = norm()(conv((1, 1), strides)(x))
+        return nn.relu(x + y)
+
+
+class _ResNet(nn.Module):
+    outputs: int
+    channels: Sequence[int]
+    blocks: Sequence[int]
+    groups: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = _Conv(self.channels[0], (3, 3), use_bias=False)(x)
+        x = nn.relu(nn.GroupNorm(self.groups)(x))
+        for stage, (width, count) in enumerate(zip(self.channels, self.blocks, strict=True)):
+            for block in range(count):
+                x = _Block(width, 2 if stage and not block else 1, self.groups)(x)
+        return nn.Dense(self.outputs)(x.mean((1, 2)))
+
+
+def resnet(
+    outputs: int = 10,
+    channels: Sequence[int] = (64, 128, 256, 512),
+    blocks: Sequence[int] = (2, 2, 2, 2),
+    groups: int = 8,
+) -> Net:
+    """A residual network of basic blocks for small images, by default a ResNet-18. `[B, H, W, C] -> [B, outputs]`.
+
+    A 3x3 stem without pooling; stages of blocks of two 3x3 convolutions, all but the first stage at half the height and
+    width of the one before; a mean over positions; a linear layer. Group norm stands in for batch norm, so an image's
+    logits depend on no other image and on no running average. Shortcuts that change shape are a 1x1 convolution.
+    `channels=(16, 32, 64), blocks=(1, 1, 1)` is a ResNet-8. Source: He et al. 2016; Wu & He 2018, *Group
+    Normalization*.
+
+    Args:
+        outputs: number of classes.
+        channels: of each stage, multiples of `groups`.
+        blocks: of each stage, at least 1.
+        groups: into which group norm divides the channels.
+
+    Raises:
+        ValueError: channels that do not divide by `groups`; no stage, a stage without blocks, or channels and blocks of
+            different lengths.
+    """
+    _check.positive(groups=groups)
+    _check.divisible(f"group norm in {groups} groups", tuple(channels), groups, "change channels or groups")
+    if len(channels) != len(blocks) or not len(blocks) or min(blocks) < 1:
+        raise ValueError(
+            f"channels and blocks need one entry a stage, with 1 block or more; got channels={tuple(channels)} and "
+            f"blocks={tuple(blocks)}"
+        )
+    return _net(_ResNet(outputs, tuple(channels), tuple(blocks), groups))
+
+
 def num_params(params) -> int:
     """The number of values in a pytree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,4 +1,6 @@
-"""Metamers are exact: the logits of one image, the nuisance of another, to the rounding of the number format."""
+"""Metamers are exact: the logits of one image, the nuisance of another, to the rounding of the number format.
+
+The search for features is not: it gets as near as its ball allows."""
 
 import re
 from functools import cache, partial
@@ -9,9 +11,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from invjax.attacks import metamers
+from invjax.attacks import feature_adversary, l2, linf, metamers
 from invjax.bijectors import affine_coupling, conv1x1
-from invjax.models import fi_revnet
+from invjax.models import fi_revnet, mlp
 
 SHAPE, CLASSES, BATCH = (4, 4, 2), 3, 5
 
@@ -155,3 +157,85 @@ def test_shapes_and_dtypes_are_checked_while_tracing(monkeypatch):
     for a, b in [(batch(), batch((2, *SHAPE))), (batch(dtype=np.uint8), batch(dtype=np.uint8))]:
         with pytest.raises(ValueError, match="got"):
             jax.eval_shape(partial(metamers, MODELS["additive"]), trained("additive", "float32"), a, b)
+
+
+# Where there is no inverse: search
+
+
+FEATURES = mlp(3, (12,))
+SEEN = jnp.asarray(np.random.default_rng(5).random((4, 3, 3, 1)), jnp.float32)
+FEATURE_PARAMS = jax.jit(FEATURES.init)(jax.random.key(6), SEEN)
+features_fn = partial(FEATURES.apply, FEATURE_PARAMS)
+TARGETS = features_fn(SEEN[::-1])
+SEARCHES = {  # threat, a radius that reaches the targets and one that does not
+    "l2": (l2(), 3.0, 0.1),
+    "linf": (linf(), 1.0, 0.02),
+}
+
+
+def search(threat, eps, **given):
+    return jit(lambda eps: feature_adversary(features_fn, SEEN, TARGETS, eps=eps, threat=threat, **given))(eps)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_in_a_large_ball_reaches_the_features_of_another_image(name):
+    threat, large, _ = SEARCHES[name]
+    found = search(threat, large)
+    rest = np.asarray(features_fn(found.x) - TARGETS)
+    assert np.abs(features_fn(SEEN) - TARGETS).max(1).min() > 0.05  # so there was something to do
+    assert found.success.all() and np.abs(rest).max() <= 1e-2
+    np.testing.assert_allclose(found.loss, -np.sqrt((rest**2).sum(1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_in_a_small_ball_stays_inside_and_comes_nearer(name):
+    threat, _, small = SEARCHES[name]
+    found = search(threat, small, steps=20)
+    assert found.x.min() >= 0 and found.x.max() <= 1
+    assert (found.distance <= small * (1 + 1e-5)).all()
+    np.testing.assert_allclose(jax.vmap(threat.distance)(found.x, SEEN), found.distance, rtol=1e-6)
+    distance = lambda x: np.sqrt((np.asarray(features_fn(x) - TARGETS) ** 2).sum(1))  # noqa: E731
+    assert not found.success.any()
+    assert (distance(found.x) < distance(SEEN)).all()
+    np.testing.assert_allclose(found.loss, -distance(found.x), rtol=1e-4)
+    assert found.trace.shape == (4, 20)
+    np.testing.assert_array_equal(found.trace.max(1), found.loss)  # the nearest on the way is kept
+
+
+def test_the_tolerance_says_what_counts_as_reached():
+    found = search(l2(), 0.1, steps=5)
+    rest = np.abs(features_fn(found.x) - TARGETS).max(1)
+    bar = float(np.sort(rest)[1]) * 1.001
+    np.testing.assert_array_equal(search(l2(), 0.1, steps=5, tolerance=bar).success, rest <= bar)
+
+
+def test_the_steps_shrink_to_nothing():
+    """From the image on, each of its steps in one direction: 5 / n (1 + (n - 1) / n + ... + 1 / n) of the radius."""
+    ramp = lambda x: 1e3 * x  # noqa: E731
+    x = jnp.full((1, 2), 0.5)
+    free = l2((-np.inf, np.inf))
+    found = feature_adversary(ramp, x, jnp.array([[1e6, 500.0]]), eps=100.0, threat=free, steps=4, step_size=1.0)
+    np.testing.assert_allclose(found.x, [[0.5 + 1 + 0.75 + 0.5 + 0.25, 0.5]], rtol=1e-5)
+
+
+def test_a_search_of_radius_zero_stays_where_it_is():
+    found = search(l2(), 0.0, steps=3)
+    np.testing.assert_array_equal(found.x, SEEN)
+    np.testing.assert_array_equal(found.distance, np.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": jnp.zeros((4, 2))}, "targets must have the shape of the features, (4, 3); got (4, 2)"),
+        ({"targets": jnp.zeros((1, 3))}, "targets must have the shape of the features, (4, 3); got (1, 3)"),
+        ({"x": 255 * SEEN}, "x must lie in (0.0, 1.0)"),
+        ({"x": SEEN.at[0].set(jnp.nan)}, "x holds 9 NaN"),
+        ({"steps": 0}, "steps must be positive"),
+        ({"eps": -1.0}, "eps must not be negative"),
+    ],
+)
+def test_a_search_for_what_cannot_be_is_refused(change, message):
+    given = {"x": SEEN, "targets": TARGETS, "eps": 0.1} | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        feature_adversary(features_fn, **given)

@@ -186,10 +186,6 @@ PASSED_ON = {  # name: (x, w, arguments)
     "wider sums": (
         jax.ShapeDtypeStruct(IMAGE.shape, jnp.bfloat16), jax.ShapeDtypeStruct(KERNEL.shape, jnp.bfloat16),
         {"preferred_element_type": jnp.float32, "dimension_numbers": NHWC}),
-    "default layout": (IMAGE, jax.ShapeDtypeStruct((4, 8, 3, 3), jnp.float32), {}),
-    "channels first": (
-        IMAGE, jax.ShapeDtypeStruct((4, 8, 3, 3), jnp.float32), {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}),
-    "output channels first": (IMAGE, KERNEL, {"dimension_numbers": ("NHWC", "HWIO", "NCHW")}),
     "one dimension": (
         LINE, jax.ShapeDtypeStruct((3, 4, 5), jnp.float32),
         {"window_strides": (1,), "dimension_numbers": ("NHC", "HIO", "NHC")}),
@@ -207,6 +203,30 @@ def test_other_convolutions_are_passed_on_unchanged(name):
     fast, plain = (jax.make_jaxpr(partial(f, **arguments))(x, w) for f in implementations)
     assert str(fast) == str(plain)
     assert "canonical_conv" not in str(fast)
+
+
+LAYOUTS = {  # name: (the axes of x and of w, as permutations of those of the fast layout; arguments)
+    "default": ((0, 3, 1, 2), (3, 2, 0, 1), {}),
+    "channels first": ((0, 3, 1, 2), (3, 2, 0, 1), {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}),
+    "output channels first": ((0, 1, 2, 3), (0, 1, 2, 3), {"dimension_numbers": ("NHWC", "HWIO", "NCHW")}),
+    "batch last": ((1, 3, 2, 0), (2, 0, 1, 3), {"dimension_numbers": ("HCWN", "IHWO", "CHWN")}),
+    "width first": ((0, 2, 1, 3), (1, 0, 2, 3), {"dimension_numbers": ("NWHC", "WHIO", "WNCH")}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("padding", ["SAME", [(1, 2), (0, 1)]], ids=["same", "numbers"])
+def test_other_layouts_take_the_fast_path_between_transpositions(float64, layout, padding):
+    x_axes, w_axes, arguments = LAYOUTS[layout]
+    x, w = normal(0, (2, 7, 6, 3)).transpose(x_axes), normal(1, (3, 2, 3, 4)).transpose(w_axes)
+
+    def run(implementation):
+        conv = partial(implementation, window_strides=(2, 1), padding=padding, rhs_dilation=(1, 2), **arguments)
+        return jit(partial(value_and_gradients, lambda x, w: conv(x, w)))(x, w)
+
+    assert_close(run(conv_general_dilated), run(lax.conv_general_dilated))
+    conv = partial(conv_general_dilated, window_strides=(2, 1), padding=padding, **arguments)
+    assert "conv_general_dilated" not in primitives(jax.make_jaxpr(conv)(x, w))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Models of other libraries as the two things that everything here takes: `apply_fn` and `params`.
+
+    apply_fn, params = from_linen(module, variables)
+    result = attacks.jit_attack(attacks.pgd(), apply_fn)(params, key, x, labels, eps=8 / 255)
+
+A model that is a function `(params, x [B, ...]) -> logits [B, K]` already needs nothing from this module. The libraries
+are imported when they are used. No function here changes the model that it is given, and none has a state: what a
+library keeps beside its parameters (running averages, counters) is part of `params` and only read.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from invjax import _check
+from invjax.types import ApplyFn, Array, Params
+
+PerChannel = float | int | Sequence[float | int] | Float[Array, "..."]
+"""One number, or one for each channel."""
+
+
+def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any) -> tuple[ApplyFn, Params]:
+    """A flax linen module, in evaluation mode.
+
+    >>> from flax import linen as nn
+    >>> dense = nn.Dense(3)
+    >>> apply_fn, params = from_linen(dense, dense.init(jax.random.key(0), jnp.ones((1, 4))))
+    >>> apply_fn(params, jnp.ones((2, 4))).shape
+    (2, 3)
+
+    Args:
+        module: a linen module.
+        variables: what its `init` returned or a checkpoint holds, every collection included: `{"params": ...,
+            "batch_stats": ...}`. They become `params` as they are.
+        **apply_arguments: of every call of the module, above all what puts it into evaluation mode, such as
+            `train=False` or `use_running_average=True`. A module that is left in training mode raises flax's own error
+            once it draws a random mask or updates an average.
+
+    Raises:
+        ValueError: `variables` without "params"; `mutable`, since an attack has nowhere to keep a new state.
+    """
+    if "params" not in variables:
+        raise ValueError(
+            f'variables must hold "params" beside its other collections; got {sorted(variables)}; '
+            'pass all that module.init returned, or {"params": params}'
+        )
+    if apply_arguments.get("mutable", False) is not False:
+        raise ValueError(
+            f"mutable must be left out; got mutable={apply_arguments['mutable']}; use the module's evaluation mode"
+        )
+    return lambda params, x: module.apply(params, x, **apply_arguments), variables
+
+
+def from_nnx(model: Any) -> tuple[ApplyFn, Params]:
+    """A flax nnx module in evaluation mode: call `model.eval()` before, or take `nnx.view(model, ...)`.
+
+    Args:
+        model: called as `model(x [B, ...]) -> logits [B, K]`.
+
+    Returns:
+        `apply_fn`, and as `params` the state of `nnx.split(model)`, a pytree. Training the model later does not change
+        it: split again.
+
+    Raises:
+        ValueError: a part of the model is in training mode. (Its dropout would draw the same mask in every call, its
+            batch norm would mix the images of a batch: both without a word.)
+    """
+    from flax import nnx
+
+    modes = {"deterministic": False, "use_running_average": False}
+    training = [
+        f"{'.'.join(map(str, path)) or 'the model'} ({type(part).__name__}, {name}={value})"
+        for path, part in nnx.iter_graph(model)
+        if isinstance(part, nnx.Module)
+        for name, value in modes.items()
+        if getattr(part, name, None) is value
+    ]
+    if training:
+        raise ValueError(f"the model must be in evaluation mode; got {', '.join(training)}; call model.eval() first")
+    graph, state = nnx.split(model)
+    params = jax.tree.map(lambda leaf: leaf, state)  # the state's variables are the model's own: a new tree is not
+    return lambda params, x: nnx.merge(graph, params)(x), params
+
+
+def from_equinox(model: Any) -> tuple[ApplyFn, Params]:
+    """An equinox module, which takes one example: mapped over the batch.
+
+    Put it into evaluation mode with `equinox.nn.inference_mode(model)`. Its convolutions want the channel first: begin
+    it with `equinox.nn.Lambda(lambda x: jnp.moveaxis(x, -1, 0))`, and attacks see images `[B, H, W, C]` as everywhere.
+
+    Args:
+        model: called as `model(x [...]) -> logits [K]`. A model with a state (`equinox.nn.BatchNorm`) is called
+            otherwise; close over it: `lambda x: model(x, state)[0]`, as an `equinox.Module` of one's own, so that its
+            arrays stay parameters.
+
+    Returns:
+        `apply_fn`, and as `params` the model's arrays, with None in the place of everything else.
+
+    Raises:
+        ImportError: equinox is not installed.
+    """
+    try:
+        import equinox
+    except ImportError as error:
+        raise ImportError("from_equinox needs equinox: pip install equinox") from error
+    params, static = equinox.partition(model, equinox.is_array)
+    return lambda params, x: jax.vmap(equinox.combine(params, static))(x), params
+
+
+def normalized(apply_fn: ApplyFn, mean: PerChannel, std: PerChannel) -> ApplyFn:
+    """A model of images in [0, 1] from a model of standardised ones: `apply_fn(params, (x - mean) / std)`.
+
+    Attacks then work in [0, 1]: bounds, `eps` and the images they return are in units of pixel values, as published
+    numbers are.
+
+    >>> logits = normalized(lambda params, x: x, mean=[0.5, 0.25], std=[0.5, 0.25])(None, jnp.ones((1, 2)))
+    >>> logits.tolist()
+    [[1.0, 3.0]]
+
+    Args:
+        apply_fn: `(params, standardised x [B, ..., C]) -> logits`.
+        mean: of each channel, or one number, for images in [0, 1]: divide numbers for bytes by 255.
+        std: the same.
+
+    Raises:
+        ValueError: not one number or one a channel; a `std` that is not positive; NaN; images with another number of
+            channels (when called).
+    """
+    mean, std = (np.asarray(value, np.float64) for value in (mean, std))
+    for name, value in {"mean": mean, "std": std}.items():
+        if value.ndim > 1 or not np.isfinite(value).all():
+            raise ValueError(
+                f"{name} must be one finite number, or one for each channel; got {name}={value.tolist()}; "
+                "remove axes of length 1 with numpy.ravel"
+            )
+    if not (std > 0).all():
+        raise ValueError(f"std must be positive; got std={std.tolist()}; use 1 for a channel that never varies")
+    if mean.ndim == std.ndim == 1 and mean.size != std.size:
+        raise ValueError(f"mean and std must be of the same channels; got {mean.size} and {std.size} numbers")
+    channels = max(mean.shape, std.shape)  # () for one number each
+
+    def apply(params, x):
+        _check.floating("images", x)
+        if channels and x.shape[-1:] != channels:
+            raise ValueError(
+                f"mean and std are of {channels[0]} channels; got images {x.shape}; move the channel to the last axis, "
+                "or give one number for all"
+            )
+        center, scale = (
+            jnp.asarray(value, x.dtype).reshape(*[1] * (x.ndim - value.ndim), *value.shape) for value in (mean, std)
+        )
+        return apply_fn(params, (x - center) / scale)
+
+    return apply

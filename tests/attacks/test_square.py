@@ -1,0 +1,180 @@
+"""Square: its schedule, its shapes, and that it needs nothing of a model but its logits."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invjax.attacks import l0, l1, l2, linf, square
+from invjax.attacks.square import bump, square_sizes
+
+# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+KEY = jax.random.key(0)
+THREATS = {"linf": (linf, 0.1), "l2": (l2, 1.0), "l1": (l1, 4.0)}
+FREE = (-np.inf, np.inf)
+
+
+def runs(values):
+    """`[(value, how often in a row)]`."""
+    starts = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
+    return [(int(values[a]), int(b - a)) for a, b in zip(starts, [*starts[1:], len(values)], strict=True)]
+
+
+# the schedule and the shapes
+
+
+def test_the_sides_of_the_paper_for_mnist():
+    """0.8 of 784 pixels, halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries."""
+    expected = [(25, 6), (18, 20), (13, 75), (9, 150), (6, 250), (4, 500), (3, 1000), (2, 2000), (1, 999)]
+    assert runs(square_sizes(5000, 28, 28, 0.8, "linf")) == expected
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_bumps_have_an_odd_side_of_at_least_three(norm):
+    expected = [(25, 6), (19, 20), (13, 75), (9, 150), (7, 250), (5, 500), (3, 3999)]
+    assert runs(square_sizes(5000, 28, 28, 0.8, norm)) == expected
+
+
+def test_the_schedule_is_stretched_over_the_queries():
+    assert runs(square_sizes(10_000, 10, 10, 0.5, "linf"))[:3] == [(7, 11), (5, 40), (4, 150)]
+    assert runs(square_sizes(100, 28, 28, 0.8, "linf"))[:5] == [(25, 1), (13, 2), (9, 3), (6, 5), (4, 10)]
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 9), (12, 6), (28, 28)])
+@pytest.mark.parametrize("norm", THREATS)
+def test_squares_fit_into_the_image(norm, size):
+    for share in (0.01, 0.8, 1.0):
+        sides = square_sizes(50, *size, share, norm)
+        assert sides.shape == (50,) and sides.min() >= 1 and sides.max() <= min(size)
+        assert norm == "linf" or (sides % 2 == 1).all()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 8, 13, 25])
+def test_a_bump_has_length_one_in_two_halves_of_opposite_sign(side):
+    pattern = bump(side)
+    assert pattern.shape == (side, side)
+    np.testing.assert_allclose((pattern**2).sum(), 1)
+    upper, lower = pattern[: side // 2], pattern[side // 2 :]
+    assert (upper >= 0).all() and (lower <= 0).all()
+    if side > 1:
+        np.testing.assert_allclose([(upper**2).sum(), (lower**2).sum()], [0.5, 0.5])
+    if side % 2 == 0:
+        np.testing.assert_array_equal(upper, -lower)
+
+
+def test_a_bump_rises_in_rings():
+    """The lower half of side 5, 3 x 5, around its centre (1, 2): 1, 1 / 4 and 1 / 9 for each ring and those in it."""
+    rings = np.array([[2, 1, 1, 1, 2], [2, 1, 0, 1, 2], [2, 1, 1, 1, 2]])
+    heights = np.array([1 + 1 / 4 + 1 / 9, 1 / 4 + 1 / 9, 1 / 9])[rings]
+    lower = bump(5)[2:]
+    np.testing.assert_allclose(lower / lower[1, 2], heights / heights[1, 2])
+
+
+# the search
+
+
+def data(shape=(8, 8, 1), batch=12, classes=3):
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.normal(size=(int(np.prod(shape)), classes)), jnp.float32)
+    images = rng.random((batch, *shape)).astype(np.float32)
+
+    def logits_fn(x):
+        return jnp.tanh(x.reshape(len(x), -1) - 0.5) @ weights
+
+    return logits_fn, images, np.asarray(logits_fn(images)).argmax(1).astype(np.int32)
+
+
+@pytest.mark.parametrize(("norm", "shape"), [("linf", (5, 9, 3)), ("l2", (7, 4, 1)), ("l1", (5, 9, 3))])
+def test_the_loss_never_falls_and_the_search_stays_in_the_ball(norm, shape):
+    logits_fn, images, labels = data(shape)
+    threat, eps = THREATS[norm]
+    result = jit(lambda: square(threat(), queries=25)(KEY, logits_fn, images, labels, eps=eps))()
+    assert result.trace.shape == (12, 25)
+    assert (np.diff(np.asarray(result.trace)) >= 0).all()
+    assert (result.trace[:, -1] > result.trace[:, 0]).any()
+    np.testing.assert_array_equal(result.trace[:, -1], result.loss)
+    assert (result.distance <= eps * (1 + 1e-5)).all()
+    assert result.x.min() >= 0 and result.x.max() <= 1
+
+
+@pytest.mark.parametrize("norm", THREATS)
+def test_without_a_box_the_whole_radius_is_spent(norm):
+    logits_fn, images, labels = data()
+    threat, eps = THREATS[norm]
+    result = jit(lambda: square(threat(FREE), queries=10)(KEY, logits_fn, images, labels, eps=eps))()
+    np.testing.assert_allclose(result.distance, eps, rtol=1e-5)
+
+
+def test_in_linf_each_change_is_the_whole_radius_up_or_down():
+    logits_fn, images, labels = data((6, 6, 2))
+    result = jit(lambda: square(linf(FREE), queries=10)(KEY, logits_fn, images, labels, eps=0.1))()
+    np.testing.assert_allclose(np.abs(result.x - images), 0.1, atol=1e-6)
+
+
+def test_it_starts_with_vertical_stripes():
+    _, images, labels = data((6, 6, 2))
+    flat = lambda x: jnp.zeros((len(x), 2)).at[:, 0].add(1)  # noqa: E731  # nothing is ever better than the start
+    change = square(linf(FREE), queries=1)(KEY, flat, images, 0 * labels, eps=0.25).x - images
+    np.testing.assert_allclose(change, np.broadcast_to(change[:, :1], change.shape), atol=1e-6)
+    assert len(np.unique(np.sign(change))) == 2
+
+
+@pytest.mark.parametrize("norm", THREATS)
+def test_it_needs_no_gradient(norm):
+    """Rounding gives a gradient of zero."""
+    logits_fn, images, _ = data()
+    threat, eps = THREATS[norm]
+
+    def rounded(x):
+        return logits_fn(jnp.round(8 * x) / 8)
+
+    labels = np.asarray(rounded(images)).argmax(1).astype(np.int32)
+    assert not jax.grad(lambda x: rounded(x).sum())(jnp.asarray(images)).any()
+    found = jit(lambda: square(threat(), queries=60)(KEY, rounded, images, labels, eps=2 * eps))()
+    assert found.success.mean() >= 0.5
+
+
+def test_an_image_that_has_fallen_is_left_alone():
+    """With one query or with many: its first success is kept, however much higher the loss could go."""
+    logits_fn, images, labels = data()
+    few, many = (jit(lambda n=n: square(queries=n)(KEY, logits_fn, images, labels, eps=0.3))() for n in (1, 40))
+    trace = np.asarray(many.trace)
+    for i, row in enumerate(trace):
+        fallen = np.flatnonzero(row > 0)
+        assert (row[fallen] == row[fallen[:1]]).all(), i
+    assert many.success.sum() > few.success.sum() - 1
+
+
+def test_it_asks_the_model_once_a_query():
+    """... and once for the start, and once to look at the result."""
+    logits_fn, images, labels = data()
+    calls = []
+
+    def counted(x):
+        jax.debug.callback(lambda _: calls.append(1), x[0, 0, 0, 0])
+        return logits_fn(x)
+
+    jit(lambda: square(queries=7)(KEY, counted, images, labels, eps=0.1))()
+    jax.effects_barrier()
+    assert len(calls) == 7 + 2
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: square(l0()), "the threat of square must be one of 'linf', 'l2', 'l1'; got 'l0'"),
+        (lambda: square(queries=0), "queries must be positive; got queries=0"),
+        (lambda: square(share=0.0), "share must be in (0, 1]; got 0.0"),
+        (lambda: square(share=1.5), "share must be in (0, 1]; got 1.5"),
+        (lambda: square()(KEY, *data((3, 8, 1)), eps=0.1), "sides of at least 4; got (12, 3, 8, 1)"),
+        (lambda: square()(KEY, *data((64,)), eps=0.1), "needs images [B, H, W, C]"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(run, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run()
