@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from invjax import _check
 from invjax._progress import progress
 from invjax.attacks import Attack, Threat, pgd, smallest
+from invjax.attacks.base import check_images, where
 from invjax.attacks.minimal import distances
 from invjax.streaming import over_batches
 from invjax.types import ApplyFn, Key, Params
@@ -64,7 +65,6 @@ class Curve(NamedTuple):
 
 def _clean(apply_fn: ApplyFn, params: Params, images: Any, labels: np.ndarray, batch_size: int, mesh: Mesh | None):
     """Where the model is right, `[N]`."""
-    _check.finite("images", images)
     logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
     if logits.ndim != 2 or labels.shape != (len(images),):
         raise ValueError(
@@ -144,6 +144,7 @@ def robustness_curve(
     grid = np.sort(grid)
     labels = np.asarray(labels)
     at_once = jax.default_backend() != "cpu" if at_once is None else at_once
+    check_images(attack, images, "images")
     standing = _clean(apply_fn, params, images, labels, batch_size, mesh)
     kept = _Kept(None if directory is None else Path(directory) / "curve.npz", epsilons=grid, standing=standing,
                  key=np.asarray(jax.random.key_data(key)))  # fmt: skip
@@ -188,11 +189,13 @@ class Sensitivity(NamedTuple):
         success: `[N]`, misclassified under the attack, images that are misclassified as they are included.
         smallest_eps: `[N]`, of the nearest adversarial example found; 0 where misclassified as it is, infinity where
             none was found up to twice `eps`.
+        nearest: `[N, ...]`, those examples, the images themselves where there is none; None unless asked for.
     """
 
     eps: float
     success: np.ndarray
     smallest_eps: np.ndarray
+    nearest: np.ndarray | None = None
 
 
 class Report(NamedTuple):
@@ -221,6 +224,7 @@ def report(
     threats: Sequence[tuple[Threat, float | int]],
     attack_for: Callable[[Threat], Attack] = pgd,
     bisections: int = 8,
+    keep_images: bool = False,
     batch_size: int = 128,
     mesh: Mesh | None = None,
     directory: str | Path | None = None,
@@ -236,6 +240,7 @@ def report(
         threats: each with its radius; one of a name.
         attack_for: `threat -> Attack`.
         bisections: of the smallest radius, between 0 and twice the threat's.
+        keep_images: return the nearest adversarial examples as well.
         batch_size: images attacked at once.
         mesh: spread each batch over these devices.
         directory: keep what is done there, one file a threat, and go on after an interruption.
@@ -255,38 +260,45 @@ def report(
     bar = progress(0, len(names), "report")
     for threat, eps in threats:
         path = None if directory is None else Path(directory) / f"{threat.name}.npz"
-        kept = _Kept(path, eps=eps, bisections=bisections, correct=correct, key=np.asarray(jax.random.key_data(key)))
+        kept = _Kept(path, eps=eps, bisections=bisections, correct=correct, keep_images=keep_images,
+                     key=np.asarray(jax.random.key_data(key)))  # fmt: skip
         saved = kept.load()
         if saved is None:
             found = _sensitivity(key, attack_for(threat), apply_fn, params, images, labels, correct, eps,
-                                 bisections, batch_size, mesh)  # fmt: skip
-            kept.save(success=found.success, smallest_eps=found.smallest_eps)
-        else:
-            found = Sensitivity(eps, saved["success"], saved["smallest_eps"])
+                                 bisections, keep_images, batch_size, mesh)  # fmt: skip
+            saved = {name: value for name, value in found._asdict().items() if isinstance(value, np.ndarray)}
+            kept.save(**saved)
+        found = Sensitivity(eps, **saved)
         sensitivity[threat.name] = found
         bar.update()
     bar.close()
     return Report(correct, sensitivity)
 
 
-def _sensitivity(key, attack, apply_fn, params, images, labels, correct, eps, bisections, batch_size, mesh):
+def _sensitivity(
+    key, attack, apply_fn, params, images, labels, correct, eps, bisections, keep_images, batch_size, mesh
+):
     logits_fn, search = partial(apply_fn, params), smallest(attack, steps=bisections)
 
     @jax.jit
     def run(x, y, ids):
         fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
         near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
-        return fixed.success, jnp.minimum(distances(fixed), distances(near))
+        best = where(distances(fixed) < distances(near), fixed._replace(trace=None), near._replace(trace=None))
+        return fixed.success, distances(best), (best.x if keep_images else ())
 
-    success, nearest = ~correct, np.where(correct, np.inf, 0.0)
+    success, distance = ~correct, np.where(correct, np.inf, 0.0)
+    examples = np.array(images) if keep_images else None
     ids = np.flatnonzero(correct)
     if ids.size:
-        success[ids], nearest[ids] = over_batches(
+        success[ids], distance[ids], found = over_batches(
             run, [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh
         )
-    # each is what both attacks found, or the two would contradict each other: distances may round to a hair above eps
-    nearest = np.where(success, np.minimum(nearest, eps), nearest)
-    return Sensitivity(eps, success | (nearest <= eps), nearest)
+        if examples is not None:
+            examples[ids] = found
+    # each is what both attacks found, or the two would contradict each other; distances may round to above eps
+    distance = np.where(success, np.minimum(distance, eps), distance)
+    return Sensitivity(eps, success | (distance <= eps), distance, examples)
 
 
 class Line(NamedTuple):

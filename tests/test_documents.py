@@ -21,9 +21,25 @@ def run(program: str, cwd: Path) -> str:
     return done.stdout
 
 
+def readme_examples(heading: str) -> list[str]:
+    section = (REPOSITORY / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+
+
 def test_the_example_in_the_readme_makes_exact_metamers(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
+    (example,) = readme_examples("Thirty lines")
     assert float(run(example, tmp_path)) < 1e-4
+
+
+def test_the_models_in_the_readme_can_be_attacked(tmp_path):
+    imports, *models, attack, rest = readme_examples("Attack your own model")
+    data = "x = jax.random.uniform(jax.random.key(0), (8, 28, 28, 1))\nlabels = jax.numpy.arange(8)\n"
+    assert len(models) == 4
+    printed = run(
+        "\n".join([imports, data, *(f"{model}\n{attack}" for model in models), rest.replace("64", "8")]), tmp_path
+    )
+    assert printed.count("robust accuracy 0.") + printed.count("robust accuracy 1.") == 4
+    assert "adversarial error, linf, eps 0.1" in printed
 
 
 def exact_metamers(printed):

@@ -292,22 +292,23 @@ def test_it_knows_all_that_the_attack_at_its_radius_found(found):
         assert found.sensitivity[threat.name].success[np.asarray(run().success)].all()
 
 
-def stubborn(threat):
-    """Wins at a radius of 0.3, with a change as large as that, and never at another."""
+def stubborn(threat, length):
+    """Wins at a radius of 0.3, with a change of a given length, and at 0.6, with one of 0.5; so bisection skips 0.3."""
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         result = fgsm(threat)(key, logits_fn, x, labels, eps=eps)
-        won = jnp.full(len(x), jnp.abs(eps - 0.3) < 1e-6)
-        # a float32 distance is a hair above the radius
-        return result._replace(success=won, distance=jnp.full(len(x), 0.3 * (1 + 1e-6), jnp.float32))
+        won = (jnp.abs(eps - 0.3) < 1e-6) | (jnp.abs(eps - 0.6) < 1e-6)
+        distance = jnp.full(len(x), jnp.where(eps > 0.5, 0.5, length), jnp.float32)
+        return result._replace(success=jnp.full(len(x), won), distance=distance)
 
     return attack
 
 
-def test_what_the_bisection_misses_still_has_a_smallest_radius():
-    s = make_report([(linf(), 0.3)], stubborn).sensitivity["linf"]
+@pytest.mark.parametrize(("length", "expected"), [(0.25, 0.25), (0.3 * (1 + 1e-6), 0.3)], ids=["less", "rounded up"])
+def test_what_the_bisection_misses_still_has_a_smallest_radius(length, expected):
+    s = make_report([(linf(), 0.3)], partial(stubborn, length=length)).sensitivity["linf"]
     assert s.success.all()
-    np.testing.assert_array_equal(s.smallest_eps, np.where(CLEAN, 0.3, 0.0))
+    np.testing.assert_array_equal(s.smallest_eps, np.where(CLEAN, expected, 0.0))
 
 
 def test_a_report_is_kept_by_threat_and_goes_on_after_an_interruption(tmp_path, found):

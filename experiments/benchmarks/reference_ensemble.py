@@ -217,7 +217,7 @@ def bisected_pgd(attack: Any, model: Any, x: torch.Tensor, classes: torch.Tensor
 
 
 def foolbox_smallest(norm: str, module: torch.nn.Module, steps: int) -> dict[str, Run]:
-    """Foolbox's ways: five times their usual steps, or as many bisections as this library makes."""
+    """Foolbox's ways: FMN and DDN with five times as many steps, DeepFool and PGD with as many."""
     model, of = foolbox.PyTorchModel(module, (0, 1), "cpu"), foolbox.attacks
     searches: dict[str, Any] = {
         "linf": {
@@ -294,10 +294,10 @@ def main() -> None:
     params = train(folder, options.data_dir, train_steps)
     module = torch_nets.MnistCnn(params["params"]).eval().requires_grad_(False)
     test = load("mnist", "test", options.data_dir)
-    x, labels = np.asarray(as_float(test.images)), test.labels
+    x, labels = np.asarray(as_float(test.images[:])), test.labels
     with torch.no_grad():
         theirs = module(torch_nets.images(x[:100])).numpy()
-    difference = float(np.abs(theirs - np.asarray(NET.apply(params, x[:100]))).max())
+    difference = float(np.abs(theirs - np.asarray(NET.apply(params, jnp.asarray(x[:100])))).max())
     assert difference < 1e-4, f"logits differ by {difference}"
     kept = folder / f"attacked-{train_steps}"
     rows = ensemble_table(kept, params, module, x[:images], labels[:images], steps, queries)

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 import numpy as np
@@ -24,27 +23,9 @@ from invjax.training import data_mesh
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(networks.Settings):
     """Settings of the robustness curves."""
 
-    dataset: Literal["digits", "mnist"] = "mnist"
-    """Which images."""
-    data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    channels: tuple[int, ...] = (16, 32)
-    """Channels of the convolutions."""
-    dense: int = 128
-    """Width of the hidden dense layer."""
-    epochs: int = 2
-    """Passes over the training set."""
-    batch_size: int = 128
-    """Images in a step."""
-    learning_rate: float = 2e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
-    train_eps: float = 0.3
-    """Radius of the linf attack inside the adversarial training."""
-    train_steps: int = 7
-    """Its steps."""
     images: int = 256
     """Test images, the first ones."""
     attack_steps: int = 20
@@ -55,8 +36,6 @@ class Config:
     """Radii on each curve, from 0."""
     largest: tuple[float, float] = (0.4, 4.0)
     """The largest radius in linf and l2."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed and a network."""
 
 
 PRESETS = {

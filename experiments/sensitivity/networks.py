@@ -1,7 +1,8 @@
 """The two networks of these experiments: one trained plainly, one against the attack."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +20,30 @@ from invjax.types import Net, Params
 TRAININGS = ("plain", "adversarial")
 
 
-class Settings(Protocol):
-    """What a configuration must say about data and training."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The data and the training of the networks: what both experiments are configured with."""
 
-    dataset: Literal["digits", "mnist"]
-    data_dir: str | None
-    channels: tuple[int, ...]
-    dense: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    train_eps: float
-    train_steps: int
+    dataset: Literal["digits", "mnist"] = "mnist"
+    """Which images."""
+    data_dir: str | None = None
+    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    channels: tuple[int, ...] = (16, 32)
+    """Channels of the convolutions."""
+    dense: int = 128
+    """Width of the hidden dense layer."""
+    epochs: int = 2
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images in a step."""
+    learning_rate: float = 2e-3
+    """Adam's, at the start; it decays to zero along a cosine."""
+    train_eps: float = 0.3
+    """Radius of the linf attack inside the adversarial training."""
+    train_steps: int = 7
+    """Its steps."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training a seed and a network."""
 
 
 def datasets(config: Settings) -> tuple[Dataset, Dataset]:
@@ -58,7 +71,7 @@ def train(config: Settings, data: Dataset, kind: str, seed: int, folder: Path) -
 
     def loss_fn(params: Params, key: Any, batch: Any):
         images, labels, step = batch
-        x = as_float(images, data.levels)
+        x = jnp.asarray(as_float(images, data.levels))
         if kind == "adversarial":
             return robust_loss(params, key, (x, labels, step))
         logits = net.apply(params, x)

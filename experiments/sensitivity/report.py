@@ -9,15 +9,16 @@ ensemble in linf, and `attacks.diagnose`.
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
 from experiments.sensitivity import networks
 from invjax import evaluation, figures
-from invjax.attacks import diagnose, ensemble, jit_attack, l0, l1, l2, linf, pgd, smallest, standard
+from invjax.attacks import diagnose, ensemble, l0, l1, l2, linf, pgd, standard
 from invjax.data import Dataset, as_float
 from invjax.training import data_mesh
 
@@ -25,27 +26,9 @@ THREATS = {"linf": linf, "l2": l2, "l1": l1, "l0": l0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(networks.Settings):
     """Settings of the sensitivity report."""
 
-    dataset: Literal["digits", "mnist"] = "mnist"
-    """Which images."""
-    data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    channels: tuple[int, ...] = (16, 32)
-    """Channels of the convolutions."""
-    dense: int = 128
-    """Width of the hidden dense layer."""
-    epochs: int = 2
-    """Passes over the training set."""
-    batch_size: int = 128
-    """Images in a step."""
-    learning_rate: float = 2e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
-    train_eps: float = 0.3
-    """Radius of the linf attack inside the adversarial training."""
-    train_steps: int = 7
-    """Its steps."""
     images: int = 200
     """Test images, the first ones."""
     attack_steps: int = 40
@@ -60,8 +43,6 @@ class Config:
     """Queries of the random search in the standard ensemble (its authors': 5000)."""
     columns: int = 8
     """Images in the figure."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed and a network."""
 
 
 PRESETS = {
@@ -112,6 +93,7 @@ def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Datas
         threats=threats,
         attack_for=partial(pgd, steps=config.attack_steps),
         bisections=config.bisections,
+        keep_images=True,
         mesh=mesh,
         directory=folder / "report",
     )
@@ -128,15 +110,14 @@ def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Datas
         "diagnosis": [finding._asdict() for finding in suspicions],
     }
     arrays = {f"smallest_{name}": s.smallest_eps for name, s in found.sensitivity.items()}
-    shown, shown_labels = images[: config.columns], labels[: config.columns]
-    arrays |= {"original": shown, "original_prediction": np.asarray(apply_fn(params, shown)).argmax(1)}
-    for threat, eps in threats:
-        search = jit_attack(smallest(pgd(threat, steps=config.attack_steps), steps=config.bisections), apply_fn)
-        result = search(params, key, shown, shown_labels, eps=2 * eps)
+    shown = images[: config.columns]
+    arrays |= {"original": shown, "original_prediction": np.asarray(apply_fn(params, jnp.asarray(shown))).argmax(1)}
+    for name, s in found.sensitivity.items():
+        nearest = np.asarray(s.nearest)[: config.columns]
         arrays |= {
-            f"nearest_{threat.name}": np.asarray(result.x),
-            f"nearest_{threat.name}_distance": np.where(result.success, result.distance, np.inf),
-            f"nearest_{threat.name}_prediction": np.asarray(apply_fn(params, result.x)).argmax(1),
+            f"nearest_{name}": nearest,
+            f"nearest_{name}_distance": s.smallest_eps[: config.columns],
+            f"nearest_{name}_prediction": np.asarray(apply_fn(params, jnp.asarray(nearest))).argmax(1),
         }
     return numbers, arrays
 

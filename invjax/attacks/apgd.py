@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax.attacks.base import Attack, AttackResult, example_keys, finish, fooled, prepare, where
+from invjax.attacks.base import Attack, AttackResult, bounded, example_keys, finish, fooled, prepare, where
 from invjax.attacks.gradient import Loss, value_and_gradient
 from invjax.attacks.threats import Threat, linf
 from invjax.losses import log_odds, targeted_dlr
@@ -163,7 +163,7 @@ def _attack(threat: Threat, steps: int, objective_for: Callable) -> Attack:
             trace = jnp.concatenate(traces, 1)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace)
 
-    return attack
+    return bounded(attack, threat.bounds)
 
 
 def _outermost(threat, z, x, eps):
@@ -248,7 +248,7 @@ def over_ranks(toward: Callable[[Any], Attack], ranks: int) -> Attack:
 
         return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, ranks))[0]
 
-    return attack
+    return bounded(attack, getattr(toward(0), "bounds", None))
 
 
 def apgd_targeted(threat: Threat | None = None, *, steps: int = 100, targets: int = 9) -> Attack:

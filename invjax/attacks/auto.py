@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from invjax import _check
 from invjax._progress import progress
 from invjax.attacks.apgd import apgd, apgd_toward
-from invjax.attacks.base import Attack
+from invjax.attacks.base import Attack, check_images
 from invjax.attacks.fab import fab_toward
 from invjax.attacks.square import square
 from invjax.attacks.threats import Threat
@@ -105,7 +105,7 @@ def ensemble(
 
     def attack(params: Params, key: Key, images: np.ndarray, labels: np.ndarray, *, eps: float) -> EnsembleResult:
         _check.number("eps", eps)
-        _check.finite("images", images)
+        check_images(stages[0].make(0), images, "images")
         logits = over_batches(partial(clean, params), [images], batch_size, mesh)
         _check.labels(labels, logits.shape[-1])
         _check.finite("the model's logits", logits)

@@ -48,6 +48,22 @@ Attack = Callable[..., AttackResult]
 """`(key, logits_fn, x [B, ...], labels [B], *, eps, step_size=None, ids=None) -> AttackResult`."""
 
 
+def bounded(attack: Attack, bounds: Bounds | None) -> Attack:
+    """Note on an attack the box in which its images lie, so that what compiles it can check them before."""
+    attack.bounds = bounds  # type: ignore[attr-defined]
+    return attack
+
+
+def check_images(attack: Attack, x: Array, name: str = "x") -> None:
+    """Images that the attack can take.
+
+    Raises:
+        ValueError: integer or NaN images, or outside of the attack's bounds where those are known.
+    """
+    bounds = getattr(attack, "bounds", None)
+    _check.within(name, x, (-jnp.inf, jnp.inf) if bounds is None else bounds)
+
+
 def prepare(
     logits_fn: LogitsFn, x: Array, labels: Labels, eps: Scalar, bounds: Bounds
 ) -> tuple[LogitsFn, jax.Array, jax.Array]:
@@ -123,7 +139,7 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
             best = where(~best.success & result.success, result._replace(trace=None), best)
         return best._replace(trace=jnp.concatenate([result.trace for result in results], 1))
 
-    return attack
+    return bounded(attack, getattr(attacks[0], "bounds", None))
 
 
 def restarts(attack: Attack, n: int) -> Attack:
@@ -149,7 +165,7 @@ def restarts(attack: Attack, n: int) -> Attack:
 
         return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, n))[0]
 
-    return repeated
+    return bounded(repeated, getattr(attack, "bounds", None))
 
 
 def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]:
@@ -192,8 +208,7 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
     ) -> AttackResult:
         _check.number("eps", eps)
         classes = _check.logits_of(partial(shaped, params), x, labels)
-        _check.floating("x", x)
-        _check.finite("x", x)
+        check_images(attack, x)
         _check.labels(labels, classes)
         if step_size is not None:
             step_size = jnp.asarray(step_size, x.dtype)

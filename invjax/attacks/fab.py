@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks.apgd import over_ranks, wrong_class
-from invjax.attacks.base import Attack, finish, fooled, prepare, where
+from invjax.attacks.base import Attack, bounded, finish, fooled, prepare, where
 from invjax.attacks.gradient import value_and_gradient
 from invjax.attacks.threats import Bounds, Threat, linf, newton
 
@@ -134,7 +134,7 @@ def fab_toward(
         found = where(distance <= eps, found, x)
         return finish(logits_fn, threat.distance, found, x, labels, -distance, -trace.T)
 
-    return attack
+    return bounded(attack, threat.bounds)
 
 
 def fab(threat: Threat | None = None, *, steps: int = 100, targets: int = 9) -> Attack:

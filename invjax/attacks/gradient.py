@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
-from invjax.attacks.base import Attack, example_keys, finish, fooled, prepare, where
+from invjax.attacks.base import Attack, bounded, example_keys, finish, fooled, prepare, where
 from invjax.attacks.threats import Threat, linf
 from invjax.losses import log_odds
 from invjax.types import Array, Labels, Logits, PerExample, Scalar
@@ -121,7 +121,7 @@ def pgd(
         found, value, trace = climb(objective, threat, start, x, eps, sizes)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
 
-    return attack
+    return bounded(attack, threat.bounds)
 
 
 def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool = False) -> Attack:
@@ -137,7 +137,7 @@ def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
 
-    return attack
+    return bounded(attack, one_step.bounds)  # type: ignore[attr-defined]
 
 
 def step_ll(threat: Threat | None = None, *, loss: Loss = log_odds) -> Attack:
@@ -152,7 +152,7 @@ def step_ll(threat: Threat | None = None, *, loss: Loss = log_odds) -> Attack:
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
 
-    return attack
+    return bounded(attack, one_step.bounds)  # type: ignore[attr-defined]
 
 
 def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = log_odds) -> Attack:
@@ -181,4 +181,4 @@ def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = l
         found, value, trace = climb(objective, threat, x, x, eps, sizes)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace)
 
-    return attack
+    return bounded(attack, threat.bounds)

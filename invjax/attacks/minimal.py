@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
-from invjax.attacks.base import Attack, AttackResult, fooled, prepare, where
+from invjax.attacks.base import Attack, AttackResult, bounded, fooled, prepare, where
 from invjax.attacks.threats import Bounds
 from invjax.types import Array, Labels, LogitsFn, PerExample, Scalar
 
@@ -78,7 +78,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         found, high, success = where(wrong, (x, jnp.zeros_like(high), wrong), (found, high, success))
         return AttackResult(found, success, jnp.where(success, high, 0), -high, trace.T)
 
-    return bisected
+    return bounded(bisected, getattr(attack, "bounds", None))
 
 
 def line_search(

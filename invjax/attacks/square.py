@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax.attacks.base import Attack, example_keys, finish, fooled, prepare, where
+from invjax.attacks.base import Attack, bounded, example_keys, finish, fooled, prepare, where
 from invjax.attacks.threats import Threat, linf
 from invjax.losses import margin
 
@@ -164,4 +164,4 @@ def square(threat: Threat | None = None, *, queries: int = 5000, share: float = 
         (found, value, _), trace = jax.lax.scan(query, (first, *evaluate(first)), steps)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace.T)
 
-    return attack
+    return bounded(attack, threat.bounds)

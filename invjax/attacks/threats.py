@@ -17,7 +17,7 @@ from jaxtyping import Float
 from invjax.types import Array, Key, Scalar
 
 Example = Float[Array, "..."]
-Bounds = tuple[float, float]
+Bounds = tuple[float | int, float | int]
 
 
 class Threat(NamedTuple):

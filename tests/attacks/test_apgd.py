@@ -168,6 +168,29 @@ def test_the_loop_is_algorithm_1_of_reliable_evaluation(threat, project, ascent,
     assert len(set(halvings)) > 1  # so the examples were not all treated alike
 
 
+def test_a_best_loss_that_stays_the_same_halves_the_step_too(float64):
+    """A bowl whose walls are climbed at every step, but never as high as a spike at the start."""
+    rng = np.random.default_rng(1)
+    x, steepness = 0.4 + 0.2 * rng.random(SIZE), np.linspace(0.8, 1, SIZE)
+    start = x + 0.2 * EPS * rng.normal(size=SIZE) / SIZE**0.5
+
+    def value(z):
+        return steepness @ (z - x) ** 2 + 30 * np.exp(-((z - start) ** 2).sum() * 1e5)
+
+    def objective(z):
+        spike = jnp.exp(-((z - start[None]) ** 2).sum(1) * 1e5)
+        return (z - x[None]) ** 2 @ steepness + 30 * spike, jnp.zeros(len(z), bool)
+
+    args = value, lambda z: 2 * steepness * (z - x), into_l2, lambda g: g / np.linalg.norm(g), start, x, 25
+    _, losses, halvings = reliable_evaluation(*args)
+    rises = np.diff(losses) > 0
+    assert rises[:8].all() and losses.max() < value(start) and halvings  # at step 9, although all steps to there rose
+    run = jit(lambda z: _ascend(objective, l2(), z, jnp.asarray(x)[None], jnp.asarray(EPS), 25, False))
+    # step 10 leaves the start again; the reference's gradient knows nothing of the spike, which later steps come near
+    np.testing.assert_allclose(run(start[None])[2][0, :16], losses[:16], atol=1e-9)
+    assert losses[9] < losses[8]
+
+
 def test_the_loop_is_algorithm_1_of_mind_the_box(float64):
     value, gradient, objective = waves()
     rng = np.random.default_rng(0)
