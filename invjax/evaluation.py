@@ -6,6 +6,7 @@ r"""How robust a model is on a data set: the whole curve against eps, and one re
 curve goes up in eps, attacks only what still stands, and never rises.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from invjax._progress import progress
 from invjax.attacks import Attack, Threat, pgd, smallest
 from invjax.attacks.base import check_images, where
 from invjax.attacks.minimal import distances
-from invjax.streaming import over_batches
+from invjax.streaming import correct, over_batches
 from invjax.types import ApplyFn, Key, Params
 
 
@@ -63,21 +64,15 @@ class Curve(NamedTuple):
         return (self.broken_at[None] > self.epsilons[:, None]).mean(1)
 
 
-def _clean(apply_fn: ApplyFn, params: Params, images: Any, labels: np.ndarray, batch_size: int, mesh: Mesh | None):
-    """Where the model is right, `[N]`."""
-    logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
-    if logits.ndim != 2 or labels.shape != (len(images),):
-        raise ValueError(
-            f"the model must give logits [{len(images)}, classes] and labels be [{len(images)}]; got {logits.shape} "
-            f"and {labels.shape}"
-        )
-    _check.labels(labels, logits.shape[1])
-    _check.finite("the model's logits", logits)
-    return logits.argmax(1) == labels
+def _digest(directory: Any, *arrays: Any) -> str:
+    """A hash of all values, where there is something to compare it with."""
+    if directory is None:
+        return ""
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(arrays))).hexdigest()
 
 
 class _Kept:
-    """Arrays in a `.npz` that is written whole or not at all, and refused if it belongs to another run."""
+    """Arrays in a `.npz` that is written whole or not at all, and refused if it was made from other inputs."""
 
     def __init__(self, path: Path | None, **identity: Any):
         self.path, self.identity = path, {name: np.asarray(value) for name, value in identity.items()}
@@ -93,7 +88,7 @@ class _Kept:
         return arrays
 
     def save(self, **arrays: Any) -> None:
-        if self.path is not None:
+        if self.path is not None and jax.process_index() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_name(self.path.name + ".part")
             with part.open("wb") as file:
@@ -118,12 +113,13 @@ def robustness_curve(
 ) -> Curve:
     """Robust accuracy at each of `epsilons`, from one compilation.
 
-    Radii go up, and images that have fallen leave: the cost is that of the mean robust accuracy over the radii. On
-    accelerators all radii run at once instead (`at_once`), which is faster there and slower on CPU.
+    Radii go up, and images that have fallen leave: the cost is about that of the mean robust accuracy over the radii
+    (each radius ends with a padded batch). On accelerators all radii run at once instead (`at_once`), which is slower
+    on CPU and expected, not measured, to be faster there.
 
     Args:
         key: random key; image i draws from `fold_in(key, i)` at every radius.
-        attack: any attack with a radius.
+        attack: any untargeted attack with a radius.
         apply_fn: `(params, x) -> logits`.
         params: of the model.
         images: `[N, ...]`.
@@ -132,7 +128,8 @@ def robustness_curve(
         batch_size: images attacked at once.
         mesh: spread each batch over these devices.
         at_once: map over the radii instead of dropping images; default: wherever the backend is not the CPU.
-        directory: keep what is done in `curve.npz` there, and go on from it after an interruption.
+        directory: keep what is done in `curve.npz` there, and go on from it after an interruption. One for each attack:
+            other parameters, data or radii are refused, another attack is not noticed.
 
     Raises:
         ValueError: negative radii, NaN images or logits, labels of another shape or out of range, a `directory` that
@@ -145,26 +142,27 @@ def robustness_curve(
     labels = np.asarray(labels)
     at_once = jax.default_backend() != "cpu" if at_once is None else at_once
     check_images(attack, images, "images")
-    standing = _clean(apply_fn, params, images, labels, batch_size, mesh)
+    standing = correct(apply_fn, params, images, labels, batch_size, mesh)
     kept = _Kept(None if directory is None else Path(directory) / "curve.npz", epsilons=grid, standing=standing,
-                 key=np.asarray(jax.random.key_data(key)))  # fmt: skip
+                 key=np.asarray(jax.random.key_data(key)),
+                 inputs=_digest(directory, params, images, labels))  # fmt: skip
     saved = kept.load()
     broken_at = np.where(standing, np.inf, 0.0) if saved is None else saved["broken_at"]
     done = 0 if saved is None else int(saved["done"])
 
-    def fallen(eps, x, y, ids):
+    def fallen(params, eps, x, y, ids):
         return attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids).success
 
     def over(ids, function):
         return over_batches(function, [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh)
 
-    radii = jnp.asarray(grid, jnp.float32)
+    radii = jnp.asarray(grid, images.dtype)
     if at_once:
         if done < grid.size:
-            every = jax.jit(lambda x, y, ids: jax.vmap(lambda eps: fallen(eps, x, y, ids), out_axes=1)(radii))
+            mapped = jax.jit(jax.vmap(fallen, (None, 0, None, None, None), 1))
             ids = np.flatnonzero(standing)
             if ids.size:
-                hit = over(ids, every)
+                hit = over(ids, partial(mapped, params, radii))
                 broken_at[ids] = np.where(hit.any(1), grid[hit.argmax(1)], np.inf)
             kept.save(broken_at=broken_at, done=grid.size)
         return Curve(grid, broken_at)
@@ -173,7 +171,7 @@ def robustness_curve(
     for i in range(done, grid.size):
         ids = np.flatnonzero(np.isinf(broken_at))
         if ids.size:
-            broken_at[ids[over(ids, partial(one, radii[i]))]] = grid[i]
+            broken_at[ids[over(ids, partial(one, params, radii[i]))]] = grid[i]
         kept.save(broken_at=broken_at, done=i + 1)
         bar.update()
         bar.set_postfix(standing=int(np.isinf(broken_at).sum()))
@@ -243,7 +241,7 @@ def report(
         keep_images: return the nearest adversarial examples as well.
         batch_size: images attacked at once.
         mesh: spread each batch over these devices.
-        directory: keep what is done there, one file a threat, and go on after an interruption.
+        directory: keep what is done there, one file a threat, and go on after an interruption; one for each attack.
 
     Raises:
         ValueError: two threats of one name, and as for `robustness_curve`.
@@ -255,16 +253,17 @@ def report(
         _check.number(f"eps of {threat.name}", eps)
         _check.within("images", images, threat.bounds)
     labels = np.asarray(labels)
-    correct = _clean(apply_fn, params, images, labels, batch_size, mesh)
+    right = correct(apply_fn, params, images, labels, batch_size, mesh)
     sensitivity = {}
     bar = progress(0, len(names), "report")
     for threat, eps in threats:
         path = None if directory is None else Path(directory) / f"{threat.name}.npz"
-        kept = _Kept(path, eps=eps, bisections=bisections, correct=correct, keep_images=keep_images,
-                     key=np.asarray(jax.random.key_data(key)))  # fmt: skip
+        kept = _Kept(path, eps=eps, bisections=bisections, correct=right, keep_images=keep_images,
+                     key=np.asarray(jax.random.key_data(key)), bounds=threat.bounds,
+                     inputs=_digest(directory, params, images, labels))  # fmt: skip
         saved = kept.load()
         if saved is None:
-            found = _sensitivity(key, attack_for(threat), apply_fn, params, images, labels, correct, eps,
+            found = _sensitivity(key, attack_for(threat), apply_fn, params, images, labels, right, eps,
                                  bisections, keep_images, batch_size, mesh)  # fmt: skip
             saved = {name: value for name, value in found._asdict().items() if isinstance(value, np.ndarray)}
             kept.save(**saved)
@@ -272,27 +271,26 @@ def report(
         sensitivity[threat.name] = found
         bar.update()
     bar.close()
-    return Report(correct, sensitivity)
+    return Report(right, sensitivity)
 
 
-def _sensitivity(
-    key, attack, apply_fn, params, images, labels, correct, eps, bisections, keep_images, batch_size, mesh
-):
-    logits_fn, search = partial(apply_fn, params), smallest(attack, steps=bisections)
+def _sensitivity(key, attack, apply_fn, params, images, labels, right, eps, bisections, keep_images, batch_size, mesh):
+    search = smallest(attack, steps=bisections)
 
     @jax.jit
-    def run(x, y, ids):
+    def run(params, x, y, ids):
+        logits_fn = partial(apply_fn, params)
         fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
         near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
         best = where(distances(fixed) < distances(near), fixed._replace(trace=None), near._replace(trace=None))
         return fixed.success, distances(best), (best.x if keep_images else ())
 
-    success, distance = ~correct, np.where(correct, np.inf, 0.0)
+    success, distance = ~right, np.where(right, np.inf, 0.0)
     examples = np.array(images) if keep_images else None
-    ids = np.flatnonzero(correct)
+    ids = np.flatnonzero(right)
     if ids.size:
         success[ids], distance[ids], found = over_batches(
-            run, [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh
+            partial(run, params), [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh
         )
         if examples is not None:
             examples[ids] = found

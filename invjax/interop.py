@@ -48,6 +48,8 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
             f'variables must hold "params" beside its other collections; got {sorted(variables)}; '
             'pass all that module.init returned, or {"params": params}'
         )
+    if "rngs" in apply_arguments:
+        raise ValueError("rngs must be left out: every call would draw the same mask; use the module's evaluation mode")
     if apply_arguments.get("mutable", False) is not False:
         raise ValueError(
             f"mutable must be left out; got mutable={apply_arguments['mutable']}; use the module's evaluation mode"

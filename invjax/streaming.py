@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 
 from invjax import _check
 from invjax.training import shard_batch
+from invjax.types import ApplyFn, Params
 
 
 def over_batches(
@@ -45,6 +47,25 @@ def over_batches(
         out = function(*(shard_batch(mesh, batch) if mesh is not None else batch))
         pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def correct(
+    apply_fn: ApplyFn, params: Params, images: Any, labels: np.ndarray, batch_size: int = 500, mesh: Mesh | None = None
+) -> np.ndarray:
+    """Where the model is right, `[N]`.
+
+    Raises:
+        ValueError: the model does not give logits `[N, K]`, or gives NaN; labels of another shape or out of range.
+    """
+    logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
+    if logits.ndim != 2 or labels.shape != (len(images),):
+        raise ValueError(
+            f"the model must give logits [{len(images)}, classes] and labels be [{len(images)}]; got {logits.shape} "
+            f"and {labels.shape}"
+        )
+    _check.labels(labels, logits.shape[1])
+    _check.finite("the model's logits", logits)
+    return logits.argmax(1) == labels
 
 
 def shrinking(ids: np.ndarray, batch_size: int, multiple: int = 1) -> Iterator[tuple[np.ndarray, int]]:

@@ -187,9 +187,9 @@ def interrupted(monkeypatch, after):
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_curve_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, at_once):
-    """The clean pass, two radii, and the end; the next call finishes in either way of running."""
+    """Two radii, and the end; the next call finishes in either way of running."""
     attack, whole = pgd(steps=3, random_start=False), curve(pgd(steps=3, random_start=False))
-    mend = interrupted(monkeypatch, after=3)
+    mend = interrupted(monkeypatch, after=2)
     with pytest.raises(KeyboardInterrupt):
         curve(attack, directory=tmp_path)
     mend()
@@ -375,3 +375,17 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
 def test_a_report_on_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_report(**change)
+
+
+def test_other_parameters_or_labels_in_the_same_directory_are_refused(tmp_path):
+    """Even where the model is right on the same images."""
+    curve(pgd(steps=2), directory=tmp_path)
+    scaled = PARAMS | {"out": 1.5 * PARAMS["out"]}
+    same = np.asarray(apply_fn(scaled, IMAGES)).argmax(1) == np.asarray(apply_fn(PARAMS, IMAGES)).argmax(1)
+    pixel = np.array(IMAGES)
+    pixel[0, 0, 0, 0] = 1 - pixel[0, 0, 0, 0]
+    with pytest.raises(ValueError, match=r"its (inputs|standing) differ"):
+        robustness_curve(KEY, pgd(steps=2), apply_fn, PARAMS, pixel, LABELS, epsilons=EPSILONS, directory=tmp_path)
+    assert same.all(), "the next refusal is about the parameters alone"
+    with pytest.raises(ValueError, match="its inputs differ"):
+        robustness_curve(KEY, pgd(steps=2), apply_fn, scaled, IMAGES, LABELS, epsilons=EPSILONS, directory=tmp_path)

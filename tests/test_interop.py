@@ -297,3 +297,10 @@ def test_the_usual_bytes_to_logits_chain():
     pixels = np.full((2, *SHAPE), 255, np.uint8)
     apply_fn = interop.normalized(lambda params, x: x.mean((1, 2)), 1.0, 0.5)
     np.testing.assert_array_equal(apply_fn(None, data.as_float(pixels)), np.zeros((2, 2)))
+
+
+def test_a_linen_module_with_keys_for_its_masks_is_refused():
+    dense = nn.Dense(3)
+    variables = dense.init(jax.random.key(0), jnp.ones((1, 4)))
+    with pytest.raises(ValueError, match="rngs must be left out"):
+        interop.from_linen(dense, variables, rngs={"dropout": jax.random.key(1)})

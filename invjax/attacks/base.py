@@ -207,10 +207,10 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         ids: Any = None,
     ) -> AttackResult:
         _check.number("eps", eps)
-        classes = _check.logits_of(partial(shaped, params), x, labels)
         check_images(attack, x)
-        _check.labels(labels, classes)
+        _check.labels(labels, _check.logits_of(partial(shaped, params), x, labels))
         if step_size is not None:
+            _check.number("step_size", step_size)
             step_size = jnp.asarray(step_size, x.dtype)
         return run(params, key, x, labels, jnp.asarray(eps, x.dtype), step_size, ids)
 

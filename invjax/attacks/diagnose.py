@@ -43,6 +43,7 @@ class Evidence(NamedTuple):
         radii: half of eps, eps, twice eps, and the whole box.
         success: the attack's rate at each of them.
         blind: the rate of a random search at eps; None where it was not run.
+        alone: `[K]`, the logits of the first image in a batch of its own.
     """
 
     bounds: Bounds
@@ -55,6 +56,7 @@ class Evidence(NamedTuple):
     radii: tuple[float, ...]
     success: tuple[float, ...]
     blind: float | None
+    alone: np.ndarray | None = None
 
 
 def image_range(e: Evidence) -> str | None:
@@ -90,6 +92,14 @@ def randomness(e: Evidence) -> str | None:
         return None
     largest = np.abs(e.logits - e.logits_again).max()
     return f"the same images give logits that differ by {largest:.3g}: attack their mean over the randomness"
+
+
+def batch_dependence(e: Evidence) -> str | None:
+    """Other logits in other company."""
+    if e.alone is None or np.allclose(e.alone, e.logits[0], rtol=1e-2, atol=1e-3, equal_nan=True):
+        return None
+    largest = np.abs(e.alone - e.logits[0]).max()
+    return f"an image's logits change by {largest:.3g} with the other images of its batch: use the evaluation mode"
 
 
 def gradients(e: Evidence) -> str | None:
@@ -140,6 +150,7 @@ CHECKS: tuple[Callable[[Evidence], str | None], ...] = (
     finite_logits,
     probabilities,
     randomness,
+    batch_dependence,
     gradients,
     monotone,
     unbounded,
@@ -160,8 +171,9 @@ def collect(
 ) -> Evidence:
     """Run the model and the attacks once for all checks; the arguments are those of `diagnose`."""
     inside = jnp.clip(jnp.asarray(x), *threat.bounds)
-    forward = jax.jit(apply_fn)
-    logits, again = (np.asarray(forward(params, x)) for _ in range(2))
+    # traced anew each time: what a stateful generator draws while tracing would be frozen otherwise
+    logits, again = (np.asarray(jax.jit(lambda p, z: apply_fn(p, z))(params, x)) for _ in range(2))
+    alone = np.asarray(jax.jit(apply_fn)(params, x[:1]))[0]
 
     @jax.jit
     def largest_gradients(params, x):
@@ -195,6 +207,7 @@ def collect(
         radii=radii,
         success=tuple(map(rate(attack), radii)),
         blind=rate(square(threat, queries=queries))(eps) if searchable else None,
+        alone=alone,
     )
 
 

@@ -78,6 +78,22 @@ def climb(
     return found, best_value, jnp.concatenate([trace[1:], value[0][None]]).T
 
 
+def _step_sizes(step_size, eps, steps, dtype):
+    if step_size is None:
+        step_size = 2.5 * eps / steps
+    _check.number("step_size", step_size)
+    return jnp.full(steps, step_size, dtype)
+
+
+def _whole_step(one_step: Attack) -> Attack:
+    """An attack of one step, whose length is `eps` unless given."""
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
+
+    return bounded(attack, getattr(one_step, "bounds", None))
+
+
 def pgd(
     threat: Threat | None = None,
     *,
@@ -117,7 +133,7 @@ def pgd(
 
         keys = example_keys(key, ids, len(x))
         start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
-        sizes = jnp.full(steps, 2.5 * eps / steps if step_size is None else step_size, x.dtype)
+        sizes = _step_sizes(step_size, eps, steps, x.dtype)
         found, value, trace = climb(objective, threat, start, x, eps, sizes)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
 
@@ -132,12 +148,7 @@ def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool 
         loss: what to climb.
         targeted: `labels` are the classes to reach.
     """
-    one_step = pgd(threat, steps=1, loss=loss, random_start=False, targeted=targeted)
-
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
-
-    return bounded(attack, one_step.bounds)  # type: ignore[attr-defined]
+    return _whole_step(pgd(threat, steps=1, loss=loss, random_start=False, targeted=targeted))
 
 
 def step_ll(threat: Threat | None = None, *, loss: Loss = log_odds) -> Attack:
@@ -147,12 +158,7 @@ def step_ll(threat: Threat | None = None, *, loss: Loss = log_odds) -> Attack:
         threat: the geometry; default `linf()`.
         loss: of the least likely class, descended.
     """
-    one_step = iterated_ll(threat, steps=1, loss=loss)
-
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
-
-    return bounded(attack, one_step.bounds)  # type: ignore[attr-defined]
+    return _whole_step(iterated_ll(threat, steps=1, loss=loss))
 
 
 def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = log_odds) -> Attack:
@@ -177,7 +183,7 @@ def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = l
             logits = logits_fn(z)
             return -loss(logits, least_likely), fooled(logits, labels)
 
-        sizes = jnp.full(steps, 2.5 * eps / steps if step_size is None else step_size, x.dtype)
+        sizes = _step_sizes(step_size, eps, steps, x.dtype)
         found, value, trace = climb(objective, threat, x, x, eps, sizes)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace)
 

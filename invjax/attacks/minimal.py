@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
-from invjax.attacks.base import Attack, AttackResult, bounded, fooled, prepare, where
+from invjax.attacks.base import Attack, AttackResult, bounded, check_images, fooled, prepare, where
 from invjax.attacks.threats import Bounds
 from invjax.types import Array, Labels, LogitsFn, PerExample, Scalar
 
@@ -45,38 +45,37 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
 
     Returns:
         An `Attack`: `x` is the nearest adversarial example found, `distance` how near it is, `success` whether there is
-        one within `eps`, `loss` is minus the bracket's upper end, `trace [B, steps]` that end. Images that are
-        misclassified as they are, and those that withstand all, come back as they are with distance 0.
+        one within `eps`, `loss` is minus the bracket's upper end, `trace [B, steps]` that end. Images on which the
+        attack succeeds at radius 0, and those that withstand all, come back as they are with distance 0.
     """
     _check.positive(steps=steps)
 
     def bisected(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        check_images(attack, x)
         _check.number("eps", eps)
-        wrong = fooled(logits_fn(x), labels)
+        _check.labels(labels, _check.logits_of(logits_fn, x, labels))
         run = per_example(attack)
         eps = jnp.asarray(eps, x.dtype)
         share = None if step_size is None else step_size / jnp.where(eps > 0, eps, 1)  # it belongs to its radius
 
-        def attempt(radius):
+        def step(carry, i):
+            # first radius 0: what succeeds there needs no change; then all of eps; then halves
+            low, high, found, success, from_start = carry
+            radius = jnp.where(i == 0, 0, jnp.where(i == 1, eps, (low + high) / 2))
             size = None if share is None else share * radius
-            return run(key, logits_fn, x, labels, eps=radius, step_size=size, ids=ids)
+            result = run(key, logits_fn, x, labels, eps=radius, step_size=size, ids=ids)
+            from_start = from_start | (result.success & (i == 0))
+            nearer = result.success & (i > 0) & ((result.distance < high) | ~success)
+            found, high = where(nearer, (result.x, jnp.minimum(result.distance, high)), (found, high))
+            low = jnp.where(result.success | (i < 2), low, radius)
+            return (jnp.minimum(low, high), high, found, success | nearer, from_start), high
 
-        first = attempt(jnp.full(len(x), eps))
-        best = where(first.success, (first.x, jnp.minimum(first.distance, eps)), (x, jnp.full(len(x), eps)))
-
-        def step(carry, _):
-            low, (found, high), any_success = carry
-            middle = (low + high) / 2
-            result = attempt(middle)
-            nearer = result.success & (result.distance < high)
-            found, high = where(nearer, (result.x, result.distance), (found, high))
-            low = jnp.where(result.success, low, middle)
-            return (jnp.minimum(low, high), (found, high), any_success | result.success), high
-
-        start = jnp.zeros(len(x), x.dtype), best, first.success
-        (_, (found, high), success), trace = jax.lax.scan(step, start, None, length=steps)
-        found, high, success = where(wrong, (x, jnp.zeros_like(high), wrong), (found, high, success))
-        return AttackResult(found, success, jnp.where(success, high, 0), -high, trace.T)
+        zero, none = jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), bool)
+        start = zero, jnp.full(len(x), eps), jnp.asarray(x), none, none
+        (_, high, found, success, from_start), trace = jax.lax.scan(step, start, jnp.arange(steps + 2))
+        found, high = where(from_start, (jnp.asarray(x), zero), (found, high))
+        success = success | from_start
+        return AttackResult(found, success, jnp.where(success, high, 0), -high, trace[2:].T)
 
     return bounded(bisected, getattr(attack, "bounds", None))
 

@@ -20,9 +20,9 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Of 10,000 queries: after each of these the share of changed pixels is halved."""
 
 
-def square_sizes(queries: int, height: int, width: int, share: float, norm: str) -> np.ndarray:
+def square_sizes(queries: int, height: int, width: int, share: float, norm: str, rescale: bool = True) -> np.ndarray:
     """The side of the square of each query, `[queries]`."""
-    position = np.arange(queries) / queries * 10_000
+    position = np.arange(queries) * (10_000 / queries if rescale else 1)
     shares = share / 2.0 ** np.searchsorted(_HALVINGS, position.astype(int), side="left")
     sides = np.round(np.sqrt(shares * height * width)).astype(int)
     largest = min(height, width)
@@ -47,13 +47,14 @@ def bump(side: int) -> np.ndarray:
     return both / np.linalg.norm(both)
 
 
-def square(threat: Threat | None = None, *, queries: int = 5000, share: float = 0.8) -> Attack:
+def square(threat: Threat | None = None, *, queries: int = 5000, share: float = 0.8, rescale: bool = True) -> Attack:
     """Square attack on images `[B, H, W, C]`.
 
     Args:
         threat: `linf()` (the default), `l2()` or `l1()`.
-        queries: calls of the model.
+        queries: squares tried, one call of the model each.
         share: of the pixels that the first squares change, in (0, 1].
+        rescale: stretch the schedule of sizes, published for 10,000 queries, to `queries`.
 
     Raises:
         ValueError: images that are not `[B, H, W, C]` with sides of at least 4.
@@ -72,7 +73,7 @@ def square(threat: Threat | None = None, *, queries: int = 5000, share: float = 
             raise ValueError(f"square needs images [B, H, W, C] with sides of at least 4; got {x.shape}")
         _, height, width, channels = x.shape
         rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
-        sizes = square_sizes(queries, height, width, share, threat.name)
+        sizes = square_sizes(queries, height, width, share, threat.name, rescale)
         longest = max(height, width)
         sides, which = np.unique(sizes, return_inverse=True)
         tiles = min(height, width) // 5

@@ -230,3 +230,8 @@ def test_bad_input_is_refused(change, message):
     run = partial(ensemble(STAGES, apply_fn), given["params"], KEY)
     with pytest.raises(ValueError, match=message):
         run(given["images"], given["labels"], eps=given["eps"])
+
+
+def test_an_ensemble_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one stage"):
+        ensemble((), lambda params, x: x)

@@ -203,3 +203,14 @@ def test_bad_input_is_refused(monkeypatch, change, message):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
     with pytest.raises(ValueError, match=message):
         look(**change)
+
+
+def test_randomness_that_is_drawn_while_tracing_is_found():
+    rng = np.random.default_rng(0)
+    found, _ = look(lambda params, x: NET.apply(params, x) + rng.normal(size=10).astype(np.float32)[None])
+    assert "differ" in found["randomness"]
+
+
+def test_a_model_that_looks_at_its_whole_batch_is_found():
+    found, _ = look(lambda params, x: NET.apply(params, x - x.mean(0, keepdims=True)))
+    assert "other images of its batch" in found["batch dependence"]

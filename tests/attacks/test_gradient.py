@@ -4,10 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
-from invjax.attacks import fgsm, iterated_ll, l0, l1, l2, linf, pgd, step_ll
+from invjax.attacks import fgsm, iterated_ll, jit_attack, l0, l1, l2, linf, pgd, step_ll
 from invjax.losses import cross_entropy, log_odds, margin
 
 SHAPE, CLASSES, BATCH = (4, 4, 2), 4, 5
@@ -239,3 +240,15 @@ def test_log_odds_climbs_where_cross_entropy_is_flat():
     stuck, free = (attack(loss=loss)(KEY, confident, x, labels, eps=0.1) for loss in (cross_entropy, log_odds))
     np.testing.assert_array_equal(stuck.x, x)
     assert not stuck.success.any() and free.success.all()
+
+
+@pytest.mark.parametrize("attack", [pgd(steps=2), fgsm(), step_ll()], ids=["pgd", "fgsm", "step_ll"])
+def test_step_sizes_that_are_negative_or_several_are_refused(monkeypatch, attack):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    x, labels = jnp.full((2, 2), 0.5), jnp.zeros(2, jnp.int32)
+    run = jit_attack(attack, lambda params, x: x)
+    for step_size, message in ((-1.0, "must not be negative"), (np.ones(2), "must be one number")):
+        with pytest.raises(ValueError, match=f"step_size {message}"):
+            run((), jax.random.key(0), x, labels, eps=0.1, step_size=step_size)
+        with pytest.raises(ValueError, match=f"step_size {message}"):
+            attack(jax.random.key(0), lambda x: x, x, labels, eps=0.1, step_size=step_size)

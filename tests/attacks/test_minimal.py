@@ -191,3 +191,18 @@ def test_bad_input_is_refused(change, message):
     given = {"x": jnp.zeros((1, 2)), "labels": jnp.array([0]), "direction": jnp.ones((1, 2)), "eps": 1.0} | change
     with pytest.raises(ValueError, match=message):
         line_search(wiggly, **given)
+
+
+def test_a_targeted_attack_finds_the_distance_to_its_target():
+    """Images of class 1, with class 0 for a target: none is there before it has moved."""
+    targets, wanted = jnp.zeros(COUNT, jnp.int32), np.maximum(MARGINS, 0) / np.abs(WEIGHTS).sum()
+    search = smallest(fgsm(linf(FREE), targeted=True), steps=14)
+    found = jit(lambda x: search(KEY, logits_fn, x, targets, eps=EPS))(X)
+    assert found.success.all()
+    np.testing.assert_allclose(found.distance, wanted, atol=EPS * 2.0**-14)
+    assert np.asarray(found.distance)[MARGINS > 0].min() > 0
+
+
+def test_images_outside_of_the_box_are_refused():
+    with pytest.raises(ValueError, match="must lie in"):
+        smallest(fgsm(linf()))(KEY, logits_fn, X + 3, jnp.asarray(LABELS), eps=0.1)

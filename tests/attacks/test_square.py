@@ -178,3 +178,9 @@ def test_it_asks_the_model_once_a_query():
 def test_what_it_cannot_do_is_refused(run, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         run()
+
+
+def test_the_schedule_of_the_standard_ensemble_is_not_stretched():
+    stretched, published = (square_sizes(5000, 28, 28, 0.8, "linf", rescale) for rescale in (True, False))
+    assert stretched[-1] == round((0.8 / 512) ** 0.5 * 28) and published[-1] == round((0.8 / 128) ** 0.5 * 28)
+    np.testing.assert_array_equal(published[:20:2], stretched[:10])

@@ -482,8 +482,7 @@ BAD = {  # name: (what is changed, the value and the fix that the message must h
 
 @pytest.mark.parametrize(
     ("name", "compile"),
-    # jit_attack does not know the bounds
-    [(name, compile) for name in BAD for compile in (False, True) if not (compile and "bounds" in name)],
+    [(name, compile) for name in BAD for compile in (False, True)],
 )
 @pytest.mark.parametrize("attack", [pgd(steps=2), apgd(steps=2), square(queries=2)], ids=["pgd", "apgd", "square"])
 def test_bad_input_is_refused_before_anything_runs(monkeypatch, name, compile, attack):
