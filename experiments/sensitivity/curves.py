@@ -60,7 +60,7 @@ PRESETS = {
 
 
 def attacks_for(config: Config) -> dict[str, Callable[[Threat], Attack]]:
-    """The attacks, weakest first."""
+    """The attacks, by name."""
     return {
         "step l.l.": step_ll,
         "FGSM": fgsm,

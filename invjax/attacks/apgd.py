@@ -1,6 +1,6 @@
 r"""Auto-PGD: projected ascent with momentum that finds its own step size.
 
-At checkpoints that come ever more often, an example whose loss rose in fewer than three quarters of the last steps, or
+At checkpoints that come ever more often, an example whose loss rose in at most three quarters of the last steps, or
 whose best loss has not improved, halves its step and goes back to its best point:
 
     z_{i+1} = project(z_i + 0.75 (project(z_i + step ascent) - z_i) + 0.25 (z_i - z_{i-1})).

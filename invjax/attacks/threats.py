@@ -25,8 +25,9 @@ class Threat(NamedTuple):
 
     Attributes:
         sample: `(key, x, eps) -> z`, a random point of the ball.
-        ascent: `(gradient, z, eps) -> step`: the direction of steepest ascent at the point z, of length 1 in the
-            threat's norm; where the norm has a choice, nothing is spent on coordinates that are stuck at the box.
+        ascent: `(gradient, z, eps) -> step`: a direction of ascent at the point z, of length 1 in the threat's norm
+            (the steepest in linf and l2; l0 has a scale of its own); l1 and l0 spend nothing on coordinates that are
+            stuck at the box.
         project: `(z, x, eps) -> z`: into the ball.
         distance: `(z, x) -> scalar`, in the units of `eps`.
         bounds: the box, `(low, high)`.
