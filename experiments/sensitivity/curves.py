@@ -140,7 +140,11 @@ EXPERIMENT = common.Experiment(
     name="sensitivity/curves",
     item="robust accuracy against eps for attacks of growing strength, linf and l2",
     presets=PRESETS,
-    times={"smoke": "85 seconds on 2 busy CPU cores", "default": "not run to its end yet", "paper": "an accelerator, not run"},
+    times={
+        "smoke": "85 seconds on 2 busy CPU cores",
+        "default": "not run to its end yet",
+        "paper": "an accelerator, not run",
+    },
     run=run,
 )
 
