@@ -185,3 +185,18 @@ def test_both_forms_of_ice_give_a_training_step_that_starts_and_moves(form):
     for player in ("model", "critic"):
         moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params[player], after.params[player])
         assert max(map(float, jax.tree.leaves(moved))) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"),
+    [
+        ("sensitivity/report", {"sensitivity", "nearest-plain", "nearest-adversarial"}),
+        ("sensitivity/curves", {"plain-linf", "plain-l2", "adversarial-linf", "adversarial-l2"}),
+    ],
+)
+def test_a_smoke_run_of_the_sensitivity_experiments_leaves_its_table_and_figures(name, pictures, tmp_path):
+    rows = common.main(FOUND[name], ["smoke", "--out", str(tmp_path)])
+    assert {row.name.partition(":")[0] for row in rows} == {"plain", "adversarial"}
+    assert all(0 <= row.measured <= 100 for row in rows if row.unit == "%")
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == pictures
+    assert all(min(png_size(path)) > 300 for path in (tmp_path / "figures").glob("*.png"))
