@@ -103,7 +103,12 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, packages
         options: from `parse`; it also holds the load average at the start, since a busy machine spoils a table.
         packages: distributions, other than the library's own dependencies, whose versions belong to the environment.
     """
-    about = common.environment(" ".join(["python -m experiments.benchmarks." + name, *sys.argv[1:]]))
+    # where data and results lie on this machine is no setting
+    places = {
+        i + ahead for i, word in enumerate(sys.argv) if word in ("--data-dir", "--out-dir", "--out") for ahead in (0, 1)
+    }
+    settings = [word for i, word in enumerate(sys.argv) if i and i not in places]
+    about = common.environment(" ".join(["python -m experiments.benchmarks." + name, *settings]))
     about["load"] = options.load
     about["packages"] |= {package: metadata.version(package) for package in packages}
     versions = ", ".join(f"{package} {about['packages'][package]}" for package in ("jax", *packages))
