@@ -1,4 +1,4 @@
-"""Robust accuracy against eps for attacks of growing strength, on a plain and an adversarially trained network.
+"""Robust accuracy against eps under five attacks, on a plain and an adversarially trained network.
 
     python -m experiments.sensitivity.curves [smoke|default|paper] [--dataset digits|mnist]
 
@@ -138,7 +138,7 @@ def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
 
 EXPERIMENT = common.Experiment(
     name="sensitivity/curves",
-    item="robust accuracy against eps for attacks of growing strength, linf and l2",
+    item="robust accuracy against eps under five attacks, linf and l2",
     presets=PRESETS,
     times={
         "smoke": "85 seconds on 2 busy CPU cores",

@@ -173,7 +173,8 @@ def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
                 f"{about}{_interval(runs[0]['ensemble'], '; ')}",
             )
         )
-        table.append(common.row(f"{kind}: findings of diagnose", None, [len(n["diagnosis"]) for n in runs], ""))
+        named = ", ".join(sorted({finding["name"] for n in runs for finding in n["diagnosis"]}))
+        table.append(common.row(f"{kind}: findings of diagnose", None, [len(n["diagnosis"]) for n in runs], "", named))
     return table
 
 

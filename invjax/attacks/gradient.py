@@ -85,6 +85,24 @@ def _step_sizes(step_size, eps, steps, dtype):
     return jnp.full(steps, step_size, dtype)
 
 
+def _climbing(
+    threat: Threat | None, steps: int, objective_for: Callable, random_start: bool, targeted: bool = False
+) -> Attack:
+    """The attack that climbs `objective_for(logits_fn, x, labels)`, from a random point of the ball or from x."""
+    _check.positive(steps=steps)
+    threat = linf() if threat is None else threat
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.bounds)
+        keys = example_keys(key, ids, len(x))
+        start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
+        sizes = _step_sizes(step_size, eps, steps, x.dtype)
+        found, value, trace = climb(objective_for(logits_fn, x, labels), threat, start, x, eps, sizes)
+        return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
+
+    return bounded(attack, threat.bounds)
+
+
 def _whole_step(one_step: Attack) -> Attack:
     """An attack of one step, whose length is `eps` unless given."""
 
@@ -121,23 +139,15 @@ def pgd(
     Returns:
         An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
     """
-    _check.positive(steps=steps)
-    threat = linf() if threat is None else threat
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.bounds)
-
+    def objective_for(logits_fn, x, labels):
         def objective(z):
             logits = logits_fn(z)
             return (-1 if targeted else 1) * loss(logits, labels), fooled(logits, labels, targeted)
 
-        keys = example_keys(key, ids, len(x))
-        start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
-        sizes = _step_sizes(step_size, eps, steps, x.dtype)
-        found, value, trace = climb(objective, threat, start, x, eps, sizes)
-        return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
+        return objective
 
-    return bounded(attack, threat.bounds)
+    return _climbing(threat, steps, objective_for, random_start, targeted)
 
 
 def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool = False) -> Attack:
@@ -172,19 +182,14 @@ def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = l
     Returns:
         An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
     """
-    _check.positive(steps=steps)
-    threat = linf() if threat is None else threat
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.bounds)
+    def objective_for(logits_fn, x, labels):
         least_likely = logits_fn(x).argmin(-1)
 
         def objective(z):
             logits = logits_fn(z)
             return -loss(logits, least_likely), fooled(logits, labels)
 
-        sizes = _step_sizes(step_size, eps, steps, x.dtype)
-        found, value, trace = climb(objective, threat, x, x, eps, sizes)
-        return finish(logits_fn, threat.distance, found, x, labels, value, trace)
+        return objective
 
-    return bounded(attack, threat.bounds)
+    return _climbing(threat, steps, objective_for, random_start=False)
