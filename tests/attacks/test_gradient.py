@@ -252,3 +252,15 @@ def test_step_sizes_that_are_negative_or_several_are_refused(monkeypatch, attack
             run((), jax.random.key(0), x, labels, eps=0.1, step_size=step_size)
         with pytest.raises(ValueError, match=f"step_size {message}"):
             attack(jax.random.key(0), lambda x: x, x, labels, eps=0.1, step_size=step_size)
+
+
+def test_the_start_is_no_candidate_even_where_every_step_makes_things_worse():
+    """A loss with its ridge at 0.6: a whole step from 0.59 lands beyond it, lower than where it began."""
+
+    def ridge(x):
+        return jnp.concatenate([10 * (x - 0.6) ** 2, jnp.zeros_like(x)], -1)
+
+    x, labels = jnp.full((1, 1), 0.59), jnp.zeros(1, jnp.int32)
+    found = fgsm()(jax.random.key(0), ridge, x, labels, eps=0.3)
+    np.testing.assert_allclose(found.x, 0.89, rtol=1e-6)
+    assert found.loss[0] < log_odds(ridge(x), labels)[0]
