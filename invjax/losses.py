@@ -41,7 +41,8 @@ def log_odds(logits: Logits, labels: Labels) -> PerExample:
 
     Cross-entropy is `log(1 + exp(log_odds))`, so both rank images in the same order and their gradients point in the
     same direction. But where a confident model's cross-entropy rounds to 0, and its gradient with it, this one keeps
-    both: what attacks climb by default.
+    both: what attacks climb by default. Both pull towards all classes at once where the softmax is flat (logits that
+    differ by less than 1, as of a barely trained model); `margin` and `dlr` pull towards the nearest.
 
     >>> bool(jnp.allclose(log_odds(jnp.array([[200.0, 0.0]]), jnp.array([0])), -200))
     True

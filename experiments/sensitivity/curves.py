@@ -19,6 +19,7 @@ from invjax import figures
 from invjax.attacks import Attack, Threat, apgd, fgsm, l2, linf, pgd, square, step_ll
 from invjax.data import Dataset, as_float
 from invjax.evaluation import robustness_curve
+from invjax.losses import dlr
 from invjax.training import data_mesh
 
 
@@ -66,7 +67,7 @@ def attacks_for(config: Config) -> dict[str, Callable[[Threat], Attack]]:
         "FGSM": fgsm,
         "Square": partial(square, queries=config.queries),
         "PGD": partial(pgd, steps=config.attack_steps),
-        "Auto-PGD": partial(apgd, steps=config.attack_steps),
+        "Auto-PGD (DLR)": partial(apgd, steps=config.attack_steps, loss=dlr),
     }
 
 

@@ -7,6 +7,7 @@ A `Threat` is the geometry of one example; attacks map it over a batch. With a b
 `eps` may be a traced number. With `eps = 0` every projection returns `x` itself.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -49,6 +50,11 @@ def _check_bounds(bounds: Bounds) -> Bounds:
     return bounds
 
 
+def _draw(distribution, key, shape, dtype, *arguments):
+    """Random values: as one axis, since the counters of several take XLA most of a second to compile."""
+    return distribution(key, (math.prod(shape),), dtype, *arguments).reshape(shape)
+
+
 def _norm(x):
     return jnp.sqrt((x**2).sum())
 
@@ -74,7 +80,7 @@ def linf(bounds: Bounds = (0.0, 1.0)) -> Threat:
         return jnp.clip(jnp.clip(z, x - eps, x + eps), *bounds)
 
     return Threat(
-        lambda key, x, eps: project(x + eps * jax.random.uniform(key, x.shape, x.dtype, -1, 1), x, eps),
+        lambda key, x, eps: project(x + eps * _draw(jax.random.uniform, key, x.shape, x.dtype, -1, 1), x, eps),
         lambda gradient, z, eps: jnp.sign(gradient),
         project,
         lambda z, x: jnp.abs(z - x).max(),
@@ -100,7 +106,7 @@ def l2(bounds: Bounds = (0.0, 1.0)) -> Threat:
 
     def sample(key, x, eps):
         direction_key, radius_key = jax.random.split(key)
-        direction = jax.random.normal(direction_key, x.shape, x.dtype)
+        direction = _draw(jax.random.normal, direction_key, x.shape, x.dtype)
         radius = eps * jax.random.uniform(radius_key, (), x.dtype) ** (1 / x.size)
         return project(x + radius * direction / _norm(direction), x, eps)
 
@@ -145,7 +151,7 @@ def l1(bounds: Bounds = (0.0, 1.0), kept: float = 0.01) -> Threat:
 
     def sample(key, x, eps):
         direction_key, radius_key = jax.random.split(key)
-        direction = jax.random.laplace(direction_key, x.shape, x.dtype)
+        direction = _draw(jax.random.laplace, direction_key, x.shape, x.dtype)
         radius = eps * jax.random.uniform(radius_key, (), x.dtype) ** (1 / x.size)
         return project(x + radius * direction / jnp.abs(direction).sum(), x, eps)
 
@@ -245,8 +251,8 @@ def l0(bounds: Bounds = (0.0, 1.0)) -> Threat:
 
     def sample(key, x, eps):
         pixel_key, value_key = jax.random.split(key)
-        chosen = top_pixels(jax.random.uniform(pixel_key, x.shape[:-1], x.dtype, minval=1e-3), eps)
-        return jnp.where(chosen, jax.random.uniform(value_key, x.shape, x.dtype, low, high), x)
+        chosen = top_pixels(_draw(jax.random.uniform, pixel_key, x.shape[:-1], x.dtype, 1e-3), eps)
+        return jnp.where(chosen, _draw(jax.random.uniform, value_key, x.shape, x.dtype, low, high), x)
 
     def ascent(gradient, z, eps):
         gradient = _movable(gradient, z, bounds)

@@ -121,6 +121,12 @@ def test_a_random_search_that_beats_the_gradient_is_found():
     assert "the attack 0%: the gradients are masked" in found["blind search"]
 
 
+def test_a_flat_softmax_that_spreads_the_gradient_over_all_classes_is_found():
+    flat = lambda params, x: 1e-3 * NET.apply(params, x)  # noqa: E731
+    found, _ = look(flat, eps=0.07, attack=pgd(steps=40))
+    assert "climb losses.margin or dlr" in found["other loss"]
+
+
 def test_images_as_bytes_in_floats_are_found():
     found, shown = look(x=255 * digits()[1].reshape(COUNT, -1))
     assert "images range from 0 to 255, outside of the bounds (0.0, 1.0)" in found["image range"]
@@ -159,6 +165,7 @@ HEALTHY = Evidence(
     radii=(0.1, 0.2, 0.4, 1.0),
     success=(0.1, 0.3, 0.6, 1.0),
     blind=0.2,
+    by_margin=0.3,
 )
 ONE_HOT = np.eye(3)[np.arange(10) % 3]
 LIMITS = [  # what differs from the healthy evidence, the checks that say something
@@ -179,6 +186,8 @@ LIMITS = [  # what differs from the healthy evidence, the checks that say someth
     ({"blind": 0.4}, set()),
     ({"blind": 0.5}, {"blind_search"}),
     ({"blind": None}, set()),
+    ({"blind": 0.5, "by_margin": 0.4}, set()),
+    ({"by_margin": 0.5}, {"other_loss"}),
 ]
 
 
