@@ -12,7 +12,7 @@ import pytest
 
 from experiments import __main__ as commands
 from experiments import common
-from experiments.excessive_invariance import metamers
+from experiments.excessive_invariance import classifiers, metamers
 
 REPOSITORY = Path(__file__).parents[1]
 FOUND = {experiment.name: experiment for experiment in commands.find()}
@@ -54,7 +54,7 @@ def test_a_smoke_run_leaves_a_table_a_config_an_environment_and_figures(smoke_ru
 def test_the_smoke_metamers_are_exact(smoke_run):
     _, rows = smoke_run
     measured = {row.name: row.measured for row in rows}
-    for loss in metamers.LOSSES:
+    for loss in classifiers.LOSSES:
         assert measured[f"{loss}: max logit error of the metamers, float32"] < 1e-3
         assert measured[f"{loss}: max logit error of the metamers, float64"] < 1e-9
         assert measured[f"{loss}: max round-trip error, float64"] < 1e-9
@@ -175,8 +175,8 @@ def test_both_forms_of_ice_give_a_training_step_that_starts_and_moves(form):
     import jax.numpy as jnp
 
     config = dataclasses.replace(metamers.PRESETS["smoke"], form=form, blocks=(1, 1))
-    model = metamers.model_for(config)
-    step, start = metamers.training_for(config, "iCE", model, levels=17, num_steps=10)
+    model = classifiers.model_for(config)
+    step, start = classifiers.training_for(config, "iCE", levels=17, num_steps=10)
     images = np.random.default_rng(0).integers(0, 17, (16, 8, 8, 1), np.uint8)
     key = jax.random.key(0)
     state = start(key, model.init(key, jnp.asarray(images / 16, jnp.float32)))

@@ -9,90 +9,41 @@ classifiers on the nuisance.
 """
 
 import dataclasses
-import math
-import zlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import common
+from experiments.excessive_invariance import classifiers
 from invjax import figures
 from invjax.analysis import fresh_head, reading
 from invjax.attacks import metamers
-from invjax.data import Dataset, as_float, batches, load
-from invjax.losses import (
-    ADVERSARIES,
-    bits_per_dim,
-    cross_entropy,
-    dequantize,
-    error_rate,
-    gradient_reversal_ice,
-    independence_cross_entropy,
-)
-from invjax.models import Code, InvertibleClassifier, mlp, mnist_cnn, preset
+from invjax.data import Dataset, as_float
+from invjax.losses import bits_per_dim, dequantize
+from invjax.models import InvertibleClassifier, mlp, mnist_cnn
 from invjax.streaming import over_batches
-from invjax.training import (
-    Game,
-    TrainState,
-    TrainStep,
-    data_mesh,
-    fit,
-    init_game,
-    init_state,
-    make_game_step,
-    make_train_step,
-)
+from invjax.types import Net
 
-LOSSES = ("CE", "iCE")
+SPLITS = ("train", "test")
 HEADS = ("linear", "MLP", "conv")
 PUBLISHED = {"CE logits": 0.39, "iCE logits": 0.38, "CE nuisance": 0.34, "iCE nuisance": 27.70}
 """Test errors in % on MNIST: Jacobsen et al. 2019, the MNIST table."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(classifiers.Settings):
     """Settings of the metamer experiment."""
 
-    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Which images."""
-    data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    train_size: int | None = None
-    """Use this many training images; None: all."""
-    blocks: tuple[int, ...] | None = None
-    """Blocks of each level; None: the preset of the data set."""
-    epochs: int = 3
-    """Passes over the training set."""
-    batch_size: int = 128
-    """Images in a step."""
-    learning_rate: float = 4e-3
-    """Adam's, after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
-    form: Literal["gradient-reversal", "alternating"] = "gradient-reversal"
-    """How iCE is trained: both players in one backward pass, or in turns."""
-    adversary: Literal["reversal", "uniform", "permuted-2019", "negated-permuted-2020"] = "reversal"
-    """What the model minimises about its nuisance, in the alternating form."""
-    critic_steps: int = 5
-    """Steps of the nuisance classifier for one of the model, in the alternating form."""
-    critic_hidden: tuple[int, ...] = (512, 512)
-    """Hidden layers of the nuisance classifier."""
-    nuisance_weight: float = 0.3
-    """Weight of the nuisance term of iCE."""
-    likelihood_weight: float = 1.0
-    """Weight of bits per dimension in iCE."""
     head_epochs: int = 2
     """Passes over the training set for each fresh classifier of the nuisance."""
     pairs: int = 256
     """Metamers whose exactness is measured (64 of them in float64 as well)."""
     columns: int = 8
     """Metamers in the figure."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed and a loss."""
 
 
 PRESETS = {
@@ -110,80 +61,6 @@ PRESETS = {
     "default": Config(),
     "paper": Config(epochs=50, head_epochs=20, blocks=(16, 16)),
 }
-
-
-def model_for(config: Config, save_memory: bool = True) -> InvertibleClassifier:
-    """The preset of the data set, with the configured number of blocks."""
-    changes = {} if config.blocks is None else {"blocks": config.blocks}
-    return preset(config.dataset, save_memory=save_memory, **changes)
-
-
-def optimizer_for(config: Config, num_steps: int) -> optax.GradientTransformation:
-    """Adam with a warm-up and a cosine decay."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, max(num_steps // 10, 1), max(num_steps, 2))
-    return optax.adam(rate)
-
-
-Training = tuple[TrainStep, Callable[[jax.Array, Any], TrainState]]
-
-
-def training_for(config: Config, loss: str, model: InvertibleClassifier, levels: int, num_steps: int) -> Training:
-    """The training step of a loss, and `(key, model parameters) -> initial state`; a batch is (bytes, labels)."""
-    optimizer = optimizer_for(config, num_steps)
-    critic_optimizer = optimizer_for(config, num_steps * config.critic_steps)  # it counts its own steps
-    critic = mlp(model.num_classes, config.critic_hidden)
-    weights = {
-        "nuisance_weight": config.nuisance_weight,
-        "likelihood_weight": config.likelihood_weight,
-        "levels": levels,
-    }
-
-    def encode(params, key, batch):
-        return model.encode(params, dequantize(key, as_float(batch[0], levels), levels))
-
-    def critic_params(key):
-        return critic.init(key, jnp.zeros((1, int(np.prod(model.shape)) - model.num_classes)))
-
-    def ce_loss(params, key, batch):
-        code, _ = encode(params, key, batch)
-        return cross_entropy(code.logits, batch[1]).mean(), {"error": error_rate(code.logits, batch[1])}
-
-    def summary(parts, code, batch):
-        return {
-            "error": error_rate(code.logits, batch[1]),
-            "cross_entropy": parts.cross_entropy.mean(),
-            "bits_per_dim": parts.bits_per_dim.mean(),
-        }
-
-    def joint_loss(params, key, batch):
-        code, logdet = encode(params["model"], key, batch)
-        parts = gradient_reversal_ice(code, logdet, partial(critic.apply, params["critic"]), batch[1], **weights)
-        return parts.total.mean(), summary(parts, code, batch) | {"nuisance_cross_entropy": parts.nuisance.mean()}
-
-    def model_loss(encoded, critic_params, key, batch):
-        code, logdet = encoded
-        logits = critic.apply(critic_params, code.nuisance)
-        adversary = ADVERSARIES[config.adversary]
-        parts = independence_cross_entropy(key, code, logdet, logits, batch[1], adversary=adversary, **weights)
-        return parts.total.mean(), summary(parts, code, batch)
-
-    def critic_loss(params, encoded, batch):
-        return cross_entropy(critic.apply(params, encoded[0].nuisance), batch[1]).mean()
-
-    if loss == "CE":
-        return make_train_step(ce_loss, optimizer), lambda key, params: init_state(key, params, optimizer)
-    if config.form == "gradient-reversal":
-
-        def start_joint(key, params):
-            return init_state(key, {"model": params, "critic": critic_params(key)}, optimizer)
-
-        return make_train_step(joint_loss, optimizer), start_joint
-
-    def start_game(key, params):
-        return init_game(key, params, critic_params(key), optimizer, critic_optimizer)
-
-    game = Game(encode, model_loss, critic_loss)
-    return make_game_step(game, optimizer, critic_optimizer, config.critic_steps), start_game
 
 
 def exactness(model: InvertibleClassifier, params: Any, first: np.ndarray, second: np.ndarray) -> tuple[dict, dict]:
@@ -222,51 +99,29 @@ def pair_up(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(first), np.array(second)
 
 
-def one_model(
-    config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset], trained: Training, folder: Path
-) -> tuple:
+def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
     """Train with one loss and one seed, then measure everything about the model."""
     train, test = data
-    mesh = data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
-    levels = train.levels
-    model, plain = model_for(config), model_for(config, save_memory=False)
-    init_key, run_key, head_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(seed), zlib.crc32(loss.encode())), 3
-    )
-    step, start = trained
-    first_images = dequantize(init_key, jnp.asarray(as_float(train.images[:512], levels)), levels)
-    num_steps = config.epochs * (len(train.labels) // config.batch_size)
-    draw = batches([train.images, train.labels], config.batch_size, seed)
-    state, _ = fit(
-        start(run_key, model.init(init_key, first_images)),
-        step,
-        draw,
-        num_steps,
-        mesh=mesh,
-        directory=folder,
-        description=f"{loss}, seed {seed}",
-    )
-    params = state.params["model"] if loss == "iCE" else state.params
-
-    encode = jax.jit(lambda images: plain.encode(params, as_float(images, levels))[0])
-    codes = {
-        name: over_batches(encode, [split.images], mesh=mesh) for name, split in (("train", train), ("test", test))
+    mesh, levels = classifiers.mesh_for(config), train.levels
+    model = classifiers.model_for(config, save_memory=False)
+    head_key = classifiers.keys_for(loss, seed)[2]
+    params = classifiers.train(config, loss, seed, train, folder)
+    codes = {name: classifiers.codes_of(model, params, split, mesh) for name, split in zip(SPLITS, data, strict=True)}
+    pictures = {
+        name: classifiers.nuisance_pictures(model, params, np.asarray(code.nuisance), mesh)
+        for name, code in codes.items()
     }
-    erased = jax.jit(
-        lambda nuisance: plain.decode(params, Code(jnp.zeros((len(nuisance), model.num_classes)), nuisance))
-    )
-    pictures = {name: over_batches(erased, [code.nuisance], mesh=mesh) for name, code in codes.items()}
 
     @jax.jit
     def bits(images):
-        return bits_per_dim(*plain.encode(params, dequantize(head_key, as_float(images, levels), levels)), levels)
+        return bits_per_dim(*model.encode(params, dequantize(head_key, as_float(images, levels), levels)), levels)
 
     numbers: dict[str, Any] = {
-        "train_error": reading(codes["train"].logits, train.labels).error,
-        "test_error": reading(codes["test"].logits, test.labels).error,
+        "train_error": reading(np.asarray(codes["train"].logits), train.labels).error,
+        "test_error": reading(np.asarray(codes["test"].logits), test.labels).error,
         "bits_per_dim": float(over_batches(bits, [test.images], mesh=mesh).mean()),
     }
-    nets = {
+    nets: dict[str, tuple[Net, dict[str, Any]]] = {
         "linear": (mlp(model.num_classes, ()), {name: code.nuisance for name, code in codes.items()}),
         "MLP": (mlp(model.num_classes, (512, 512)), {name: code.nuisance for name, code in codes.items()}),
         # the conv head looks at the nuisance as a picture: the image with these z_n and logits of zero
@@ -287,24 +142,20 @@ def one_model(
 
     first, second = pair_up(test.labels, min(config.pairs, len(test.labels)))
     images = np.asarray(as_float(test.images[:], levels))
-    numbers["float32"], arrays = exactness(plain, params, images[first], images[second])
+    numbers["float32"], arrays = exactness(model, params, images[first], images[second])
     with jax.enable_x64(True):
-        numbers["float64"], _ = exactness(plain, params, images[first[:64]], images[second[:64]])
+        numbers["float64"], _ = exactness(model, params, images[first[:64]], images[second[:64]])
     return numbers, {name: value[: config.columns] for name, value in arrays.items()}
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """Train all models, draw the figures, and return the table."""
-    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
-    if config.train_size is not None:
-        train = train._replace(images=train.images[: config.train_size], labels=train.labels[: config.train_size])
-    num_steps = config.epochs * (len(train.labels) // config.batch_size)
-    numbers: dict[str, list[dict]] = {loss: [] for loss in LOSSES}
-    for loss in LOSSES:
-        trained = training_for(config, loss, model_for(config), train.levels, num_steps)  # compiled once for all seeds
+    data = classifiers.datasets(config)
+    numbers: dict[str, list[dict]] = {loss: [] for loss in classifiers.LOSSES}
+    for loss in classifiers.LOSSES:
         for seed in config.seeds:
             place = folder / f"{loss.lower()}-seed{seed}"
-            compute = partial(one_model, config, loss, seed, (train, test), trained, place)
+            compute = partial(one_model, config, loss, seed, data, place)
             values, arrays = common.stage(place, compute)
             numbers[loss].append(values)
             if seed == config.seeds[0]:
@@ -312,7 +163,9 @@ def run(config: Config, folder: Path) -> list[common.Row]:
                 figures.save(
                     figures.metamer_grid(**arrays, title=title), folder / "figures" / f"metamers-{loss.lower()}.png"
                 )
-    errors = {loss: {head: [n[head]["test"]["error"] for n in numbers[loss]] for head in HEADS} for loss in LOSSES}
+    errors = {
+        loss: {head: [n[head]["test"]["error"] for n in numbers[loss]] for head in HEADS} for loss in classifiers.LOSSES
+    }
     chart = figures.readings(
         errors, chance=0.9, title=f"{config.dataset}: what fresh classifiers read from the nuisance"
     )
@@ -325,7 +178,7 @@ def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
     published = PUBLISHED if config.dataset == "mnist" else {}
     setup = f"{config.epochs} epochs, no padding to 32x32, DCT readout"
     table = []
-    for loss in LOSSES:
+    for loss in classifiers.LOSSES:
         runs = numbers[loss]
         table.append(
             common.row(
@@ -357,7 +210,7 @@ def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
             )
         )
     table.append(common.row("iCE: test bits per dimension", None, [n["bits_per_dim"] for n in numbers["iCE"]], "bits"))
-    for loss in LOSSES:
+    for loss in classifiers.LOSSES:
         for precision in ("float32", "float64"):
             for measure, name in (
                 ("logit_error", "max logit error of the metamers"),
