@@ -1,9 +1,15 @@
 """Invertible functions: `Bijector(init, forward, inverse)`, the layers, and how to compose them."""
 
 from invjax.bijectors.base import Bijector, Reversible, chain, invert, memory_saving, repeat
+from invjax.bijectors.conditional import (
+    decision_marginals,
+    decision_whitening,
+    logit_coupling,
+    soft_tails,
+)
 from invjax.bijectors.coupling import additive_coupling, affine_coupling
 from invjax.bijectors.linear import actnorm, conv1x1, dct2, dct_matrix, permute, reverse
-from invjax.bijectors.reshape import factor_out, pad_channels, roll, squeeze
+from invjax.bijectors.reshape import factor_out, flatten, pad_channels, roll, squeeze
 
 __all__ = [
     "Bijector",
@@ -15,13 +21,18 @@ __all__ = [
     "conv1x1",
     "dct2",
     "dct_matrix",
+    "decision_marginals",
+    "decision_whitening",
     "factor_out",
+    "flatten",
     "invert",
+    "logit_coupling",
     "memory_saving",
     "pad_channels",
     "permute",
     "repeat",
     "reverse",
     "roll",
+    "soft_tails",
     "squeeze",
 ]

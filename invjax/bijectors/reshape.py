@@ -1,5 +1,7 @@
 """Bijectors that move values between space and channels without changing any."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from invjax import _check
@@ -102,3 +104,19 @@ def roll(offset: tuple[int, int]) -> Bijector:
     return stateless(
         lambda x: jnp.roll(x, (-offset[0], -offset[1]), (1, 2)), lambda z: jnp.roll(z, (offset[0], offset[1]), (1, 2))
     )
+
+
+def flatten(shape: Sequence[int]) -> Bijector:
+    """`[B, *shape] -> [B, D]`.
+
+    Args:
+        shape: of one example.
+    """
+    shape = tuple(shape)
+
+    def forward(x):
+        if x.shape[1:] != shape:
+            raise ValueError(f"flatten(shape={shape}) needs x of shape [batch, {shape}]; got {x.shape}")
+        return x.reshape(x.shape[0], -1)
+
+    return stateless(forward, lambda z: z.reshape(z.shape[0], *shape))

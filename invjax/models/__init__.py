@@ -1,6 +1,15 @@
 """Whatever gives logits."""
 
-from invjax.models.fi_revnet import PRESETS, Code, InvertibleClassifier, fi_revnet, invertible_classifier, preset
+from invjax.models.fi_revnet import (
+    PRESETS,
+    Code,
+    InvertibleClassifier,
+    coupled_classifier,
+    fi_revnet,
+    invertible_classifier,
+    preset,
+)
+from invjax.models.gaussianized import gaussianize
 from invjax.models.nets import conv_net, mlp, mnist_cnn, num_params, resnet
 from invjax.types import Net
 
@@ -10,7 +19,9 @@ __all__ = [
     "InvertibleClassifier",
     "Net",
     "conv_net",
+    "coupled_classifier",
     "fi_revnet",
+    "gaussianize",
     "invertible_classifier",
     "mlp",
     "mnist_cnn",

@@ -27,13 +27,15 @@ from invjax.bijectors import (
     additive_coupling,
     chain,
     dct2,
+    flatten,
+    logit_coupling,
     memory_saving,
     repeat,
     reverse,
     squeeze,
 )
 from invjax.models.nets import conv_net
-from invjax.types import Code, Images, Key, Logits, Params, PerExample
+from invjax.types import Code, Images, Key, Logits, Net, Params, PerExample
 
 
 class InvertibleClassifier(NamedTuple):
@@ -109,6 +111,34 @@ def invertible_classifier(bijector: Bijector, shape: Sequence[int], num_classes:
     return InvertibleClassifier(
         init, lambda params, x: encode(params, x)[0].logits, encode, decode, bijector, shape, num_classes
     )
+
+
+def coupled_classifier(net_fn: Callable[[int], Net], shape: Sequence[int], num_classes: int) -> InvertibleClassifier:
+    """Any network as a fully invertible classifier: `z_s = x_1..K + net(x_rest)`, `z_n = x_rest`.
+
+    One coupling layer: the first K pixels (of MNIST always black) make room for the logits, and all others are the
+    nuisance. It is as accurate as the network, and as invariant as can be: a metamer is the nuisance image with other
+    values in K pixels of its first row.
+
+    Args:
+        net_fn: `outputs -> Net`, the network from `[B, *shape]` to `[B, outputs]`; it sees zeros in the first K pixels.
+        shape: of one image.
+        num_classes: K.
+    """
+    shape = tuple(shape)
+
+    def on_picture(outputs):
+        net = net_fn(outputs)
+
+        def picture(rest):
+            return jnp.pad(rest, ((0, 0), (num_classes, 0))).reshape(-1, *shape)
+
+        return Net(
+            lambda key, rest: net.init(key, picture(rest)), lambda params, rest: net.apply(params, picture(rest))
+        )
+
+    bijector = chain([flatten(shape), logit_coupling(on_picture, num_classes)])
+    return invertible_classifier(bijector, shape, num_classes)
 
 
 def fi_revnet(

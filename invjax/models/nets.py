@@ -116,6 +116,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """`[B, ..., C] -> [B, ..., C]`."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))

@@ -19,14 +19,19 @@ from invjax.bijectors import (
     conv1x1,
     dct2,
     dct_matrix,
+    decision_marginals,
+    decision_whitening,
     factor_out,
+    flatten,
     invert,
+    logit_coupling,
     memory_saving,
     pad_channels,
     permute,
     repeat,
     reverse,
     roll,
+    soft_tails,
     squeeze,
 )
 from invjax.models.nets import conv_net, mlp
@@ -79,6 +84,11 @@ BIJECTORS = {  # name: (factory, shape of one example)
     "affine_coupling": (lambda: affine_coupling(conv), (2, 3, 4)),
     "affine_coupling-vectors": (lambda: affine_coupling(dense), (6,)),
     "dct2": (dct2, (2, 3, 4)),
+    "logit_coupling": (lambda: logit_coupling(dense, 2), (6,)),
+    "decision_whitening": (lambda: decision_whitening(2, min_std=0.3), (5,)),
+    "decision_marginals": (lambda: decision_marginals(2, knots=4), (5,)),
+    "soft_tails": (lambda: soft_tails(2), (5,)),
+    "flatten": (lambda: flatten((2, 3, 1)), (2, 3, 1)),
     "roll": (lambda: roll((1, 2)), (2, 3, 4)),
     "factor_out": (lambda: factor_out(chain([squeeze(), actnorm(), reverse()])), (2, 4, 4)),
     "factor_out-same-size": (lambda: factor_out(actnorm()), (2, 3, 4)),
@@ -106,12 +116,17 @@ def normal(seed, shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
+def is_fixed(path):
+    """Whether a leaf is fixed by construction."""
+    return bool(path) and getattr(path[-1], "key", None) in ("permutation", "sign", "rotation")
+
+
 def randomised(seed, params, scale=0.1):
     """Away from the initial values: a last layer of zeros would hide mistakes. What is fixed by construction stays."""
     rng = np.random.default_rng(seed)
 
     def moved(path, leaf):
-        fixed = getattr(path[-1], "key", None) in ("permutation", "sign")
+        fixed = getattr(path[-1], "key", None) in ("permutation", "sign", "rotation")
         leaf = np.asarray(leaf)
         return jnp.asarray(leaf if fixed else leaf + scale * rng.normal(size=leaf.shape), float)
 
@@ -217,7 +232,9 @@ def test_gradients_are_finite_and_reach_every_input(member):
 def test_gradients_are_the_slopes_of_the_loss(member):
     """Against a central difference, in a random direction of parameters and input together."""
     here = jax.tree.map(np.asarray, (member.params, member.x))
-    direction = jax.tree.map(lambda leaf: np.asarray(normal(leaf.size, leaf.shape)), here)
+    direction = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.zeros_like(leaf) if is_fixed(path) else np.asarray(normal(leaf.size, leaf.shape)), here
+    )
     up, down = (member.gradient(*jax.tree.map(lambda a, d, h=h: a + h * d, here, direction))[0] for h in (1e-5, -1e-5))
     _, gradient = member.gradient(*here)
     pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
