@@ -101,13 +101,19 @@ def metamer_grid(
     return figure
 
 
-def readings(errors: Mapping[str, Mapping[str, Sequence[float]]], chance: float, title: str) -> Any:
+def readings(
+    errors: Mapping[str, Mapping[str, Sequence[float]]],
+    chance: float,
+    title: str,
+    ylabel: str = "test error of a fresh classifier, %",
+) -> Any:
     """What fresh classifiers read: one group of bars a classifier, one bar a model, one dot a seed.
 
     Args:
         errors: `{model: {classifier: error of each seed}}`, in [0, 1].
         chance: the error of guessing, a dashed line.
         title: above the figure.
+        ylabel: what is read.
     """
     figure = _figure(6.4, 3.4)
     axes = figure.subplots()
@@ -132,10 +138,10 @@ def readings(errors: Mapping[str, Mapping[str, Sequence[float]]], chance: float,
     axes.axhline(100 * chance, color=INK, linestyle="--", linewidth=0.8)
     axes.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     axes.set_xticks(range(len(heads)), heads)
-    axes.set_ylabel("test error of a fresh classifier, %")
+    axes.set_ylabel(ylabel)
     axes.set_ylim(0, 105 * max(chance, highest))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 0.9))
     axes.set_title(title, fontsize=10, color=INK)
     return figure
 
@@ -220,5 +226,216 @@ def adversarial_grid(original: np.ndarray, changed: Mapping[str, np.ndarray], ca
             _show(axes, image)
             axes.set_xlabel(caption, fontsize=7, color=INK)
         line[0].set_ylabel(name, fontsize=9, color=INK)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def image_grid(rows: Mapping[str, np.ndarray], title: str, side: float = 0.8) -> Any:
+    """Images in rows that have a name.
+
+    Args:
+        rows: `{name: [n, H, W, C]}`, of one n; clipped to [0, 1] for display.
+        title: above the figure.
+        side: of an image, in inches.
+    """
+    columns = len(next(iter(rows.values())))
+    figure = _figure(side * columns + 0.6, (side + 0.05) * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(line, images, strict=True):
+            _show(axes, image)
+        line[0].set_ylabel(name, fontsize=8, color=INK)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def bar_panels(
+    values: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    ylabel: str,
+    title: str,
+    reference: tuple[float, str] | None = None,
+) -> Any:
+    """Panels of grouped bars on one scale: a bar is the mean, a dot one of its values.
+
+    Args:
+        values: `{panel: {group: {bar: values}}}`, the same groups and bars in each panel.
+        ylabel: what is drawn, with its unit.
+        title: above the figure.
+        reference: a dashed line across all panels, and its name.
+    """
+    figure = _figure(2.9 * len(values) + 0.8, 3.4)
+    panels = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
+    for axes, (panel, groups) in zip(panels, values.items(), strict=True):
+        for j, bars in enumerate(groups.values()):
+            width = 0.8 / len(bars)
+            for i, (name, seen) in enumerate(bars.items()):
+                x = j + (i - (len(bars) - 1) / 2) * width
+                axes.bar(x, np.mean(seen), 0.9 * width, color=PALETTE[i % len(PALETTE)], label=None if j else name)
+                axes.plot([x] * len(seen), seen, "o", color=INK, markersize=3)
+                axes.annotate(
+                    f"{np.mean(seen):.2f}",
+                    (x, np.max(seen)),
+                    fontsize=7,
+                    ha="center",
+                    va="bottom",
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    color=INK,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                )
+        if reference is not None:
+            axes.axhline(reference[0], color=INK, linestyle="--", linewidth=0.8)
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_title(panel, fontsize=9, color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+    if reference is not None:
+        name_at = (1, reference[0]), ("axes fraction", "data")
+        panels[-1].annotate(f" {reference[1]}", name_at[0], xycoords=name_at[1], fontsize=7, ha="left", va="center")
+    highest = max(max(seen) for groups in values.values() for bars in groups.values() for seen in bars.values())
+    panels[0].set_ylim(0, 1.1 * max(highest, 0 if reference is None else reference[0]) or 1)
+    panels[0].set_ylabel(ylabel)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def curves(x: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, ylabel: str, title: str) -> Any:
+    """Shares against a number, one panel a model, one line a quantity: the mean over seeds, and their range as a band.
+
+    Args:
+        x: `[E]`, ascending.
+        panels: `{model: {quantity: values [seeds, E] in [0, 1]}}`, the same quantities in each.
+        xlabel: what x is.
+        ylabel: what the shares are of; "%" is added.
+        title: above the figure.
+    """
+    figure = _figure(3.2 * len(panels) + 0.6, 3.4)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (model, lines) in zip(grid, panels.items(), strict=True):
+        for i, (quantity, values) in enumerate(lines.items()):
+            color = PALETTE[i % len(PALETTE)]
+            values = 100 * np.asarray(values)
+            axes.plot(x, values.mean(0), color=color, label=quantity, linewidth=1.4)
+            axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
+        axes.set_title(model, fontsize=9, color=INK)
+        axes.set_xlabel(xlabel)
+        axes.set_xlim(x[0], x[-1])
+        axes.set_ylim(0, 102)
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel(f"{ylabel}, %")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def decision_slices(
+    axes: Sequence[tuple[np.ndarray, np.ndarray]],
+    labels: Mapping[str, Sequence[np.ndarray]],
+    points: Sequence[Mapping[str, np.ndarray]],
+    images: Sequence[Mapping[str, np.ndarray]],
+    title: str,
+) -> Any:
+    """Decision regions on planes: one column a plane, under its images; one row a classifier, one colour a class.
+
+    Args:
+        axes: of each plane, its two coordinates, `([R], [R])`.
+        labels: `{classifier: [R, R] of each plane}`; row i is at the i-th second coordinate.
+        points: of each plane, what is marked on it: `{name: coordinates [2]}`.
+        images: of each plane, what stands above it: `{caption: [H, W, C]}`.
+        title: above the figure.
+    """
+    figure = _figure(2.5 * len(axes) + 0.5, 2.5 * len(labels) + 1.8)
+    from matplotlib import colormaps
+    from matplotlib.patches import Patch
+
+    colors = 0.45 + 0.55 * colormaps["tab10"](range(10))[:, :3]  # ten, then again from the first
+    figure.get_layout_engine().set(wspace=0.04)  # so that the images of one plane stand apart from the next plane's
+    grid = figure.add_gridspec(1 + len(labels), len(axes), height_ratios=[0.36, *[1] * len(labels)])
+    for column, shown in enumerate(images):
+        strip = grid[0, column].subgridspec(1, len(shown)).subplots(squeeze=False)[0]
+        for panel, (caption, image) in zip(strip, shown.items(), strict=True):
+            _show(panel, image)
+            panel.set_title(caption, fontsize=7, color=INK, pad=3)
+    for row, (classifier, regions) in enumerate(labels.items(), start=1):
+        for column, ((first, second), region) in enumerate(zip(axes, regions, strict=True)):
+            panel = figure.add_subplot(grid[row, column])
+            # a cell is centred on its point
+            half = np.repeat([first[1] - first[0], second[1] - second[0]], 2) * [-0.5, 0.5, -0.5, 0.5]
+            extent = np.array([first[0], first[-1], second[0], second[-1]]) + half
+            panel.imshow(colors[region % len(colors)], origin="lower", extent=tuple(extent), interpolation="nearest")
+            middle = np.mean(list(points[column].values()) or [np.zeros(2)], axis=0)
+            for name, where in points[column].items():
+                panel.plot(*where, "o", color=INK, markersize=3.5)
+                away = (where - middle) / max(np.linalg.norm(where - middle), 1e-12)
+                panel.annotate(
+                    name, where, 10 * away, textcoords="offset points", fontsize=9, ha="center", va="center", color=INK
+                )
+            panel.set_xticks([])
+            panel.set_yticks([])
+            if column == 0:
+                panel.set_ylabel(classifier, fontsize=9, color=INK)
+    seen = sorted({int(k) for regions in labels.values() for region in regions for k in np.unique(region)})
+    patches = [Patch(color=colors[k % len(colors)], label=str(k)) for k in seen]
+    figure.legend(handles=patches, loc="outside lower center", ncols=10, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def decision_arrows(
+    axes: tuple[np.ndarray, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    points: Mapping[str, Mapping[str, np.ndarray]],
+    arrows: Mapping[str, Mapping[str, tuple[str, str]]],
+    title: str,
+) -> Any:
+    """Ways between points of a plane: tints are what a classifier decides, lines where the classes really are.
+
+    Args:
+        axes: the two coordinates, `([R], [R])`.
+        labels: `{classifier: [R, R]}`, a panel each; row i is at the i-th second coordinate.
+        truth: `{class: curve [P, 2]}`, in the order of the labels.
+        points: `{classifier: {name: coordinates [2]}}`, marked.
+        arrows: `{classifier: {what it is: (name of a point, name of another)}}`, the same in each panel.
+        title: above the figure.
+    """
+    figure = _figure(3.9 * len(labels) + 0.4, 5.0)
+    from matplotlib.colors import to_rgb
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    strong = np.array([to_rgb(color) for color in PALETTE[: len(truth)]])
+    names = dict.fromkeys(name for by_name in arrows.values() for name in by_name)
+    colors = dict(zip(names, PALETTE[::-1], strict=False))
+    panels = figure.subplots(1, len(labels), squeeze=False)[0]
+    for panel, (classifier, regions) in zip(panels, labels.items(), strict=True):
+        (first, second), marked = axes, points[classifier]
+        # a cell is centred on its point
+        extent = [end for axis in axes for end in (1.5 * axis[0] - 0.5 * axis[1], 1.5 * axis[-1] - 0.5 * axis[-2])]
+        panel.imshow((0.72 + 0.28 * strong)[regions], origin="lower", extent=extent, aspect="equal")
+        if regions.min() < regions.max():
+            panel.contour(first, second, regions, np.arange(len(truth) - 1) + 0.5, colors=INK, linestyles="--",
+                          linewidths=0.8)  # fmt: skip
+        for color, curve in zip(PALETTE, truth.values(), strict=False):
+            panel.plot(*curve.T, color=color, linewidth=1.6)
+        for name, (start, end) in arrows[classifier].items():
+            style = {"arrowstyle": "-|>", "color": colors[name], "linewidth": 1.8, "shrinkA": 2, "shrinkB": 2}
+            panel.annotate("", marked[end], marked[start], arrowprops=style)
+        middle = np.mean([where[0] for where in marked.values()])
+        for name, where in marked.items():
+            panel.plot(*where, "o", color=INK, markersize=4)
+            side, align = (-4, "right") if where[0] < middle else (4, "left")  # names grow away from each other
+            panel.annotate(name, where, (side, 5), textcoords="offset points", fontsize=8, color=INK, ha=align)
+        panel.set_title(classifier, fontsize=9, color=INK)
+        panel.set_xticks([])
+        panel.set_yticks([])
+    patches = [Patch(color=tuple(0.72 + 0.28 * color), label=f"decision {name}")
+               for name, color in zip(truth, strong, strict=True)]  # fmt: skip
+    lines = [Line2D([], [], color=color, label=f"class {name}") for name, color in zip(truth, strong, strict=True)]
+    ways = [Line2D([], [], color=color, label=name, marker=">", markersize=5) for name, color in colors.items()]
+    figure.legend(handles=[*lines, *patches, *ways], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure

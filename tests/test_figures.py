@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from invjax import figures
@@ -44,7 +45,65 @@ def chart(errors=ERRORS, chance=0.9):
     return figures.readings(errors, chance, "What is left")
 
 
-FIGURES = {"metamer_grid": grid, "readings": chart}
+SHARES = {
+    "CE": {
+        "first": np.array([[0.9, 0.5, 0.1], [0.7, 0.3, 0.1]]),
+        "second": np.array([[0.0, 0.4, 0.8], [0.0, 0.2, 0.8]]),
+    },
+    "iCE": {"first": np.full((2, 3), 0.6), "second": np.full((2, 3), 0.2)},
+}
+
+
+def judged():
+    return figures.curves(np.array([0, 0.5, 1]), SHARES, "share of the way", "images judged to be", "On the way")
+
+
+REGIONS = {
+    "one": [np.array([[0, 1], [2, 2]]), np.zeros((2, 2), int)],
+    "other": [np.full((2, 2), 11), np.eye(2, dtype=int)],
+}
+AXES = [(np.array([0.0, 1.0]), np.array([10.0, 12.0])), (np.array([-1.0, 1.0]), np.array([-1.0, 1.0]))]
+
+
+def slices():
+    rng = np.random.default_rng(0)
+    return figures.decision_slices(
+        AXES,
+        REGIONS,
+        [{"x": np.array([0.0, 10.0]), "y": np.array([1.0, 12.0])}, {}],
+        [{"x": rng.random((6, 5, 1)), "y": rng.random((6, 5, 1))}, {"z": rng.random((6, 5, 3))}],
+        "Planes",
+    )
+
+
+INFORMATION = {
+    "D": {"CE": {"z_s": [2.0, 2.2], "z_n": [1.0, 1.5]}, "iCE": {"z_s": [2.3, 2.1], "z_n": [0.0, 0.2]}},
+    "D_Adv": {"CE": {"z_s": [0.1, 0.3], "z_n": [1.1, 1.2]}, "iCE": {"z_s": [1.9, 1.8], "z_n": [0.0, 0.0]}},
+}
+
+
+def information():
+    return figures.bar_panels(INFORMATION, "nats", "Information", (float(np.log(10)), "H(y)"))
+
+
+PICTURES = {
+    name: np.random.default_rng(i).random((5, 4, 6, channels))
+    for i, (name, channels) in enumerate([("gray", 1), ("rgb", 3), ("other", 1)])
+}
+
+
+def gallery():
+    return figures.image_grid(PICTURES, "Pictures")
+
+
+FIGURES = {
+    "metamer_grid": grid,
+    "readings": chart,
+    "curves": judged,
+    "decision_slices": slices,
+    "bar_panels": information,
+    "image_grid": gallery,
+}
 
 
 def cells(figure, columns=COLUMNS):
@@ -75,6 +134,17 @@ def test_save_writes_a_png_of_a_sane_size(name, tmp_path):
 def test_the_same_arrays_give_the_same_file(name, tmp_path):
     one, two = (figures.save(FIGURES[name](), tmp_path / f"{i}.png").read_bytes() for i in range(2))
     assert one == two
+
+
+def test_an_image_grid_shows_each_image_in_the_row_of_its_name():
+    figure = gallery()
+    shown = iter(figure.axes)
+    for name, images in PICTURES.items():
+        for column, image in enumerate(images):
+            axes = next(shown)
+            np.testing.assert_array_equal(axes.images[0].get_array(), image.squeeze())
+            assert axes.get_ylabel() == (name if column == 0 else "")
+    assert next(shown, None) is None and figure.get_suptitle() == "Pictures"
 
 
 def test_more_columns_make_a_wider_figure_and_more_classes_a_taller_one():
@@ -224,3 +294,97 @@ def test_chance_is_a_dashed_line(chance):
 def test_errors_above_chance_are_inside_the_figure():
     (axes,) = chart({"CE": {"mlp": [0.48, 0.57]}}, 0.5).axes
     assert axes.get_ylim()[1] > 57
+
+
+# Curves
+
+
+def test_curves_are_means_in_percent_and_bands_are_ranges():
+    panels = judged().axes
+    assert [axes.get_title() for axes in panels] == ["CE", "iCE"]
+    for axes, lines in zip(panels, SHARES.values(), strict=True):
+        for line, band, values in zip(axes.lines, axes.collections, lines.values(), strict=True):
+            np.testing.assert_allclose(line.get_xdata(), [0, 0.5, 1])
+            np.testing.assert_allclose(line.get_ydata(), 100 * values.mean(0))
+            corners = band.get_paths()[0].vertices
+            for x, low, high in zip([0, 0.5, 1], values.min(0), values.max(0), strict=True):
+                heights = corners[corners[:, 0] == x, 1]
+                np.testing.assert_allclose([heights.min(), heights.max()], [100 * low, 100 * high])
+            assert tuple(band.get_facecolor()[0][:3]) == to_rgb(line.get_color())
+    (legend,) = judged().legends
+    assert [text.get_text() for text in legend.get_texts()] == ["first", "second"]
+    assert panels[0].get_ylabel() == "images judged to be, %" and panels[1].get_xlabel() == "share of the way"
+
+
+# Decision regions
+
+
+def planes(figure):
+    """The axes of the planes, row by row: those with an image of one colour a class."""
+    return [axes for axes in figure.axes if axes.images and axes.images[0].get_array().shape == (2, 2, 3)]
+
+
+def test_each_plane_has_the_colours_of_its_labels_at_its_coordinates():
+    figure = slices()
+    (legend,) = figure.legends
+    of_class = {
+        text.get_text(): handle.get_facecolor()[:3]
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+    }
+    assert list(of_class) == ["0", "1", "2", "11"]
+    assert len(set(of_class.values())) == 3 and of_class["11"] == of_class["1"]  # ten colours, then again the first
+    found = planes(figure)
+    expected = [(name, column, region) for name, regions in REGIONS.items() for column, region in enumerate(regions)]
+    for axes, (name, column, region) in zip(found, expected, strict=True):
+        (image,) = axes.images
+        for (row, cell), label in np.ndenumerate(region):
+            np.testing.assert_allclose(image.get_array()[row, cell], of_class[str(label)])
+        left, right, bottom, top = image.get_extent()
+        (first, second), halves = AXES[column], (0.5, 1.0) if column == 0 else (1.0, 1.0)
+        assert (left, right) == (first[0] - halves[0], first[1] + halves[0])  # cells are centred on their points
+        assert (bottom, top) == (second[0] - halves[1], second[1] + halves[1])
+        assert image.origin == "lower"
+        assert axes.get_ylabel() == (name if column == 0 else "")
+
+
+def test_points_are_marked_and_named_on_every_plane_of_their_column():
+    found = planes(slices())
+    for axes in found[::2]:
+        assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [(0, 10), (1, 12)]
+        assert [text.get_text() for text in axes.texts] == ["x", "y"]
+    for axes in found[1::2]:
+        assert not axes.lines and not axes.texts
+
+
+def test_images_stand_above_their_plane():
+    figure = slices()
+    captions = [axes.get_title() for axes in figure.axes if axes not in planes(figure)]
+    assert captions == ["x", "y", "z"]
+
+
+# Panels of bars
+
+
+def test_bars_are_means_and_dots_are_values_on_one_scale():
+    panels = information().axes
+    assert [axes.get_title() for axes in panels] == list(INFORMATION)
+    for axes, groups in zip(panels, INFORMATION.values(), strict=True):
+        expected = [values for bars in groups.values() for values in bars.values()]
+        np.testing.assert_allclose([bar.get_height() for bar in axes.patches], [np.mean(v) for v in expected])
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        for bar, dot, values in zip(axes.patches, dots, expected, strict=True):
+            np.testing.assert_allclose(dot.get_ydata(), values)
+            np.testing.assert_allclose(dot.get_xdata(), bar.get_x() + bar.get_width() / 2)
+        assert [text.get_text() for text in axes.texts[:4]] == [f"{np.mean(v):.2f}" for v in expected]
+        (dashed,) = (line for line in axes.lines if line.get_linestyle() == "--")
+        np.testing.assert_allclose(dashed.get_ydata(), np.log(10))
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["CE", "iCE"]
+        assert axes.get_ylim() == panels[0].get_ylim() and axes.get_ylim()[1] > 2.3
+    (legend,) = information().legends
+    assert [text.get_text() for text in legend.get_texts()] == ["z_s", "z_n"]
+
+
+def test_bars_without_a_reference_are_inside_the_figure():
+    panels = figures.bar_panels(INFORMATION, "nats", "Information").axes
+    assert not [line for axes in panels for line in axes.lines if line.get_linestyle() == "--"]
+    assert panels[0].get_ylim()[1] > 2.2

@@ -196,6 +196,12 @@ def keys_for(loss: str, seed: int) -> jax.Array:
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(loss.encode())), 3)
 
 
+def noisy(data: Dataset, seed: int) -> np.ndarray:
+    """All images with one draw of dequantisation noise."""
+    noise = jax.jit(partial(dequantize, levels=data.levels))
+    return np.asarray(noise(jax.random.key(seed), jnp.asarray(as_float(data.images[:], data.levels))))
+
+
 def codes_of(model: InvertibleClassifier, params: Params, data: Dataset, mesh: Mesh) -> Code:
     """The codes of all images of a data set, host arrays; `model` without `save_memory`."""
     encode = jax.jit(lambda images: model.encode(params, as_float(images, data.levels))[0])

@@ -20,8 +20,9 @@ import numpy as np
 import optax
 
 from experiments import common
+from experiments.excessive_invariance import classifiers
 from invjax import figures
-from invjax.analysis import fresh_head, reading
+from invjax.analysis import reading, train_head
 from invjax.attacks import metamers
 from invjax.data import Dataset, as_float, batches, load
 from invjax.losses import bits_per_dim, cross_entropy, dequantize, error_rate
@@ -38,6 +39,7 @@ PUBLISHED = {
     ("iCE", "MLP"): (40.21, 27.70),
 }
 """Training and test errors in %, Jacobsen et al. 2019; the kind of their head on the nuisance is an MLP."""
+NAMES = {"CE": "CE", "iCE": "iCE in closed form"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Config:
     head_epochs: int = 6
     """Passes over the training images for each head, whatever the number of draws."""
     ensemble: int = 0
-    """MLPs whose mean log-probabilities are read as well; 0 for none."""
+    """MLPs in an ensemble, whose mean log-probabilities are read as well; 0 for none."""
     columns: int = 8
     """Metamers in the figure."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -125,17 +127,16 @@ def train(config: Config, model: InvertibleClassifier, data: Dataset, seed: int,
     return state.params
 
 
-def noisy(data: Dataset, seed: int) -> np.ndarray:
-    """All images with one draw of dequantisation noise."""
-    noise = jax.jit(partial(dequantize, levels=data.levels))
-    return np.asarray(noise(jax.random.key(seed), jnp.asarray(as_float(data.images[:], data.levels))))
-
-
 def heads(config: Config, classes: int) -> dict[str, Net]:
     """By name, what reads the nuisance."""
-    ensemble = {f"MLP {i + 1} of the ensemble": mlp(classes, (512, 512)) for i in range(config.ensemble)}
     conv = mnist_cnn(classes, config.channels, config.dense)
-    return {"linear": mlp(classes, ()), "MLP": mlp(classes, (512, 512)), "conv": conv, **ensemble}
+    more = {f"MLP {i}": mlp(classes, (512, 512)) for i in range(2, config.ensemble + 1)}
+    return {"linear": mlp(classes, ()), "MLP": mlp(classes, (512, 512)), "conv": conv, **more}
+
+
+def readers(config: Config) -> list[str]:
+    """The rows of the table: the heads, and the ensemble in the place of its further members."""
+    return ["linear", "MLP", "conv", *([f"ensemble of {config.ensemble} MLPs"] if config.ensemble else [])]
 
 
 def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
@@ -147,19 +148,19 @@ def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: P
     )
     params = train(config, model, train_data, seed, folder)
     key = jax.random.key(seed)
-    independent = gaussianize(key, model, params, noisy(train_data, 100), rounds=config.rounds, mesh=mesh)
+    independent = gaussianize(key, model, params, classifiers.noisy(train_data, 100), rounds=config.rounds, mesh=mesh)
     # labels of as many copies of the training set as there are draws of noise
     labels = {"train": np.tile(train_data.labels, config.draws), "test": test_data.labels}
     x = {
-        "train": np.concatenate([noisy(train_data, 200 + draw) for draw in range(config.draws)]),
-        "test": noisy(test_data, 300),
+        "train": np.concatenate([classifiers.noisy(train_data, 200 + draw) for draw in range(config.draws)]),
+        "test": classifiers.noisy(test_data, 300),
     }
     first, second = pairs(test_data.labels, config.columns)
     originals = np.asarray(as_float(test_data.images[:], test_data.levels))
     numbers: dict[str, Any] = {}
     arrays = {"logits_from": originals[first], "nuisance_from": originals[second]}
     for loss, (classifier, fitted) in {"CE": (model, params), "iCE": independent}.items():
-        encode = jax.jit(lambda x, c=classifier, p=fitted: c.encode(p, x))
+        encode = partial(jax.jit(classifier.encode), fitted)
         codes, logdets = {}, {}
         for split in x:
             codes[split], logdets[split] = over_batches(encode, [x[split]], mesh=mesh)
@@ -181,6 +182,7 @@ def read_all(
     found: dict[str, Any] = {
         "logits": {split: reading(np.asarray(codes[split].logits), labels[split])._asdict() for split in codes}
     }
+    logits = {}
     for number, (name, net) in enumerate(heads(config, classifier.num_classes).items()):
         head_key = jax.random.fold_in(key, number)
 
@@ -192,18 +194,24 @@ def read_all(
                 else np.asarray(code.nuisance)
                 for split, code in codes.items()
             }
-            read = fresh_head(
-                head_key,
-                net,
-                (features["train"], labels["train"]),
-                (features["test"], labels["test"]),
-                epochs=max(1, config.head_epochs // config.draws),
-                mesh=data_mesh(),
-                description=f"fresh {name} head",
+            head = jax.jit(
+                train_head(
+                    head_key,
+                    net,
+                    (features["train"], labels["train"]),
+                    epochs=max(1, config.head_epochs // config.draws),
+                    mesh=data_mesh(),
+                    description=f"fresh {name} head",
+                )
             )
-            return {split: value._asdict() for split, value in read.items()}, {}
+            logits = {split: over_batches(head, [features[split]], mesh=data_mesh()) for split in codes}
+            return {split: reading(logits[split], labels[split])._asdict() for split in codes}, logits
 
-        found[name], _ = common.stage(folder / name.replace(" ", "-"), compute)
+        found[name], logits[name] = common.stage(folder / name.replace(" ", "-"), compute)
+    if config.ensemble:
+        members = [logits[name] for name in logits if name.startswith("MLP")]
+        means = {split: np.mean([jax.nn.log_softmax(member[split]) for member in members], 0) for split in codes}
+        found[readers(config)[-1]] = {split: reading(means[split], labels[split])._asdict() for split in codes}
     return found
 
 
@@ -231,12 +239,13 @@ def run(config: Config, folder: Path) -> list[common.Row]:
                     logits_from=arrays["logits_from"],
                     nuisance_from=arrays["nuisance_from"],
                     **of_loss,
-                    title=f"{config.dataset}, {loss}: the logits of row 1, everything else from row 3",
+                    title=f"{config.dataset}, {NAMES[loss]}: the logits of row 1, everything else from row 3",
                 )
                 figures.save(chart, folder / "figures" / f"metamers-{loss.lower()}.png")
-    names = list(heads(config, 10))
+    names = readers(config)
     errors = {
-        loss: {name: [n[loss][name]["test"]["error"] for n in results] for name in names} for loss in ("CE", "iCE")
+        NAMES[loss]: {name: [n[loss][name]["test"]["error"] for n in results] for name in names}
+        for loss in ("CE", "iCE")
     }
     chart = figures.readings(
         errors, chance=0.9, title=f"{config.dataset}: what fresh classifiers read from the nuisance"
@@ -249,7 +258,7 @@ def rows(config: Config, results: list[dict]) -> list[common.Row]:
     """The table, errors beside the published ones."""
     table = []
     for loss in ("CE", "iCE"):
-        for name in ("logits", *heads(config, 10)):
+        for name in ("logits", *readers(config)):
             published = PUBLISHED.get((loss, name), (None, None)) if config.dataset == "mnist" else (None, None)
             what = "the logits" if name == "logits" else f"a fresh {name} head on the nuisance"
             differs = {
@@ -260,26 +269,28 @@ def rows(config: Config, results: list[dict]) -> list[common.Row]:
             for split, value in zip(("train", "test"), published, strict=True):
                 table.append(
                     common.row(
-                        f"{loss}: {split} error of {what}",
+                        f"{NAMES[loss]}: {split} error of {what}",
                         value,
                         [100 * n[loss][name][split]["error"] for n in results],
                         "%",
                         differs,
                     )
                 )
-        information = [max(n[loss][name]["test"]["information"] for name in heads(config, 10)) for n in results]
+        information = [max(n[loss][name]["test"]["information"] for name in readers(config)) for n in results]
         table.append(
             common.row(
-                f"{loss}: information about the class in the nuisance, the best head's bound",
+                f"{NAMES[loss]}: information about the class in the nuisance, the best head's bound",
                 None,
                 information,
                 "nats of 2.303",
             )
         )
         bits = [n[loss]["bits_per_dim"] for n in results]
-        table.append(common.row(f"{loss}: median test bits per dimension", None, bits, "bits"))
+        table.append(common.row(f"{NAMES[loss]}: median test bits per dimension", None, bits, "bits"))
         errors = [n[loss]["logit_error"] for n in results]
-        table.append(common.row(f"{loss}: max logit error of {config.columns} metamers, float32", None, errors, ""))
+        table.append(
+            common.row(f"{NAMES[loss]}: max logit error of {config.columns} metamers, float32", None, errors, "")
+        )
     return table
 
 

@@ -6,7 +6,7 @@ from invjax.attacks.base import Attack, AttackResult, jit_attack, restarts, wors
 from invjax.attacks.diagnose import Finding, diagnose
 from invjax.attacks.fab import fab
 from invjax.attacks.gradient import fgsm, iterated_ll, pgd, step_ll
-from invjax.attacks.metamers import feature_adversary, metamers
+from invjax.attacks.metamers import feature_adversary, interpolate, metamers
 from invjax.attacks.minimal import line_search, smallest
 from invjax.attacks.square import square
 from invjax.attacks.threats import Threat, l0, l1, l2, linf
@@ -25,6 +25,7 @@ __all__ = [
     "fab",
     "feature_adversary",
     "fgsm",
+    "interpolate",
     "iterated_ll",
     "jit_attack",
     "l0",

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from invjax import _check
 from invjax._conv import fast_convs
@@ -53,6 +54,50 @@ def metamers(model: InvertibleClassifier, params: Params, logits_from: Images, n
     logits, _ = model.encode(params, logits_from)
     nuisance, _ = model.encode(params, nuisance_from)
     return model.decode(params, Code(logits.logits, nuisance.nuisance))
+
+
+def interpolate(
+    model: InvertibleClassifier, params: Params, first: Images, second: Images, weights: Float[Array, " weights"]
+) -> Float[Array, "weights batch height width channel"]:
+    """From each of `first` to its metamer with the nuisance of `second`, at constant logits.
+
+        x(t) = decode(z_s(a), (1 - t) z_n(a) + t z_n(b))
+
+    so that x(0) is a itself and x(1) is `metamers(a, b)`. Nothing but the rounding of the number format tells the
+    classifier where on the way it is.
+
+    Args:
+        model: an invertible classifier.
+        params: its parameters.
+        first: a, `[B, H, W, C]`, where the logits come from.
+        second: b, `[B, H, W, C]`.
+        weights: t, `[T]`; outside [0, 1] the line goes on.
+
+    Returns:
+        `[T, B, H, W, C]`; values may leave [0, 1], as those of metamers do.
+
+    Raises:
+        ValueError: the two batches differ in shape; weights that are not a list of finite numbers; images with NaN, of
+            another shape or dtype.
+
+    Source: Jacobsen et al. 2019, figure 7.
+    """
+    if first.shape != second.shape:
+        raise ValueError(
+            f"interpolate pairs images one to one; got first {first.shape} and second {second.shape}; "
+            "repeat the smaller batch"
+        )
+    if weights.ndim != 1:
+        raise ValueError(f"weights must be a list of numbers, [T]; got shape {weights.shape}; ravel it")
+    _check.finite("weights", weights)
+    start, _ = model.encode(params, first)
+    end, _ = model.encode(params, second)
+    t = jnp.asarray(weights, first.dtype)[:, None, None]
+    nuisance = (1 - t) * start.nuisance[None] + t * end.nuisance[None]
+    logits = jnp.broadcast_to(start.logits[None], (len(t), *start.logits.shape))
+    # all at once: one batch of T * B images, whose shape is put back at the end
+    flat = Code(*(part.reshape(-1, part.shape[-1]) for part in (logits, nuisance)))
+    return model.decode(params, flat).reshape(len(t), *first.shape)
 
 
 def feature_adversary(

@@ -15,11 +15,12 @@ Source: Laparra, Camps-Valls, Malo 2011, *Iterative Gaussianization: from ICA to
 has its own is ours.
 """
 
+from functools import partial
+
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from invjax import _check
 from invjax.bijectors import chain, decision_marginals, decision_whitening, flatten, soft_tails
 from invjax.models.fi_revnet import InvertibleClassifier, invertible_classifier
 from invjax.streaming import over_batches
@@ -44,19 +45,22 @@ def gaussianize(
         params: its parameters.
         x: `[N, *shape]` images to fit to: all of the training set, with dequantisation noise (what has no noise cannot
             become normal, and shows its class by that). Many times more of each class than values in an image.
-        rounds: of whitening and marginals; one more whitening comes last.
+        rounds: of whitening and marginals; one more whitening comes last. 0, whitening alone, where a class has less
+            than some thousand examples: the tails of marginals that few examples gave explode in the inverse.
         knots: of the marginals.
         mesh: spread the images over these devices.
 
     Returns:
         A classifier and its parameters, those of `classifier` first; each whitening holds a D x D matrix a class.
     """
-    _check.positive(rounds=rounds)
+    if rounds < 0:
+        raise ValueError(f"rounds must be 0 (whitening alone) or more; got {rounds}")
     classes = classifier.num_classes
 
     def through(layer, layer_params, value):
-        forward = jax.jit(lambda value: layer.forward(layer_params, value)[0])
-        return over_batches(forward, [value], mesh=mesh)
+        # parameters are an argument: as constants of the program, XLA would spend minutes on folding the matrices
+        forward = jax.jit(lambda layer_params, value: layer.forward(layer_params, value)[0])
+        return over_batches(partial(forward, layer_params), [value], mesh=mesh)
 
     code = through(classifier.bijector, params, x)
     layers = [flatten(code.shape[1:]), *[decision_whitening(classes), decision_marginals(classes, knots)] * rounds]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from invjax.analysis import fresh_head, reading
+from invjax.analysis import fresh_head, reading, train_head
 from invjax.models import mlp
 from invjax.training import data_mesh
 
@@ -221,6 +221,20 @@ def test_the_head_starts_afresh_and_the_features_stay_as_they_are():
     result = head(mlp(2, (), zero_init=True), train, test, epochs=1, learning_rate=1e-9)
     np.testing.assert_allclose(result["test"].cross_entropy, LN2, atol=1e-5)
     np.testing.assert_array_equal(train[0], before)
+
+
+def test_a_trained_head_is_the_one_that_is_read():
+    train, (x_test, y_test) = linear_problem(128), linear_problem(100, 1)
+    logits_fn = train_head(KEY, LINEAR, train, epochs=3, batch_size=32)
+    result = fresh_head(KEY, LINEAR, train, (x_test, y_test), epochs=3, batch_size=32)
+    np.testing.assert_allclose(reading(np.asarray(logits_fn(x_test)), y_test), result["test"], atol=1e-5)
+    np.testing.assert_allclose(reading(np.asarray(logits_fn(train[0])), train[1]), result["train"], atol=1e-5)
+
+
+def test_a_head_is_not_trained_on_what_makes_no_sense():
+    for spoil in (with_label_two, with_nan):
+        with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)|holds 4 NaN"):
+            train_head(KEY, LINEAR, spoil(*linear_problem(64)), epochs=1, batch_size=64)
 
 
 def with_label_two(x, y):

@@ -11,7 +11,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from invjax.attacks import feature_adversary, l2, linf, metamers
+from invjax.attacks import feature_adversary, interpolate, l2, linf, metamers
 from invjax.bijectors import affine_coupling, conv1x1
 from invjax.models import fi_revnet, mlp
 
@@ -157,6 +157,67 @@ def test_shapes_and_dtypes_are_checked_while_tracing(monkeypatch):
     for a, b in [(batch(), batch((2, *SHAPE))), (batch(dtype=np.uint8), batch(dtype=np.uint8))]:
         with pytest.raises(ValueError, match="got"):
             jax.eval_shape(partial(metamers, MODELS["additive"]), trained("additive", "float32"), a, b)
+
+
+# The way from an image to its metamer
+
+
+WEIGHTS = np.array([0.0, 0.25, 1.0, 1.5])
+
+
+@cache
+def way(name):
+    """The way from a to its metamer, and the code of every image on it, in float64."""
+    a, b, *_ = case(name, "float64")
+    params = trained(name, "float64")
+    path = jit(partial(interpolate, MODELS[name]))(params, a, b, WEIGHTS)
+    codes = [functions(name)[1](params, x) for x in path]
+    return path, codes
+
+
+@pytest.fixture(params=["additive", "affine-conv1x1"])
+def on_the_way(request):
+    with jax.enable_x64(True):
+        yield *case(request.param, "float64"), *way(request.param)
+
+
+def test_the_way_begins_at_the_image_and_passes_its_metamer(on_the_way):
+    a, _, x, *_, path, _ = on_the_way
+    assert path.shape == (4, *a.shape) and path.dtype == a.dtype
+    np.testing.assert_allclose(path[0], a, atol=1e-9)
+    np.testing.assert_allclose(path[2], x, atol=1e-9)
+
+
+def test_on_the_way_the_logits_stay_and_the_nuisance_moves_in_a_straight_line(on_the_way):
+    _, _, _, code_a, code_b, _, _, codes = on_the_way
+    assert np.abs(code_a.nuisance - code_b.nuisance).max() > 0.1
+    for t, code in zip(WEIGHTS, codes, strict=True):
+        np.testing.assert_allclose(code.logits, code_a.logits, atol=1e-9)
+        expected = np.asarray(code_a.nuisance) + t * np.asarray(code_b.nuisance - code_a.nuisance)
+        np.testing.assert_allclose(code.nuisance, expected, atol=1e-9)
+
+
+def test_a_way_stays_in_the_precision_of_its_images():
+    a, b, x, *_ = case("plain", "float32")
+    path = jit(partial(interpolate, MODELS["plain"]))(trained("plain", "float32"), a, b, np.linspace(0, 1, 2))
+    assert path.dtype == np.float32
+    np.testing.assert_allclose(path[-1], x, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "weights", "message"),
+    [
+        (batch(), batch((2, *SHAPE)), np.zeros(2), f"got first {(BATCH, *SHAPE)} and second {(2, *SHAPE)}; repeat the"),
+        (batch(), with_nan(), np.zeros(2), "images holds 2 NaN or infinite values of 160; remove them"),
+        (batch(), batch(), np.zeros((2, 1)), "weights must be a list of numbers, [T]; got shape (2, 1); ravel it"),
+        (batch(), batch(), np.array(0.5), "weights must be a list of numbers, [T]; got shape (); ravel it"),
+        (batch(), batch(), np.array([0, np.nan]), "weights holds 1 NaN or infinite values of 2; remove them"),
+    ],
+)
+def test_ways_that_lead_nowhere_are_refused(monkeypatch, a, b, weights, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    with pytest.raises(ValueError, match=re.escape(message)):
+        interpolate(MODELS["additive"], trained("additive", "float32"), jnp.asarray(a), jnp.asarray(b), weights)
 
 
 # Where there is no inverse: search

@@ -98,6 +98,16 @@ def test_metamers_are_drawn_from_the_class_of_their_logits():
     assert np.abs(mean[0] - mean[2]).max() > 3
 
 
+def test_no_round_is_whitening_alone():
+    x, labels = images()
+    model, params = gaussianized(0)
+    whitened = np.sinh(model.encode(params, x)[0].nuisance[labels == 1])
+    members = x[labels == 1, CLASSES:].astype(np.float64)
+    expected = np.linalg.solve(np.cov(members.T), (members - members.mean(0)).T).T  # Mahalanobis lengths
+    lengths = (expected * (members - members.mean(0))).sum(1)
+    np.testing.assert_allclose((whitened**2).sum(1), lengths, rtol=1e-3)
+
+
 def test_marginals_map_quantiles_to_normal_quantiles():
     x, labels = images()
     layer = decision_marginals(CLASSES, knots=32)
@@ -145,7 +155,7 @@ def test_a_coupled_classifier_has_the_logits_of_its_network_and_the_pixels_as_nu
         (lambda: decision_whitening(0), "num_classes must be positive"),
         (lambda: decision_whitening(2, min_std=0.0), "min_std must be positive"),
         (lambda: flatten((2, 2)).forward((), jnp.zeros((3, 4))), "needs x of shape"),
-        (lambda: gaussianize(KEY, IDENTITY, (), images()[0], rounds=0), "rounds must be positive"),
+        (lambda: gaussianize(KEY, IDENTITY, (), images()[0], rounds=-1), "rounds must be 0"),
         (lambda: coupled_classifier(lambda k: mlp(k, ()), (2, 2), 4), "num_classes must be in"),
     ],
     ids=["images", "short", "knots", "classes", "std", "flatten", "rounds", "too many classes"],
