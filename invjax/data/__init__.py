@@ -1,4 +1,5 @@
-"""Data sets as plain arrays: `load` a named one, `as_float` its bytes.
+"""Data sets as plain arrays: `load` a named one, `as_float` its bytes; `binary_shift` and `texture_shift` make
+shiftMNIST of it.
 
 Images stay uint8 in memory (a quarter of the size) and keep the order in which their authors published them, so that an
 index means the same image everywhere; `as_float` turns a batch into what every model and attack here takes: float32 in
@@ -7,5 +8,15 @@ index means the same image everywhere; `as_float` turns a batch into what every 
 
 from invjax.data.batches import batches
 from invjax.data.load import Dataset, as_float, load
+from invjax.data.shift_mnist import TEXTURES, binary_shift, texture_shift, textures_in
 
-__all__ = ["Dataset", "as_float", "batches", "load"]
+__all__ = [
+    "TEXTURES",
+    "Dataset",
+    "as_float",
+    "batches",
+    "binary_shift",
+    "load",
+    "texture_shift",
+    "textures_in",
+]
