@@ -55,7 +55,24 @@ def four_models_attacked(printed):
     assert "nothing suspicious" in healthy and "the outputs are probabilities" in masked
 
 
-SHOWN = {"quickstart": exact_metamers, "attack_your_model": four_models_attacked}
+def metamers_on_the_way(printed):
+    def differences(kind):
+        return [float(value) for value in re.findall(rf"largest logit difference, {kind} (\S+)", printed)]
+
+    assert len(differences("float32")) == 2 and max(differences("float32")) < 1e-3
+    assert len(differences("float64")) == 2 and max(differences("float64")) < 1e-9
+    assert min(differences(r"clipped to \[0, 1\]")) > 0.1
+    kept = [[int(share) for share in re.findall(r"(\d+)%", line)] for line in re.findall(r"digit of a:(.*)", printed)]
+    assert len(kept) == 2 and all(shares[0] > 85 and shares[-1] < shares[0] for shares in kept)
+    bounds = re.findall(r"(\S+), +\S+ head: error +\S+, at least (\S+) nats", printed)
+    assert [name for name, _ in bounds] == ["CE", "CE", "iCE", "iCE"] and float(bounds[0][1]) > float(bounds[2][1])
+
+
+SHOWN = {
+    "quickstart": exact_metamers,
+    "attack_your_model": four_models_attacked,
+    "metamers": metamers_on_the_way,
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -37,7 +37,7 @@ from invjax.training import (
     make_game_step,
     make_train_step,
 )
-from invjax.types import Params
+from invjax.types import Net, Params
 
 LOSSES = ("CE", "iCE")
 
@@ -189,6 +189,31 @@ def train(config: Settings, loss: str, seed: int, data: Dataset, folder: Path) -
         description=f"{loss}, seed {seed}",
     )
     return state.params["model"] if loss == "iCE" else state.params
+
+
+def train_network(
+    config: Settings, net: Net, name: str, seed: int, data: Dataset, folder: Path, *, epochs: int, learning_rate: float
+) -> Params:
+    """Train an ordinary network with cross-entropy, or go on with it; warm-up and decay are those of the models."""
+    init_key, run_key, _ = keys_for(name, seed)
+    num_steps = epochs * (len(data.labels) // config.batch_size)
+    optimizer = optimizer_for(dataclasses.replace(config, learning_rate=learning_rate), num_steps)
+
+    def loss_fn(params, key, batch):
+        logits = net.apply(params, jnp.asarray(as_float(batch[0], data.levels)))
+        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
+
+    params = net.init(init_key, jnp.asarray(as_float(data.images[:1], data.levels)))
+    state, _ = fit(
+        init_state(run_key, params, optimizer),
+        make_train_step(loss_fn, optimizer),
+        batches([data.images, data.labels], config.batch_size, seed),
+        num_steps,
+        mesh=mesh_for(config),
+        directory=folder,
+        description=f"{name}, seed {seed}",
+    )
+    return state.params
 
 
 def keys_for(loss: str, seed: int) -> jax.Array:
