@@ -439,3 +439,43 @@ def decision_arrows(
     figure.legend(handles=[*lines, *patches, *ways], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure
+
+
+def pareto(
+    points: Mapping[str, tuple[tuple[float, float], tuple[float, float]]],
+    target: Mapping[str, tuple[float, float]],
+    ceiling: float,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> Any:
+    """Two measures, one point a run: the first on a logarithmic axis, where small is good, the second where large is.
+
+    Args:
+        points: `{run: ((x, spread of x), (y, spread of y))}`, x positive.
+        target: `{name: (x, y)}`, points to compare with, drawn as stars.
+        ceiling: the largest y there can be, a dashed line.
+        xlabel: the first measure.
+        ylabel: the second.
+        title: above the figure.
+    """
+    figure = _figure(6.4, 3.8 + 0.16 * len(points))
+    axes = figure.subplots()
+    for i, (name, ((x, dx), (y, dy))) in enumerate(points.items()):
+        style = {"color": PALETTE[i % len(PALETTE)], "marker": "osD^v"[i // len(PALETTE) % 5]}
+        axes.errorbar(x, y, yerr=dy, xerr=dx, linestyle="", markersize=5, elinewidth=0.8, label=name, **style)
+    for name, (x, y) in target.items():
+        axes.plot(x, y, "*", color=INK, markersize=9, linestyle="", label=name)
+    axes.axhline(ceiling, color=INK, linestyle="--", linewidth=0.8)
+    axes.annotate("chance", (1, ceiling), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
+    axes.set_xscale("log")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(0, 1.08 * ceiling)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(color=GRID, linewidth=0.5, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", fontsize=7, frameon=False)
+    axes.set_title(title, fontsize=10, color=INK)
+    return figure

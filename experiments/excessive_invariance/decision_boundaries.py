@@ -194,7 +194,7 @@ EXPERIMENT = common.Experiment(
     presets=PRESETS,
     times={
         "smoke": "under a minute",
-        "default": "an estimated 10 minutes on 2 CPU cores",
+        "default": "8 minutes on 2 CPU cores",
         "paper": "an accelerator, not run yet",
     },
     run=run,

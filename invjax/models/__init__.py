@@ -10,6 +10,7 @@ from invjax.models.fi_revnet import (
     preset,
 )
 from invjax.models.gaussianized import gaussianize
+from invjax.models.generative import generative_classifier
 from invjax.models.nets import conv_net, mlp, mnist_cnn, num_params, resnet
 from invjax.types import Net
 
@@ -22,6 +23,7 @@ __all__ = [
     "coupled_classifier",
     "fi_revnet",
     "gaussianize",
+    "generative_classifier",
     "invertible_classifier",
     "mlp",
     "mnist_cnn",

@@ -1,0 +1,56 @@
+"""The Pareto figure collects the tables of finished runs."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import common
+from experiments.excessive_invariance import pareto
+
+
+def table(folder, loss, errors):
+    rows = [common.row(f"{loss}: test error of the logits", 0.38, [1.0, 3.0], "%")]
+    rows += [
+        common.row(f"{loss}: {split} error of a fresh {head} head on the nuisance", None, values, "%")
+        for head, values in errors.items()
+        for split in ("train", "test")
+    ]
+    common.write_json(folder / "table.json", [row._asdict() for row in rows])
+    return str(folder)
+
+
+def test_each_training_is_the_point_of_its_logits_and_of_its_best_head(tmp_path):
+    runs = (
+        table(tmp_path / "a" / "x", "CE", {"MLP": [4.0, 6.0], "conv": [7.0, 7.0]}),
+        table(tmp_path / "b" / "y", "iCE", {"MLP": [50.0], "conv": [40.0]}),
+    )
+    rows = common.execute(pareto.EXPERIMENT, "smoke", pareto.Config(runs=runs), tmp_path / "run")
+    assert [(row.name, row.measured) for row in rows] == [
+        ("a x, CE: test error of the logits", 2.0),
+        ("a x, CE: test error of a fresh MLP head on the nuisance", 5.0),
+        ("b y, iCE: test error of the logits", 2.0),
+        ("b y, iCE: test error of a fresh conv head on the nuisance", 40.0),
+    ]
+    assert (tmp_path / "run" / "figures" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_published_runs_are_found():
+    assert pareto.PRESETS["default"].runs == ()
+    found = [p for source in pareto.SOURCES for p in pareto.points(pareto.published(source, "mnist")[0])]
+    assert {"metamers default-mnist, CE", "nuisance_classifier default-mnist, iCE in closed form"} <= {
+        point.name for point in found
+    }
+
+
+def test_runs_without_heads_or_without_a_table_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no table"):
+        pareto.points(tmp_path)
+    (tmp_path / "table.json").write_text(
+        json.dumps([common.row("CE: test error of the logits", None, [1], "%")._asdict()])
+    )
+    with pytest.raises(ValueError, match="no fresh heads"):
+        pareto.points(tmp_path)
+    config = dataclasses.replace(pareto.PRESETS["default"], dataset="digits")
+    with pytest.raises(ValueError, match="no published run of digits"):
+        pareto.run(config, tmp_path)
