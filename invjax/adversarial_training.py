@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks import Attack
+from invjax.attacks.gradient import Loss
 from invjax.losses import cross_entropy
 from invjax.types import ApplyFn, LossFn, Scalar
 
@@ -26,8 +27,9 @@ def adversarial_loss(
     step_size: Scalar | None = None,
     share: float = 1.0,
     warmup_steps: int = 0,
+    loss: Loss = cross_entropy,
 ) -> LossFn:
-    """Cross-entropy on attacked images, for `training.make_train_step`.
+    """Cross-entropy, or another loss, on attacked images, for `training.make_train_step`.
 
     A loss is a pure function of parameters, key and batch, so a radius that grows with the step needs the step in the
     batch. The function that draws batches knows it:
@@ -43,6 +45,7 @@ def adversarial_loss(
         share: of the batch that is attacked, in (0, 1]: its first images. The others stay as they are, and all count
             alike (in Kurakin et al. an attacked image counts 0.3).
         warmup_steps: the radius is `eps * min(1, step / warmup_steps)`; 0 is `eps` at once.
+        loss: `(logits, labels) -> [B]`, whose mean is trained on; the attack has its own.
 
     Returns:
         A `LossFn` of batches `(images [B, ...], labels [B])`, or with the step, a scalar, as third. Metrics, as in
@@ -80,6 +83,6 @@ def adversarial_loss(
         wrong_clean = wrong.at[:attacked].set(frozen(x[:attacked]).argmax(-1) != labels[:attacked])
         fallen = (wrong & ~wrong_clean)[:attacked]
         metrics = {"clean_error": wrong_clean.mean(), "adversarial_error": fallen.mean()}
-        return cross_entropy(logits, labels).mean(), metrics
+        return loss(logits, labels).mean(), metrics
 
     return loss_fn

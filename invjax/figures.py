@@ -479,3 +479,239 @@ def pareto(
     figure.legend(loc="outside lower center", fontsize=7, frameon=False)
     axes.set_title(title, fontsize=10, color=INK)
     return figure
+
+
+def power_laws(
+    panels: Mapping[str, Mapping[str, np.ndarray]], laws: Mapping[str, Mapping[str, tuple[float, float]]], title: str
+) -> Any:
+    """The share of examples below each eps, both axes logarithmic, one panel a model; dashed, the fitted laws.
+
+    Args:
+        panels: `{model: {attack: radii [N]}}`, the smallest eps of each example, infinite where there is none.
+        laws: `{model: {attack: (coefficient, exponent)}}`.
+        title: above the figure.
+    """
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = _figure(2.5 * columns + 0.4, 2.3 * lines + 0.7)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for axes, (model, by_attack) in zip(grid, panels.items(), strict=False):
+        for i, (attack, radii) in enumerate(by_attack.items()):
+            color = PALETTE[i % len(PALETTE)]
+            finite = np.sort(radii[np.isfinite(radii)])
+            share = np.arange(1, len(finite) + 1) / len(radii)
+            axes.plot(finite, 100 * share, color=color, linewidth=1.4, label=attack)
+            coefficient, exponent = laws[model][attack]
+            ends = np.array([finite[0], (0.2 / coefficient) ** (1 / exponent)])
+            axes.plot(ends, 100 * coefficient * ends**exponent, color=INK, linestyle="--", linewidth=0.6)
+            axes.annotate(
+                f"B = {exponent:.2f}",
+                (0.97, 0.04 + 0.1 * (len(by_attack) - 1 - i)),
+                xycoords="axes fraction",
+                color=color,
+                fontsize=7,
+                ha="right",
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylim(0.03, 110)
+        axes.set_title(model, fontsize=9, color=INK)
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for row in range(lines):
+        grid[row * columns].set_ylabel("adversarial error, %")
+    for axes in grid[max(0, len(panels) - columns) : len(panels)]:
+        axes.set_xlabel("eps")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def logits_along(
+    eps: np.ndarray, logits: np.ndarray, linear: np.ndarray, crossing: np.ndarray, labels: np.ndarray, title: str
+) -> Any:
+    """Logits of images along a direction each, and their linear response, dotted; a dot where the prediction flips.
+
+    Args:
+        eps: `[C, P]`, positions.
+        logits: `[C, P, K]`, true.
+        linear: `[C, P, K]`, predicted.
+        crossing: `[C]`, where another class takes over.
+        labels: `[C]`, drawn in ink; the class that takes over in colour, the others in grey.
+        title: above the figure.
+    """
+    figure = _figure(2.6 * len(eps) + 0.4, 2.9)
+    grid = figure.subplots(1, len(eps), squeeze=False)[0]
+    for axes, e, true, predicted, at, label in zip(grid, eps, logits, linear, crossing, labels, strict=True):
+        here = np.array([np.interp(at, e, line) for line in true.T])
+        winner = int(np.argmax(np.where(np.arange(len(here)) == label, -np.inf, here)))
+        for k in range(true.shape[1]):
+            color = INK if k == label else PALETTE[1] if k == winner else GRID
+            front = 3 if k in (label, winner) else 1
+            name = f"class {k}" if k in (label, winner) else None
+            axes.plot(e, true[:, k], color=color, linewidth=1.3, zorder=front, label=name)
+            if k in (label, winner):
+                axes.plot(e, predicted[:, k], color=color, linestyle=":", linewidth=1.1, zorder=front)
+        axes.plot(at, here[label], "o", color=PALETTE[1], markersize=4, zorder=4)
+        axes.set_xlim(e[0], e[-1])
+        axes.set_xlabel("eps")
+        axes.legend(frameon=False, fontsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("logits")
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def predictions(
+    true: np.ndarray, predicted: Mapping[str, np.ndarray], window: tuple[float, float], xlabel: str, title: str
+) -> Any:
+    """Predicted against true values, one panel a prediction, and the cumulative distributions of all; logarithmic.
+
+    Args:
+        true: `[N]`, positive, infinite where there is none.
+        predicted: `{prediction: values [N]}`.
+        window: the range over which distributions are compared, shaded.
+        xlabel: what the values are.
+        title: above the figure.
+    """
+    figure = _figure(3 * (len(predicted) + 1) + 0.4, 3.2)
+    *scatters, last = figure.subplots(1, len(predicted) + 1)
+    finite = np.isfinite(true) & (true > 0)
+    for i, (axes, (name, values)) in enumerate(zip(scatters, predicted.items(), strict=True)):
+        both = finite & np.isfinite(values) & (values > 0)
+        axes.plot(true[both], values[both], ".", markersize=1, color=PALETTE[i], alpha=0.4, rasterized=True)
+        ends = np.quantile(true[both], [0.001, 1])
+        axes.plot(ends, ends, color=INK, linestyle="--", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(f"true {xlabel}")
+        axes.set_ylabel(f"{xlabel}, {name}")
+    for i, (name, values) in enumerate({**predicted, "true": true}.items()):
+        ordered = np.sort(values[np.isfinite(values) & (values > 0)])
+        style = {"color": INK, "linestyle": "--"} if name == "true" else {"color": PALETTE[i]}
+        last.plot(ordered, 100 * np.arange(1, len(ordered) + 1) / len(values), linewidth=1.4, label=name, **style)
+    last.axvspan(*window, color=GRID, alpha=0.5, linewidth=0)
+    last.set_xscale("log")
+    last.set_yscale("log")
+    last.set_ylim(0.01, 110)
+    last.set_xlabel(xlabel)
+    last.set_ylabel("examples below, %")
+    last.legend(frameon=False, fontsize=8)
+    for axes in (*scatters, last):
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def gap_distributions(
+    panels: Mapping[str, np.ndarray],
+    ranks: Sequence[int],
+    exact: Mapping[str, tuple[np.ndarray, Mapping[int, np.ndarray]]],
+    title: str,
+) -> Any:
+    """Cumulative distributions of the gaps to the j-th largest logit, both axes logarithmic, one panel a situation.
+
+    Args:
+        panels: `{situation: gaps [N, len(ranks)]}`.
+        ranks: the j of each column.
+        exact: `{situation: (gaps [P], {j: cdf [P]})}`, dashed, where a law is known.
+        title: above the figure.
+    """
+    figure = _figure(2.5 * len(panels) + 0.4, 3.1)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (situation, gaps) in zip(grid, panels.items(), strict=True):
+        for i, j in enumerate(ranks):
+            ordered = np.sort(gaps[:, i])
+            ordered, share = ordered[ordered > 0], (np.arange(len(ordered)) + 1)[ordered > 0] / len(ordered)
+            label = rf"$\Delta_{{1,{j}}}$"
+            axes.plot(ordered, 100 * share, color=PALETTE[i % len(PALETTE)], linewidth=1.4, label=label)
+            if situation in exact:
+                at, cdf = exact[situation]
+                axes.plot(at, 100 * cdf[j], color=INK, linestyle="--", linewidth=0.6)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylim(0.01, 110)
+        axes.set_xlim(left=np.quantile(gaps[:, 0][gaps[:, 0] > 0], 1e-4))
+        axes.set_title(situation, fontsize=9, color=INK)
+        axes.set_xlabel("gap")
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("examples below, %")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def histograms(
+    values: Mapping[str, np.ndarray],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    bands: Mapping[str, tuple[float, float]] | None = None,
+    bins: int = 30,
+) -> Any:
+    """Histograms under each other on one axis, a dashed line at each median.
+
+    Args:
+        values: `{panel: [n]}`; an empty panel stays empty.
+        xlabel: what the values are.
+        ylabel: what is counted.
+        title: above the figure.
+        bands: `{panel: (low, high)}`, tinted: where the values should lie.
+        bins: on the whole axis, in all panels the same.
+    """
+    bands = {} if bands is None else bands
+    every = np.concatenate([np.ravel(v) for v in values.values()] + [np.ravel(band) for band in bands.values()])
+    low, high = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
+    margin = 0.04 * (high - low) or 0.5
+    edges = np.linspace(low - margin, high + margin, bins + 1)
+    figure = _figure(5.6, 1.5 * len(values) + 0.8)
+    panels = figure.subplots(len(values), 1, squeeze=False, sharex=True)[:, 0]
+    for i, (axes, (name, seen)) in enumerate(zip(panels, values.items(), strict=True)):
+        if name in bands:
+            label = f"published: {bands[name][0]:g} to {bands[name][1]:g}"
+            axes.axvspan(*bands[name], color=GRID, linewidth=0, label=label, zorder=0)
+        axes.hist(seen, edges, color=PALETTE[i % len(PALETTE)], rwidth=0.92)
+        if np.size(seen):
+            axes.axvline(
+                np.median(seen), color=INK, linestyle="--", linewidth=0.9, label=f"median {np.median(seen):.2f}"
+            )
+        axes.set_ylabel(ylabel)
+        axes.set_title(name, fontsize=9, color=INK, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    panels[-1].set_xlabel(xlabel)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def scatter_panels(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], ylabel: str, title: str, size: float = 14
+) -> Any:
+    """Panels of points with one y axis, one colour a group.
+
+    Args:
+        panels: `{what x is: {group: (x [n], y [n])}}`, the same groups in each.
+        ylabel: what y is.
+        title: above the figure.
+        size: of a point, in square points.
+    """
+    figure = _figure(3.3 * len(panels) + 0.5, 3.5)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (xlabel, groups) in zip(grid, panels.items(), strict=True):
+        for i, (group, (x, y)) in enumerate(groups.items()):
+            style = {"color": PALETTE[i % len(PALETTE)], "marker": "osD^v"[i % 5], "linewidths": 0}
+            axes.scatter(x, y, s=size, alpha=0.75, label=group, **style)
+        axes.set_xlabel(xlabel)
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel(ylabel)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure

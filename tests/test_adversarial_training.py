@@ -59,6 +59,14 @@ def test_the_loss_is_that_of_the_attacked_images():
     assert 0 < fallen.mean() < 1
 
 
+def test_another_loss_takes_the_place_of_cross_entropy_on_the_same_images():
+    params, batch = problem()
+    attack = attacks.pgd(steps=3)
+    doubled = adversarial_loss(NET.apply, attack, eps=0.2, loss=lambda h, y: 2 * cross_entropy(h, y))
+    expected, _ = jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, batch)
+    np.testing.assert_allclose(jit(doubled)(params, KEY, batch)[0], 2 * expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_the_loss_is_at_least_the_clean_one(share):
     loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=3), eps=0.1, share=share))

@@ -68,10 +68,19 @@ def metamers_on_the_way(printed):
     assert [name for name, _ in bounds] == ["CE", "CE", "iCE", "iCE"] and float(bounds[0][1]) > float(bounds[2][1])
 
 
+def power_law_explained(printed):
+    laws = re.findall(r"exponent (\S+), 95 % interval (\S+) to (\S+)", printed)
+    assert len(laws) == 3 and all(0.5 < float(low) < float(b) < float(high) for b, low, high in laws)
+    assert float(laws[2][0]) > float(laws[0][0]) + 0.3  # step l.l. against FGSM
+    assert int(re.findall(r"runner-up crosses first: (\d+)%", printed)[0]) > 75
+    assert printed.count("independent: ") == 3
+
+
 SHOWN = {
     "quickstart": exact_metamers,
     "attack_your_model": four_models_attacked,
     "metamers": metamers_on_the_way,
+    "why_adversarial_examples": power_law_explained,
 }
 
 

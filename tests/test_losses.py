@@ -20,6 +20,7 @@ from invjax.losses import (
     cross_entropy,
     dequantize,
     dlr,
+    entropy,
     error_rate,
     gradient_reversal_ice,
     independence_cross_entropy,
@@ -44,6 +45,23 @@ def some_labels(seed=0, batch=BATCH, classes=CLASSES):
 
 def assert_trees_close(a, b, **tolerances):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), a, b)
+
+
+# Entropy of the prediction
+
+
+def test_entropy_is_scipys_and_zero_where_the_model_is_sure():
+    logits = normal(0, BATCH, CLASSES) * 3
+    np.testing.assert_allclose(
+        entropy(logits), scipy.stats.entropy(scipy.special.softmax(logits, 1), axis=1), rtol=1e-5
+    )
+    np.testing.assert_allclose(entropy(jnp.array([[1000.0, 0.0, 0.0]])), [0.0])
+
+
+def test_descending_entropy_widens_the_gap_to_the_runner_up():
+    logits = jnp.array([[2.0, 1.0, 0.0]])
+    step = -jax.grad(lambda h: entropy(h).sum())(logits)
+    assert float(step[0, 0]) > 0 > float(step[0, 1])
 
 
 # Cross-entropy and error rate

@@ -66,7 +66,7 @@ PRESETS = {
         tables=20,
         seeds=(0,),
     ),
-    "default": Config(train_size=20_000, nuisance_weight=1.0),
+    "default": Config(train_size=10_000, epochs=6, nuisance_weight=0.6),
     "paper": Config(epochs=50, head_epochs=20, blocks=(16, 16), nuisance_weight=1.0, tables=20_000),
 }
 

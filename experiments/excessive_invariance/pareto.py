@@ -74,10 +74,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
         raise ValueError(f"no published run of {config.dataset}: name finished ones by --runs FOLDER ...")
     found = [point for path in runs for point in points(path)]
     chart = figures.pareto(
-        {
-            p.name: ((p.logits.measured, p.logits.spread or 0.0), (p.head.measured, p.head.spread or 0.0))
-            for p in found
-        },
+        {p.name: ((p.logits.measured, p.logits.spread or 0.0), (p.head.measured, p.head.spread or 0.0)) for p in found},
         target={"published, iCE": (0.38, 27.70)} if config.dataset == "mnist" else {},
         ceiling=90.0,
         xlabel="test error of the logits, %",

@@ -2,5 +2,49 @@
 
 from invjax.analysis.decision import Slice, decision_segment, decision_slice
 from invjax.analysis.information import Reading, fresh_head, reading, train_head
+from invjax.analysis.linear_response import (
+    Crossing,
+    LinearResponse,
+    attack_direction,
+    dataset_response,
+    gamma,
+    linear_epsilon,
+    linear_response,
+    logit_jacobian,
+    mean_field_epsilon,
+    rank_means,
+    true_epsilon,
+)
+from invjax.analysis.logit_gaps import GapLaw, gap_coefficient, gap_power_law, logit_gaps, uniform_gap_law
+from invjax.analysis.power_law import LogLogFit, PowerLaw, hill, log_log_fit, power_law
 
-__all__ = ["Reading", "Slice", "decision_segment", "decision_slice", "fresh_head", "reading", "train_head"]
+__all__ = [
+    "Crossing",
+    "GapLaw",
+    "LinearResponse",
+    "LogLogFit",
+    "PowerLaw",
+    "Reading",
+    "Slice",
+    "attack_direction",
+    "dataset_response",
+    "decision_segment",
+    "decision_slice",
+    "fresh_head",
+    "gamma",
+    "gap_coefficient",
+    "gap_power_law",
+    "hill",
+    "linear_epsilon",
+    "linear_response",
+    "log_log_fit",
+    "logit_gaps",
+    "logit_jacobian",
+    "mean_field_epsilon",
+    "power_law",
+    "rank_means",
+    "reading",
+    "train_head",
+    "true_epsilon",
+    "uniform_gap_law",
+]

@@ -1,0 +1,145 @@
+"""The networks of these experiments, by name, and their training."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from invjax.data import Dataset, as_float, batches, load
+from invjax.losses import cross_entropy, error_rate
+from invjax.models import mlp, mnist_cnn, resnet
+from invjax.streaming import over_batches
+from invjax.training import LossFn, data_mesh, fit, init_state, make_train_step
+from invjax.types import Net, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The data and the training of the networks: what these experiments are configured with."""
+
+    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
+    """Which images."""
+    data_dir: str | None = None
+    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    train_size: int | None = None
+    """Use this many training images; None: all."""
+    hidden: tuple[int, ...] = (200, 200)
+    """Hidden layers of the MLP."""
+    channels: tuple[int, ...] = (16, 32)
+    """Channels of the convolutions of the CNN."""
+    dense: int = 128
+    """Width of its hidden dense layer."""
+    stages: tuple[int, ...] = (16, 32, 64)
+    """Channels of the stages of the ResNet, of one block each."""
+    epochs: int = 5
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images in a step."""
+    learning_rate: float = 2e-3
+    """Adam's, at the start; it decays to zero along a cosine."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training a seed and a network."""
+
+
+NETWORKS: dict[str, Callable[[Settings], Net]] = {
+    "linear": lambda config: mlp(10, ()),
+    "MLP": lambda config: mlp(10, config.hidden),
+    "CNN": lambda config: mnist_cnn(10, config.channels, config.dense),
+    "ResNet": lambda config: resnet(10, config.stages, (1,) * len(config.stages)),
+}
+"""By name."""
+
+
+@cache  # one object a network, so that what is compiled for it serves all seeds
+def network(config: Settings, name: str) -> Net:
+    """The network of that name, of the configured sizes."""
+    if name not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name}")
+    return NETWORKS[name](config)
+
+
+def datasets(config: Settings) -> tuple[Dataset, Dataset]:
+    """Training and test set."""
+    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
+    return first(train, config.train_size), test
+
+
+def first(data: Dataset, count: int | None) -> Dataset:
+    """The first `count` images, or all."""
+    return data._replace(images=data.images[:count], labels=data.labels[:count])
+
+
+def images_of(data: Dataset) -> np.ndarray:
+    """All images, in [0, 1]."""
+    return np.asarray(as_float(data.images[:], data.levels))
+
+
+def plain_loss(net: Net) -> LossFn:
+    """Cross-entropy, of batches (images, labels)."""
+
+    def loss_fn(params: Params, key: Any, batch: Any):
+        logits = net.apply(params, batch[0])
+        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
+
+    return loss_fn
+
+
+def train(
+    config: Settings,
+    net: Net,
+    seed: int,
+    data: Dataset,
+    folder: Path,
+    *,
+    loss_fn: LossFn | None = None,
+    epochs: int | None = None,
+    until: int | None = None,
+    description: str = "training",
+) -> Params:
+    """Train a network, or go on with it; Adam, and a decay to zero.
+
+    Args:
+        config: batch size, learning rate and, unless given here, epochs.
+        net: which.
+        seed: of its start and of the order of the images.
+        data: what to train on.
+        folder: of checkpoints and metrics.
+        loss_fn: of (images in [0, 1], labels); default cross-entropy.
+        epochs: passes over the data.
+        until: stop after this many of them, to go on later; 0 is the start.
+        description: beside the progress bar.
+    """
+    batch_size = min(config.batch_size, len(data.labels))
+    per_epoch = len(data.labels) // batch_size
+    epochs = config.epochs if epochs is None else epochs
+    loss_fn = plain_loss(net) if loss_fn is None else loss_fn
+
+    def loss_of_bytes(params: Params, key: Any, batch: Any):
+        return loss_fn(params, key, (jnp.asarray(as_float(batch[0], data.levels)), batch[1]))
+
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = net.init(init_key, jnp.asarray(as_float(data.images[:1], data.levels)))
+    if until == 0:
+        return params
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, epochs * per_epoch))
+    state, _ = fit(
+        init_state(run_key, params, optimizer),
+        make_train_step(loss_of_bytes, optimizer),
+        batches([data.images, data.labels], batch_size, seed),
+        per_epoch * (epochs if until is None else until),
+        mesh=data_mesh(),
+        directory=folder,
+        description=description,
+    )
+    return state.params
+
+
+def logits_of(net: Net, params: Params, images: np.ndarray) -> np.ndarray:
+    """Logits of a whole data set, `[N, K]`."""
+    return over_batches(partial(jax.jit(net.apply), params), [images], mesh=data_mesh())

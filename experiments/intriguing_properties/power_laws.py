@@ -1,0 +1,234 @@
+"""Adversarial error against eps is a power law: figures 1 and 2 of the paper.
+
+    python -m experiments.intriguing_properties.power_laws [smoke|default|paper] [--dataset digits|mnist|cifar10]
+
+For each network and seed, the smallest eps at which each image is misclassified, along the fixed directions of three
+one-step attacks and by PGD; their exponents by maximum likelihood. The paper claims that the law is the same
+everywhere, so the list has a linear model, an adversarially trained one, one that has not been trained, one that was
+trained on the test set until it made no mistake there, and ones that have learnt shuffled labels, or noise, by heart
+(those are attacked on the images that they were trained on).
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import common
+from experiments.intriguing_properties import networks
+from invjax import figures
+from invjax.adversarial_training import adversarial_loss
+from invjax.analysis import power_law
+from invjax.analysis.linear_response import attack_direction, true_epsilon
+from invjax.attacks import linf, pgd, smallest
+from invjax.attacks.minimal import distances
+from invjax.data import Dataset
+from invjax.losses import log_odds
+from invjax.streaming import over_batches
+from invjax.training import data_mesh
+from invjax.types import Net, Params
+
+DIRECTIONS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
+ATTACKS = (*DIRECTIONS, "PGD")
+MODELS = ("linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "shuffled", "noise")
+PUBLISHED = {
+    "perfect": {"FGSM": 1.2, "L2": 1.1, "PGD": 1.3, "step l.l.": 2.3},
+}
+RANGES = {"FGSM": "published 0.9 to 1.1", "step l.l.": "published 1.8 to 2.5", "L2": "", "PGD": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(networks.Settings):
+    """Settings of the power laws."""
+
+    models: tuple[str, ...] = ("linear", "MLP", "CNN", "untrained", "adversarial", "perfect", "shuffled", "noise")
+    """Which networks: by kind, or by what was done to an MLP."""
+    images: int = 10_000
+    """Test images, the first ones."""
+    cnn_images: int = 5_000
+    """Of them for the CNN and the ResNet."""
+    pgd_images: int = 2_000
+    """Of them for PGD, whose every eps is an attack of its own."""
+    pgd_steps: int = 7
+    """Its steps."""
+    memorised: int = 2_000
+    """Images with shuffled labels, or of noise."""
+    memorised_epochs: int = 60
+    """Passes over them, and over the test set of the perfect network."""
+    train_eps: float = 0.1
+    """Radius of the linf attack in the adversarial training."""
+    train_steps: int = 5
+    """Its steps."""
+    largest: tuple[float, float] = (0.5, 8.0)
+    """How far to look, in linf and in l2."""
+    quantile: float = 0.02
+    """The law is fitted up to this adversarial error: that of small eps, before the curve bends."""
+    wide_quantile: float = 0.1
+    """That of FGSM up to this one, too, to show how much it bends."""
+
+
+PRESETS = {
+    "smoke": Config(
+        "digits",
+        models=("MLP", "adversarial"),
+        hidden=(32,),
+        epochs=2,
+        batch_size=64,
+        images=300,
+        pgd_images=100,
+        pgd_steps=3,
+        train_steps=2,
+        quantile=0.2,
+        wide_quantile=0.4,
+        seeds=(0,),
+    ),
+    "default": Config(),
+    "paper": Config(
+        models=MODELS,
+        hidden=(1000, 1000),
+        channels=(32, 64),
+        dense=1024,
+        stages=(64, 128, 256, 512),
+        epochs=50,
+        cnn_images=10_000,
+        pgd_images=10_000,
+        pgd_steps=20,
+        memorised=10_000,
+        memorised_epochs=200,
+        seeds=(0, 1, 2, 3, 4),
+    ),
+}
+
+
+def setting(config: Config, name: str, data: tuple[Dataset, Dataset], seed: int) -> tuple[Net, Dataset, Dataset, dict]:
+    """A model of the list: the network, what it is trained on, what it is attacked on, and how it is trained."""
+    train, test = data
+    kind = name if name in networks.NETWORKS else "MLP"
+    net = networks.network(config, kind)
+    test = networks.first(test, config.cnn_images if kind in ("CNN", "ResNet") else config.images)
+    rng = np.random.default_rng(seed)
+    by_heart = networks.first(train, config.memorised)
+    if name == "untrained":
+        return net, train, test, {"until": 0}
+    if name == "adversarial":
+        attack = pgd(linf(), steps=config.train_steps)
+        return net, train, test, {"loss_fn": adversarial_loss(net.apply, attack, eps=config.train_eps)}
+    if name == "perfect":
+        return net, test, test, {"epochs": config.memorised_epochs}
+    if name == "shuffled":
+        by_heart = by_heart._replace(labels=rng.permutation(by_heart.labels))
+        return net, by_heart, by_heart, {"epochs": config.memorised_epochs}
+    if name == "noise":
+        noise = rng.integers(0, train.levels, by_heart.images[:].shape).astype(np.uint8)
+        by_heart = by_heart._replace(images=noise)
+        return net, by_heart, by_heart, {"epochs": config.memorised_epochs}
+    return net, train, test, {}
+
+
+def radii(config: Config, net: Net, params: Params, data: Dataset, seed: int) -> dict[str, np.ndarray]:
+    """The smallest eps of each image under each attack, infinite for those that are misclassified as they are."""
+    images, labels = networks.images_of(data), np.asarray(data.labels)
+
+    @partial(jax.jit, static_argnames="kind")
+    def one_step(params, x, y, kind):
+        logits_fn = partial(net.apply, params)
+        largest = config.largest[kind == "l2"]
+        direction = attack_direction(logits_fn, x, y, kind=kind)
+        return true_epsilon(logits_fn, x, y, direction, eps=largest, points=16, steps=14).eps
+
+    @jax.jit
+    def search(params, x, y):
+        attack = smallest(pgd(linf(), steps=config.pgd_steps, loss=log_odds), steps=10)
+        found = attack(jax.random.key(seed), partial(net.apply, params), x, y, eps=config.largest[0])
+        return distances(found)
+
+    mesh = data_mesh()
+    found = {
+        name: over_batches(partial(one_step, params, kind=kind), [images, labels], mesh=mesh)
+        for name, kind in DIRECTIONS.items()
+    }
+    few = slice(config.pgd_images)
+    found["PGD"] = over_batches(partial(search, params), [images[few], labels[few]], batch_size=250, mesh=mesh)
+    return {name: np.where(values > 0, values, np.inf) for name, values in found.items()}
+
+
+def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
+    """Train one model; the smallest radii of its images and their laws."""
+    net, train, attacked, how = setting(config, name, data, seed)
+    params = networks.train(config, net, seed, train, folder, description=f"{name}, seed {seed}", **how)
+    logits = networks.logits_of(net, params, networks.images_of(attacked))
+    numbers: dict = {"error": float((logits.argmax(1) != attacked.labels).mean())}
+    found = radii(config, net, params, attacked, seed)
+    for attack, values in found.items():
+        reached = 0.9 * float(np.isfinite(values).mean())  # of few images that are attacked at all, nearly all
+        numbers[attack] = power_law(values, quantile=min(config.quantile, reached))._asdict()
+        if attack == "FGSM":
+            numbers["wide"] = power_law(values, quantile=min(config.wide_quantile, reached)).exponent
+    return numbers, found
+
+
+def run(config: Config, folder: Path) -> list[common.Row]:
+    """Train and attack all models, draw the laws, and return the exponents."""
+    unknown = set(config.models) - set(MODELS)
+    if unknown or not config.models:
+        raise ValueError(f"models must be some of {', '.join(MODELS)}; got {', '.join(config.models)}")
+    data = networks.datasets(config)
+    results: dict[str, list[dict]] = {}
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for name in config.models:
+        results[name] = []
+        for seed in config.seeds:
+            place = folder / f"{name}-seed{seed}"
+            numbers, found = common.stage(place, partial(one_model, config, name, seed, data, place))
+            results[name].append(numbers)
+            if seed == config.seeds[0]:
+                panels[name] = {attack: found[attack] for attack in ATTACKS}
+    laws = {
+        name: {attack: (n[0][attack]["coefficient"], n[0][attack]["exponent"]) for attack in ATTACKS}
+        for name, n in results.items()
+    }
+    title = f"{config.dataset}: adversarial error of one network each, and its law"
+    figures.save(figures.power_laws(panels, laws, title), folder / "figures" / "power-laws.png")
+    return rows(config, results)
+
+
+def rows(config: Config, results: dict[str, list[dict]]) -> list[common.Row]:
+    """The exponents beside the published ones."""
+    table = []
+    for name, runs in results.items():
+        for attack in ATTACKS:
+            width = float(np.mean([(n[attack]["high"] - n[attack]["low"]) / 2 for n in runs]))
+            value = PUBLISHED.get(name, {}).get(attack)
+            differs = f"up to an error of {100 * config.quantile:g} %; a seed's 95 % interval is ± {width:.2f}"
+            if value is None and RANGES[attack] and name in networks.NETWORKS:
+                differs += f"; {RANGES[attack]}"
+            exponents = [n[attack]["exponent"] for n in runs]
+            table.append(common.row(f"{name}: exponent B, {attack}", value, exponents, "", differs))
+        wide = [n["wide"] for n in runs]
+        what = f"{name}: exponent B, FGSM, up to an error of {100 * config.wide_quantile:g} %"
+        table.append(common.row(what, None, wide, ""))
+        gain = [n["step l.l."]["exponent"] - n["FGSM"]["exponent"] for n in runs]
+        table.append(common.row(f"{name}: B of step l.l. minus B of FGSM", None, gain, ""))
+        error = [100 * n["error"] for n in runs]
+        table.append(common.row(f"{name}: clean error on the attacked images", None, error, "%"))
+    return table
+
+
+EXPERIMENT = common.Experiment(
+    name="intriguing_properties/power_laws",
+    item="P2 figures 1 and 2: adversarial error as a power law of eps, for many networks and attacks",
+    presets=PRESETS,
+    times={
+        "smoke": "under a minute",
+        "default": "not run to its end yet",
+        "paper": "an accelerator, not run",
+    },
+    run=run,
+)
+
+
+if __name__ == "__main__":
+    common.use_all_cores()
+    common.main(EXPERIMENT)

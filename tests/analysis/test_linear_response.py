@@ -1,0 +1,323 @@
+"""Gamma is what the Jacobian says it is, and where it says the prediction flips, it does if the model is linear."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from invjax import analysis
+from invjax.analysis.linear_response import DIRECTIONS
+from invjax.bijectors import additive_coupling, memory_saving
+from invjax.losses import cross_entropy
+from invjax.models import mlp, mnist_cnn
+from invjax.training import data_mesh
+
+CLASSES, COUNT, SHAPE = 4, 6, (4, 4, 1)
+RNG = np.random.default_rng(0)
+WEIGHTS = RNG.normal(size=(16, CLASSES))
+IMAGES = RNG.random((COUNT, *SHAPE))
+LABELS = RNG.integers(0, CLASSES, COUNT).astype(np.int32)
+FREE = (-jnp.inf, jnp.inf)
+
+
+def linear(weights, x):
+    return x.reshape(len(x), -1) @ weights
+
+
+def smooth(x):
+    """A small MLP, in the precision of its images."""
+    first, second = (
+        np.random.default_rng(seed).normal(size=shape) for seed, shape in ((1, (16, 9)), (2, (9, CLASSES)))
+    )
+    return jnp.tanh(x.reshape(len(x), -1) @ first.astype(x.dtype)) @ second.astype(x.dtype)
+
+
+def convolutional():
+    """Without the network's own initialisation, which takes longer to compile than all the rest."""
+    net, rng = mnist_cnn(CLASSES, channels=(3,), dense=8), np.random.default_rng(3)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    return partial(net.apply, jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), shapes))
+
+
+def by_hand(jacobian, logits, labels, kind):
+    """Gamma and direction from a full Jacobian and the softmax, in numpy."""
+    jacobian = np.asarray(jacobian, np.float64).reshape(len(labels), CLASSES, -1)
+    logits = np.asarray(logits, np.float64)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    delta = p / p.sum(1, keepdims=True)
+    sign = 1
+    if kind == "least_likely":
+        labels, sign = logits.argmin(1), -1
+    delta[np.arange(len(labels)), labels] -= 1
+    gradient = sign * np.einsum("bkd,bk->bd", jacobian, delta)
+    step = gradient / np.linalg.norm(gradient, axis=1, keepdims=True) if kind == "l2" else np.sign(gradient)
+    return np.einsum("bkd,bd->bk", jacobian, step), step
+
+
+# The Jacobian
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("mode", ["rev", "fwd"])
+def test_the_jacobian_of_a_linear_model_is_its_weights(mode, at_once):
+    x = IMAGES.astype(np.float32)
+    found = analysis.logit_jacobian(partial(linear, WEIGHTS.astype(np.float32)), x, mode=mode, at_once=at_once)
+    assert found.shape == (COUNT, CLASSES, *SHAPE)
+    np.testing.assert_allclose(found, np.broadcast_to(WEIGHTS.T.reshape(1, CLASSES, *SHAPE), found.shape), rtol=1e-6)
+
+
+def test_the_jacobian_of_a_network_is_the_same_both_ways_and_by_finite_differences(float64):
+    found = {mode: analysis.logit_jacobian(smooth, IMAGES, mode=mode) for mode in ("rev", "fwd")}
+    np.testing.assert_allclose(found["rev"], found["fwd"], rtol=1e-10)
+    for pixel in ((0, 0, 0), (2, 3, 0)):
+        up, down = IMAGES.copy(), IMAGES.copy()
+        up[:, *pixel] += 1e-6
+        down[:, *pixel] -= 1e-6
+        slope = (smooth(up) - smooth(down)) / 2e-6
+        np.testing.assert_allclose(found["rev"][:, :, *pixel], slope, rtol=1e-6, atol=1e-8)
+
+
+def test_the_jacobian_of_convolutions_is_that_of_jacrev():
+    model, x = convolutional(), IMAGES.astype(np.float32)
+    expected = jax.vmap(jax.jacrev(lambda image: model(image[None])[0]))(x)
+    for mode in ("rev", "fwd"):
+        np.testing.assert_allclose(analysis.logit_jacobian(model, x, mode=mode), expected, atol=1e-6)
+
+
+def test_one_class_after_another_needs_less_memory_than_all_at_once():
+    model, x = convolutional(), jnp.zeros((64, *SHAPE))
+
+    def temporary(at_once):
+        run = jax.jit(lambda x: analysis.logit_jacobian(model, x, at_once=at_once))
+        return run.lower(x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(False) < 0.7 * temporary(True)
+
+
+def test_forward_mode_through_a_net_that_has_none_is_a_type_error():
+    layer = memory_saving([additive_coupling(lambda outputs: mlp(outputs, (3,)))])
+    x = jnp.zeros((2, 4))
+    params = layer.init(jax.random.key(0), x)
+    model = lambda x: layer.forward(params, x)[0]  # noqa: E731
+    assert analysis.logit_jacobian(model, x).shape == (2, 4, 4)
+    with pytest.raises(TypeError, match="forward-mode"):
+        analysis.logit_jacobian(model, x, mode="fwd")
+
+
+# Gamma
+
+
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_gamma_is_that_of_the_full_jacobian(kind):
+    model, x = convolutional(), IMAGES.astype(np.float32)
+    found = jax.jit(partial(analysis.linear_response, model, direction=kind))(x, LABELS)
+    gamma, step = by_hand(analysis.logit_jacobian(model, x), model(x), LABELS, kind)
+    np.testing.assert_allclose(found.gamma, gamma, rtol=1e-5, atol=1e-5 * np.abs(gamma).max())
+    np.testing.assert_allclose(found.direction, step.reshape(x.shape), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.logits, model(x), rtol=1e-6)
+    np.testing.assert_array_equal(analysis.attack_direction(model, x, LABELS, kind=kind).shape, x.shape)
+    np.testing.assert_allclose(analysis.attack_direction(model, x, LABELS, kind=kind), found.direction, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_gamma_is_that_of_the_full_jacobian_in_double_precision(kind, float64):
+    found = analysis.gamma(smooth, IMAGES, LABELS, direction=kind)
+    expected, _ = by_hand(analysis.logit_jacobian(smooth, IMAGES), smooth(IMAGES), LABELS, kind)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_gamma_is_the_slope_of_the_logits_along_the_direction(float64):
+    found = analysis.linear_response(smooth, IMAGES, LABELS)
+    ahead, behind = (smooth(IMAGES + sign * 1e-6 * found.direction) for sign in (1, -1))
+    np.testing.assert_allclose(found.gamma, (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(jnp.linalg.norm(found.direction.reshape(COUNT, -1), axis=1), 1, rtol=1e-12)
+
+
+def test_a_saturated_model_has_the_gamma_that_double_precision_gives(float64):
+    """Softmax rounds to 0 and 1 there, and the gradient of cross-entropy with it."""
+    scale, x = 1e4, IMAGES.astype(np.float32)
+    labels = np.asarray(smooth(x)).argmax(1).astype(np.int32)
+    model = lambda x: scale * smooth(x)  # noqa: E731
+    assert np.abs(jax.grad(lambda x: cross_entropy(model(x), labels).sum())(x)).max() == 0
+    found = analysis.linear_response(model, x, labels)
+    jacobian, logits = np.asarray(analysis.logit_jacobian(smooth, IMAGES)), np.array(smooth(IMAGES))
+    one, two = np.argsort(-logits, 1)[:, :2].T  # all of delta is between the first two
+    i = np.arange(COUNT)
+    gradient = (jacobian[i, two] - jacobian[i, one]).reshape(COUNT, -1)
+    step = gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.direction.reshape(COUNT, -1), step, atol=1e-4)
+    gamma = scale * np.einsum("bkd,bd->bk", jacobian.reshape(COUNT, CLASSES, -1), step)
+    np.testing.assert_allclose(found.gamma, gamma, rtol=1e-3, atol=1e-3 * np.abs(gamma).max())
+
+
+def test_a_flat_model_has_no_direction_and_never_flips():
+    flat = lambda x: jnp.zeros((len(x), CLASSES)) * x.sum((1, 2)) + jnp.arange(4.0)[None]  # noqa: E731
+    found = analysis.linear_response(flat, IMAGES.astype(np.float32), LABELS)
+    np.testing.assert_array_equal(found.direction, 0)
+    crossing = analysis.linear_epsilon(found.logits, found.gamma)
+    assert np.isinf(crossing.eps).all() and (crossing.label == -1).all()
+
+
+def test_a_data_set_in_batches_gives_what_one_call_gives():
+    x, weights = IMAGES.astype(np.float32), WEIGHTS.astype(np.float32)
+    expected = analysis.linear_response(partial(linear, weights), x, LABELS, direction="sign")
+    for mesh in (None, data_mesh(jax.devices()[:2])):
+        logits, gamma = analysis.dataset_response(linear, weights, x, LABELS, direction="sign", batch_size=4, mesh=mesh)
+        assert isinstance(gamma, np.ndarray)
+        np.testing.assert_allclose(logits, expected.logits, rtol=1e-5)
+        np.testing.assert_allclose(gamma, expected.gamma, rtol=1e-5)
+
+
+# Where classes cross
+
+
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_a_linear_model_flips_where_the_linear_response_says(kind, float64):
+    model = partial(linear, WEIGHTS)
+    labels = np.asarray(model(IMAGES)).argmax(1).astype(np.int32)
+    found = analysis.linear_response(model, IMAGES, labels, direction=kind)
+    expected = analysis.linear_epsilon(found.logits, found.gamma)
+    assert np.isfinite(expected.eps).all() and len(np.unique(expected.label)) > 1
+    true = analysis.true_epsilon(model, IMAGES, labels, found.direction, eps=1.1 * float(expected.eps.max()), steps=40)
+    np.testing.assert_allclose(true.eps, expected.eps, rtol=1e-9)
+    np.testing.assert_array_equal(true.label, expected.label)
+
+
+def test_an_l2_step_of_two_classes_flips_at_the_distance_of_the_hyperplane(float64):
+    weights = WEIGHTS[:, :2]
+    logits = IMAGES.reshape(COUNT, -1) @ weights
+    found = analysis.linear_response(partial(linear, weights), IMAGES, logits.argmax(1).astype(np.int32))
+    distance = np.abs(logits[:, 0] - logits[:, 1]) / np.linalg.norm(weights[:, 0] - weights[:, 1])
+    np.testing.assert_allclose(analysis.linear_epsilon(found.logits, found.gamma).eps, distance, rtol=1e-12)
+
+
+def test_the_first_class_to_cross_is_the_smallest_positive_ratio():
+    logits = np.array([[5, 3, 1], [1, 2, 0], [3, 3, 0], [9, 0, 0]], np.float32)
+    gamma = np.array([[-1, 0, 3], [9, 1, 0], [0, 1, 0], [1, 1, 0]], np.float32)
+    found = analysis.linear_epsilon(logits, gamma)
+    np.testing.assert_allclose(found.eps, [1, 1 / 8, 0, np.inf])
+    np.testing.assert_array_equal(found.label, [2, 0, 1, -1])
+
+
+def test_the_order_of_classes_and_of_images_does_not_matter():
+    logits, gamma = RNG.normal(size=(2, 50, 5)).astype(np.float32)
+    classes, images = np.array([3, 0, 4, 1, 2]), RNG.permutation(50)
+    one = analysis.linear_epsilon(logits, gamma)
+    other = analysis.linear_epsilon(logits[images][:, classes], gamma[images][:, classes])
+    np.testing.assert_array_equal(other.eps, one.eps[images])
+    flips = np.asarray(other.label) >= 0
+    np.testing.assert_array_equal(classes[np.asarray(other.label)][flips], one.label[images][flips])
+    mean = analysis.mean_field_epsilon(logits, gamma)
+    np.testing.assert_allclose(
+        analysis.mean_field_epsilon(logits[images][:, classes], gamma[images][:, classes]), mean[images], rtol=1e-6
+    )
+    # nor does a factor or a shift of the logits, which scales Gamma too
+    np.testing.assert_allclose(analysis.linear_epsilon(4 * logits + 8, 4 * gamma).eps, one.eps, rtol=1e-4)
+
+
+def test_the_mean_field_takes_the_means_by_rank():
+    logits = np.array([[1, 5, 3], [0, 1, 8]], np.float32)
+    gamma = np.array([[7, -2, 1], [8, 3, -4]], np.float32)
+    np.testing.assert_allclose(analysis.rank_means(logits, gamma), [-3, 2, 7.5])
+    np.testing.assert_allclose(analysis.mean_field_epsilon(logits, gamma), [2 / 5, 7 / 5])
+    assert np.isinf(analysis.mean_field_epsilon(logits, -gamma)).all()
+
+
+def test_the_mean_field_is_exact_where_all_images_have_one_gamma():
+    logits = -np.sort(-RNG.random((20, 3)).astype(np.float32), 1)
+    gamma = np.tile(np.array([[-1, 2, -5]], np.float32), (20, 1))
+    np.testing.assert_allclose(
+        analysis.mean_field_epsilon(logits, gamma), analysis.linear_epsilon(logits, gamma).eps, rtol=1e-5
+    )
+
+
+def test_the_true_crossing_is_at_zero_where_the_label_is_wrong_and_nowhere_where_it_holds(float64):
+    model = partial(linear, WEIGHTS)
+    predicted = np.asarray(model(IMAGES)).argmax(1).astype(np.int32)
+    labels = np.where(np.arange(COUNT) == 0, (predicted + 1) % CLASSES, predicted).astype(np.int32)
+    away = -analysis.attack_direction(model, IMAGES, predicted)  # deeper into the class
+    found = analysis.true_epsilon(model, IMAGES, labels, away, eps=0.1)
+    assert found.eps[0] == 0 and np.isinf(found.eps[1:]).all()
+    assert found.label[0] == predicted[0] and (found.label[1:] == -1).all()
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"direction": "linf"}, "direction must be one of 'l2', 'sign', 'least_likely'; got 'linf'"),
+        ({"x": (255 * IMAGES).astype(np.uint8)}, "x must be floating point"),
+        ({"x": np.full_like(IMAGES, np.nan)}, "x holds 96 NaN or infinite values of 96"),
+        ({"labels": LABELS[:2]}, "labels must have shape [6]"),
+        ({"labels": LABELS + 9}, "labels must be in [0, 4)"),
+        ({"logits_fn": lambda x: x.sum((1, 2))}, "two classes need two logits"),
+        ({"logits_fn": lambda x: 2 * x}, "the model must map images (6, 4, 4, 1) to logits [6, classes]"),
+    ],
+)
+def test_responses_that_cannot_be_are_refused(change, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    given = {"logits_fn": smooth, "x": IMAGES, "labels": LABELS, "direction": "l2"} | change
+    kind = given.pop("direction")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        analysis.linear_response(**given, direction=kind)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        analysis.attack_direction(**given, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"direction": "linf"}, "direction must be one of"),
+        ({"images": (255 * IMAGES).astype(np.uint8)}, "x must be floating point"),
+        ({"images": np.full_like(IMAGES, np.nan)}, "logits holds 24 NaN or infinite values of 24"),
+        ({"labels": LABELS[:2]}, "arrays must have one length"),
+        ({"labels": LABELS + 9}, "labels must be in [0, 4)"),
+    ],
+)
+def test_data_sets_without_a_response_are_refused(change, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    given = {"apply_fn": linear, "params": WEIGHTS, "images": IMAGES, "labels": LABELS} | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        analysis.dataset_response(**given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "reverse"}, "mode must be one of 'rev', 'fwd'; got 'reverse'"),
+        ({"x": (255 * IMAGES).astype(np.uint8)}, "x must be floating point"),
+        ({"logits_fn": lambda x: x.sum((1, 2))}, "two classes need two logits"),
+    ],
+)
+def test_jacobians_that_cannot_be_are_refused(change, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        analysis.logit_jacobian(**{"logits_fn": smooth, "x": IMAGES} | change)
+
+
+@pytest.mark.parametrize("run", [analysis.linear_epsilon, analysis.mean_field_epsilon, analysis.rank_means])
+@pytest.mark.parametrize(
+    ("logits", "gamma", "message"),
+    [
+        (np.ones((2, 1)), np.ones((2, 1)), "2 classes or more; got (2, 1) and (2, 1)"),
+        (np.ones((2, 3)), np.ones((2, 4)), "got (2, 3) and (2, 4)"),
+        (np.ones((2, 2)), np.array([[1, np.inf], [0, np.nan]]), "gamma holds 2 NaN or infinite values of 4"),
+        (np.array([[1, np.inf], [0, 1]]), np.ones((2, 2)), "logits holds 1 NaN or infinite values of 4"),
+    ],
+)
+def test_an_infinite_gamma_is_refused(run, logits, gamma, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(logits, gamma)
+
+
+def test_a_model_with_an_infinite_gamma_is_refused_for_a_data_set():
+    steep = lambda _, x: jnp.stack([1 - x, jnp.sqrt(jnp.maximum(x, 0))], -1)[:, 0]  # noqa: E731
+    with pytest.raises(ValueError, match="gamma holds"):
+        analysis.dataset_response(steep, None, np.zeros((2, 1), np.float32), np.zeros(2, np.int32))
