@@ -43,13 +43,13 @@ class Config(networks.Settings):
     """Radius of step l.l. in the adversarial trainings."""
     share: float = 0.5
     """Of each batch that is attacked."""
-    images: int = 1000
+    images: int = 500
     """Test images, the first ones."""
     largest: float = 0.2
     """The largest radius in linf."""
-    points: int = 9
+    points: int = 5
     """Radii on each curve, from 0."""
-    attack_steps: int = 20
+    attack_steps: int = 10
     """Steps of PGD."""
 
 
