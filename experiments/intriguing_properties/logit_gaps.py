@@ -168,7 +168,7 @@ EXPERIMENT = common.Experiment(
     name="intriguing_properties/logit_gaps",
     item="P2 section 5: the distributions of logit gaps before, in and after training, and of independent logits",
     presets=PRESETS,
-    times={"smoke": "under a minute", "default": "not run to its end yet", "paper": "an accelerator, not run"},
+    times={"smoke": "under a minute", "default": "13 minutes on 2 busy CPU cores", "paper": "an accelerator, not run"},
     run=run,
 )
 

@@ -1,0 +1,129 @@
+"""The overly-robust feature model: closed forms against simulation, and what follows from them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from invjax.theory import overly_robust
+from invjax.theory.overly_robust import Task
+
+KEY = jax.random.key(0)
+COUNT = 20_000
+TASKS = [Task(0.1, 0.01, 30), Task(0.5, 0.1, 30), Task(0.05, 0.05, 30)]
+
+
+def within(share, expected, count=COUNT):
+    """Four standard errors of a share."""
+    assert abs(share - expected) < 4 * math.sqrt(max(expected * (1 - expected), 1 / count) / count), (share, expected)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_accuracies_and_agreement_are_those_of_a_simulation(task):
+    drawn = overly_robust.sample(KEY, task, COUNT)
+    decided = np.sign(overly_robust.log_odds(task, drawn.x))
+    within((decided == drawn.y).mean(), overly_robust.bayes_accuracy(task))
+    within((decided == drawn.oracle).mean(), overly_robust.bayes_agreement(task))
+    within((jnp.sign(drawn.x[:, 1]) == drawn.y).mean(), overly_robust.second_accuracy(task))
+    within((drawn.oracle != drawn.y).mean(), task.delta)
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.3, 0.8])
+def test_an_attack_on_the_weak_features_does_what_the_closed_forms_say(eps):
+    task = TASKS[0]
+    drawn = overly_robust.sample(KEY, task, COUNT)
+    decided = jnp.sign(overly_robust.log_odds(task, drawn.x))
+
+    def attacked(against):
+        return jnp.sign(
+            overly_robust.log_odds(task, drawn.x.at[:, 2:].add(-eps * against[:, None].astype(drawn.x.dtype)))
+        )
+
+    within((attacked(drawn.y) == drawn.y).mean(), overly_robust.bayes_accuracy(task, eps))
+    within((attacked(decided) != decided).mean(), overly_robust.bayes_flips(task, eps))
+
+
+def test_the_log_odds_are_those_of_the_densities():
+    task = TASKS[1]
+    x = np.asarray(overly_robust.sample(KEY, task, 50).x, np.float64)
+    k, d = 1 + task.alpha, task.dimension
+
+    def log_density(y):
+        first = np.where(np.sign(x[:, 0]) == y, 1 - task.delta, task.delta)
+        second = np.where(x[:, 1] == y, (1 + 1 / k) / 2, (1 - 1 / k) / 2)
+        return np.log(first) + np.log(second) + stats.norm(y / np.sqrt(d), np.sqrt(k)).logpdf(x[:, 2:]).sum(1)
+
+    np.testing.assert_allclose(overly_robust.log_odds(task, x), log_density(1) - log_density(-1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("task", "agreement"), list(zip(TASKS, [0.9928, 0.9244, 0.9499], strict=True)))
+def test_agreement_is_what_was_once_simulated(task, agreement):
+    assert overly_robust.bayes_agreement(task) == pytest.approx(agreement, abs=1e-3)
+
+
+def test_the_papers_bounds_hold_where_they_are_true():
+    for task in TASKS:
+        assert overly_robust.bayes_accuracy(task) >= 1 - task.delta
+        assert overly_robust.bayes_agreement(task) >= 1 - 2 * task.delta
+        assert overly_robust.second_accuracy(task) >= 1 - task.alpha / 2
+    literal = overly_robust.second_accuracy(TASKS[2], noise="label")
+    assert literal == pytest.approx(0.9286, abs=1e-4) and literal < 1 - TASKS[2].alpha / 2
+
+
+@pytest.mark.parametrize("noise", overly_robust.READINGS)
+def test_labels_and_oracle_differ_by_the_noise_in_both_readings(noise):
+    task = TASKS[1]
+    drawn = overly_robust.sample(KEY, task, COUNT, noise=noise)
+    within((drawn.oracle != drawn.y).mean(), task.delta)
+    within((jnp.sign(drawn.x[:, 1]) == drawn.y).mean(), overly_robust.second_accuracy(task, noise=noise))
+    # the weak features go with the label or with the oracle
+    side = drawn.y if noise == "oracle" else drawn.oracle
+    mean = np.asarray(drawn.x[:, 2:] * side[:, None].astype(drawn.x.dtype)).mean()
+    assert mean == pytest.approx(1 / math.sqrt(task.dimension), abs=4 * math.sqrt(1.5 / (COUNT * task.dimension)))
+
+
+def test_the_flipping_radius_inverts_the_flips_and_falls_like_one_over_the_root_of_d():
+    radii = [overly_robust.flipping_radius(Task(0.1, 0.01, d), 0.99) for d in (10, 1000)]
+    assert overly_robust.bayes_flips(Task(0.1, 0.01, 10), radii[0]) == pytest.approx(0.99, abs=1e-9)
+    assert math.log(radii[1] / radii[0]) / math.log(100) == pytest.approx(-0.5, abs=1e-9)
+    assert 5 < radii[1] * math.sqrt(1000) < 9
+
+
+def test_the_robust_feature_withstands_what_changes_the_oracle():
+    drawn = overly_robust.sample(KEY, TASKS[0], 200)
+    moved = drawn.x.at[:, 0].add(-0.6 * drawn.oracle.astype(drawn.x.dtype))  # beyond 1/2
+    worst = moved.at[:, 1].add(-0.99 * jnp.sign(moved[:, 1]))
+    assert (jnp.sign(worst[:, 0]) != drawn.oracle).all()
+    assert (jnp.sign(worst[:, 1]) == jnp.sign(drawn.x[:, 1])).all()
+
+
+def test_augmentation_keeps_the_oracle_and_nothing_else():
+    task = TASKS[0]
+    drawn = overly_robust.sample(KEY, task, COUNT)
+    x = overly_robust.augment(jax.random.key(1), task, drawn.x)
+    np.testing.assert_array_equal(x[:, 0], drawn.x[:, 0])
+    within((jnp.sign(x[:, 1]) == drawn.y).mean(), 0.5)
+    means = np.asarray(x[:, 2:] * drawn.y[:, None].astype(x.dtype)).mean()
+    assert abs(means) < 4 * math.sqrt(1.2 / (COUNT * 1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: overly_robust.sample(KEY, Task(0.0, 0.1, 3), 5), "alpha must be positive"),
+        (lambda: overly_robust.bayes_agreement(Task(0.1, 0.5, 3)), "delta must lie"),
+        (lambda: overly_robust.sample(KEY, Task(0.1, 0.1, 0), 5), "dimension must be positive"),
+        (lambda: overly_robust.sample(KEY, TASKS[0], 0), "count must be positive"),
+        (lambda: overly_robust.sample(KEY, TASKS[0], 5, noise="both"), "noise must be one of"),
+        (lambda: overly_robust.bayes_accuracy(TASKS[0], -0.1), "eps must"),
+        (lambda: overly_robust.flipping_radius(TASKS[0], 1.0), "share must lie"),
+        (lambda: overly_robust.log_odds(TASKS[0], jnp.zeros((2, 3))), "x must be"),
+    ],
+    ids=["alpha", "delta", "dimension", "count", "reading", "eps", "share", "shape"],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
