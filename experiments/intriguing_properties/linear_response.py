@@ -84,7 +84,7 @@ def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset
     eps = {"true": true, "linear": np.asarray(linear.eps), "mean field": mean_field_epsilon(logits, gamma)}
     runner_up = np.argsort(-logits, axis=1)[:, 1]
     crosses = np.isfinite(true)
-    numbers = {
+    numbers: dict = {
         "error": float(1 - right.mean()),
         "runner_up": float((label == runner_up)[crosses].mean()),
         "linear_names": float((np.asarray(linear.label) == label)[crosses].mean()),

@@ -34,6 +34,13 @@ def _split(x, num_classes):
     return x[:, :num_classes], x[:, num_classes:]
 
 
+def _on_host(function, shapes, *arrays):
+    """`function` of NumPy arrays; a callback only under a trace, since a large one can stop a CPU of several devices."""
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return jax.pure_callback(lambda *values: function(*map(np.asarray, values)), shapes, *arrays)
+    return jax.tree.map(jnp.asarray, function(*map(np.asarray, arrays)))
+
+
 def _decision(logits):
     return jax.nn.one_hot(logits.argmax(1), logits.shape[1], dtype=logits.dtype)
 
@@ -84,7 +91,7 @@ def decision_whitening(num_classes: int, min_std: float = 1e-3) -> Bijector:
         mean, std = np.zeros((num_classes, size)), np.ones((num_classes, size))
         rotation = np.tile(np.eye(size), (num_classes, 1, 1))
         for c in range(num_classes):
-            members = np.asarray(nuisance[np.asarray(decision) == c], np.float64)
+            members = nuisance[decision == c].astype(np.float64)
             if len(members) < 2:
                 continue
             mean[c] = members.mean(0)
@@ -97,7 +104,7 @@ def decision_whitening(num_classes: int, min_std: float = 1e-3) -> Bijector:
         logits, nuisance = _split(x, num_classes)
         table = (num_classes, nuisance.shape[1])
         shapes = [jax.ShapeDtypeStruct(s, x.dtype) for s in (table, table, (*table, table[1]))]
-        mean, log_std, rotation = jax.pure_callback(principal_axes, shapes, logits.argmax(1), nuisance)
+        mean, log_std, rotation = _on_host(principal_axes, shapes, logits.argmax(1), nuisance)
         return {"mean": mean, "log_std": log_std, "rotation": rotation}
 
     def turn(params, c, nuisance, subscripts):
@@ -169,7 +176,7 @@ def decision_marginals(num_classes: int, knots: int = 64) -> Bijector:
     def quantiles(decision, nuisance):
         found = np.tile(normal, (num_classes, nuisance.shape[1], 1))
         for c in range(num_classes):
-            members = np.asarray(nuisance[np.asarray(decision) == c], np.float64)
+            members = nuisance[decision == c].astype(np.float64)
             if len(members) > 1:
                 found[c] = np.quantile(members, levels, axis=0).T
         return found.astype(nuisance.dtype)
@@ -177,7 +184,7 @@ def decision_marginals(num_classes: int, knots: int = 64) -> Bijector:
     def init(key, x):
         logits, nuisance = _split(x, num_classes)
         shape = jax.ShapeDtypeStruct((num_classes, nuisance.shape[1], knots), x.dtype)
-        found = jax.pure_callback(quantiles, shape, logits.argmax(1), nuisance)
+        found = _on_host(quantiles, shape, logits.argmax(1), nuisance)
         return {"first": found[..., 0], "log_step": jnp.log(jnp.maximum(jnp.diff(found), 1e-4))}
 
     def piece(params, logits, values, of_output):

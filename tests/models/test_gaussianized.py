@@ -163,3 +163,13 @@ def test_a_coupled_classifier_has_the_logits_of_its_network_and_the_pixels_as_nu
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_layer_fits_the_same_under_jit():
+    x, _ = images()
+    for layer in (decision_whitening(CLASSES), decision_marginals(CLASSES, knots=8)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+            layer.init(KEY, x[:600]),
+            jax.jit(layer.init)(KEY, x[:600]),
+        )
