@@ -715,3 +715,98 @@ def scatter_panels(
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure
+
+
+def plane_panels(
+    points: Mapping[str, Mapping[str, np.ndarray]],
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    arrows: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    limits: Sequence[Sequence[float | int]],
+    labels: tuple[str, str],
+    title: str,
+    columns: int = 2,
+) -> Any:
+    """Panels of one plane: points, curves over them, and arrows; what has one name has one style in all panels.
+
+    Args:
+        points: `{panel: {group: [N, 2]}}`, one colour a group.
+        curves: `{panel: {name: [P, 2]}}`, in ink.
+        arrows: `{panel: {name: (from [2], to [2])}}`, one colour a name.
+        limits: of the two axes, units as long on both.
+        labels: of the two axes.
+        title: above the figure.
+        columns: panels side by side.
+    """
+    from itertools import chain, cycle
+
+    rows = -(-len(points) // columns)
+    (left, right), (bottom, top) = limits
+    width = 4.0
+    figure = _figure(width * columns + 0.4, rows * (width * (top - bottom) / (right - left) + 0.45) + 0.9)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    from matplotlib.lines import Line2D
+
+    def names(parts):
+        return dict.fromkeys(chain.from_iterable(parts.values()))
+
+    colors = dict(zip([*names(points), *names(arrows)], cycle(PALETTE), strict=False))
+    dashes = dict(zip(names(curves), cycle(("-", "--", ":", "-.")), strict=False))
+    for axes in grid.ravel()[len(points) :]:
+        axes.set_visible(False)
+    for axes, (panel, groups) in zip(grid.ravel(), points.items(), strict=False):
+        for group, at in groups.items():
+            axes.plot(*at.T, ".", markersize=4, markeredgewidth=0, color=colors[group], alpha=0.55, rasterized=True)
+        for name, curve in curves.get(panel, {}).items():
+            axes.plot(*curve.T, color=INK, linestyle=dashes[name], linewidth=1.2)
+        for name, (start, end) in arrows.get(panel, {}).items():
+            style = {"arrowstyle": "-|>", "color": colors[name], "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", end, start, arrowprops=style, zorder=5)
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        axes.set_aspect("equal")
+        axes.set_title(panel, fontsize=9, color=INK)
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.set_axisbelow(True)
+    for axes in grid[-1]:
+        axes.set_xlabel(labels[0])
+    for axes in grid[:, 0]:
+        axes.set_ylabel(labels[1])
+    handles = [
+        *(Line2D([], [], color=colors[name], marker="o", markersize=4, linestyle="", label=name)
+          for name in names(points)),
+        *(Line2D([], [], color=INK, linestyle=dashes[name], linewidth=1.2, label=name) for name in names(curves)),
+        *(Line2D([], [], color=colors[name], linewidth=2.2, marker=">", markersize=5, label=name)
+          for name in names(arrows)),
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def line_panels(
+    x: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, title: str, logarithmic: Sequence[str]
+) -> Any:
+    """Lines against one number on a logarithmic axis, one panel a quantity, each with an axis and a legend of its own.
+
+    Args:
+        x: `[E]`, positive and ascending.
+        panels: `{quantity: {line: values [E]}}`.
+        xlabel: what x is.
+        title: above the figure.
+        logarithmic: the quantities whose axis is logarithmic too.
+    """
+    figure = _figure(3.6 * len(panels) + 0.3, 3.3)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (quantity, lines) in zip(grid, panels.items(), strict=True):
+        for i, (name, values) in enumerate(lines.items()):
+            axes.plot(x, values, color=PALETTE[i % len(PALETTE)], linewidth=1.4, label=name)
+        axes.set_xscale("log")
+        axes.set_yscale("log" if quantity in logarithmic else "linear")
+        axes.set_xlim(x[0], x[-1])
+        axes.set_xlabel(xlabel)
+        axes.set_title(quantity, fontsize=9, color=INK)
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure

@@ -1,0 +1,414 @@
+"""Search for convolutional cells that withstand FGSM: what goes with adversarial accuracy?
+
+    python -m experiments.intriguing_properties.architecture_search [smoke|default|paper] [--dataset digits|mnist]
+
+Random search, then regularised evolution (Real et al. 2018: of a few, chosen at random, the best has a child with one
+gene changed; the oldest of the population dies). The reward is the accuracy under FGSM on images that are held out of
+the training set. Children are masked networks of one padded shape, so that a generation trains as one population, with
+half of each batch attacked by step l.l., and one compilation serves the whole search. A run that is killed loses the
+generation that it was at. The best cell by reward and the best by clean accuracy are then enlarged and trained longer.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import common
+from experiments.intriguing_properties.random_architectures import rank_correlation
+from invjax import figures
+from invjax.adversarial_training import adversarial_loss
+from invjax.attacks import Attack, fgsm, linf, pgd, step_ll
+from invjax.data import Dataset, as_float, batches, load
+from invjax.models.population import ACTIVATIONS, POOLINGS, Convolutions, MaskedNet, masked_cnn, masked_size
+from invjax.population_training import member_of, over_population, population_trainer
+
+POOLED = 2
+"""Layers followed by 2x2 pooling."""
+
+ARMS = ("random", "evolved")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search."""
+
+    dataset: Literal["digits", "mnist"] = "mnist"
+    """Which images."""
+    data_dir: str | None = None
+    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    layers: int = 3
+    """Convolutions of a cell; the first two are followed by pooling, the last one by a linear layer."""
+    channels: tuple[int, ...] = (2, 4, 8)
+    """What a layer may have."""
+    kernels: tuple[int, ...] = (3, 5)
+    """Sides of a kernel, odd."""
+    random: int = 40
+    """Children of the random search (the paper: 9,360 children of a learned controller)."""
+    evolved: int = 40
+    """Children of the evolution, which starts from the first ones of the random search."""
+    generation: int = 8
+    """Children that are trained together."""
+    alive: int = 24
+    """The youngest cells, among which the evolution finds parents."""
+    tournament: int = 6
+    """Cells of which the best becomes a parent."""
+    train_images: int = 5000
+    """Images on which children are trained, the first ones of the training set."""
+    held_out: int = 2000
+    """Images of the reward, the last ones of the training set."""
+    epochs: int = 3
+    """Passes over the children's images (the paper: 10)."""
+    batch_size: int = 100
+    """Images in a step; half of them are attacked."""
+    learning_rate: float = 5e-3
+    """Adam's, for children; it decays to zero along a cosine."""
+    eps: float = 0.1
+    """Radius of every attack, linf."""
+    enlarge: int = 2
+    """How many times the best cells' channels are taken at the end."""
+    final_images: int = 10_000
+    """Images on which these are trained, the first ones that are not held out."""
+    final_epochs: int = 3
+    """Passes over them (the paper: 100)."""
+    final_learning_rates: tuple[float, ...] = (2e-3, 6e-3)
+    """One training each; the best under FGSM on the held-out images is tested (the paper: the best of 12 settings)."""
+    test_images: int = 2000
+    """Test images, the first ones."""
+    attack_steps: int = 20
+    """Steps of PGD."""
+    seed: int = 0
+    """Of cells, weights and batches."""
+
+
+PRESETS = {
+    "smoke": Config(
+        "digits",
+        layers=2,
+        channels=(2, 4),
+        random=8,
+        evolved=8,
+        generation=4,
+        alive=6,
+        tournament=3,
+        train_images=600,
+        held_out=200,
+        epochs=5,
+        batch_size=20,
+        learning_rate=1e-2,
+        final_images=1000,
+        final_epochs=3,
+        final_learning_rates=(1e-2,),
+        test_images=200,
+        attack_steps=5,
+    ),
+    "default": Config(),
+    "paper": Config(
+        channels=(8, 16, 32, 64), random=4800, evolved=4800, generation=48, alive=240, tournament=24,
+        train_images=50_000, held_out=10_000, epochs=10, enlarge=4, final_images=50_000, final_epochs=100,
+        final_learning_rates=(3e-4, 1e-3, 2e-3, 4e-3), test_images=10_000, attack_steps=40,
+    ),
+}  # fmt: skip
+
+
+def genes(config: Config) -> dict[str, tuple[int, ...]]:
+    """What each layer of a cell may be."""
+    return {
+        "channels": config.channels,
+        "kernel": config.kernels,
+        "activation": tuple(range(len(ACTIVATIONS))),
+        "pooling": tuple(range(len(POOLINGS))),
+        "skip": (0, 1),
+    }
+
+
+def places(config: Config) -> list[tuple[str, int]]:
+    """The genes that have an effect: the first layer has nothing to skip, the last ones are not pooled."""
+    return [
+        (gene, layer)
+        for gene in genes(config)
+        for layer in range(config.layers)
+        if not (gene == "skip" and layer == 0) and not (gene == "pooling" and layer >= POOLED)
+    ]
+
+
+Cell = dict[str, list[int]]
+"""Of each gene, its values by layer."""
+
+
+def random_cell(config: Config, rng: np.random.Generator) -> Cell:
+    """Every gene that has an effect at random."""
+    cell = {gene: [choices[0]] * config.layers for gene, choices in genes(config).items()}
+    for gene, layer in places(config):
+        cell[gene][layer] = int(rng.choice(genes(config)[gene]))
+    return cell
+
+
+def mutated(config: Config, cell: Cell, rng: np.random.Generator) -> Cell:
+    """The cell with one gene of one layer changed."""
+    open_places = [(gene, layer) for gene, layer in places(config) if len(genes(config)[gene]) > 1]
+    gene, layer = open_places[rng.integers(len(open_places))]
+    others = [value for value in genes(config)[gene] if value != cell[gene][layer]]
+    child = {name: list(values) for name, values in cell.items()}
+    child[gene][layer] = int(rng.choice(others))
+    return child
+
+
+def next_cells(config: Config, arm: str, generation: int, history: list[dict]) -> list[Cell]:
+    """The children of a generation, a function of what came before it.
+
+    Args:
+        config: the settings.
+        arm: one of `ARMS`.
+        generation: its number in that arm.
+        history: all children of the evolution so far, oldest first, those from the random search included.
+    """
+    rng = np.random.default_rng((config.seed, ARMS.index(arm), generation))
+    count = min(config.generation, getattr(config, arm) - generation * config.generation)
+    if arm == "random":
+        return [random_cell(config, rng) for _ in range(count)]
+    alive = history[-config.alive :]
+    parents = []
+    for _ in range(count):
+        chosen = rng.choice(len(alive), min(config.tournament, len(alive)), replace=False)
+        parents.append(max((alive[i] for i in chosen), key=lambda child: child["reward"]))
+    return [mutated(config, parent["cell"], rng) for parent in parents]
+
+
+def stacked(cells: list[Cell], times: int = 1) -> Convolutions:
+    """Cells with a leading population axis, their channels taken `times`."""
+    fields = {gene: np.array([cell[gene] for cell in cells], np.int32) for gene in cells[0]}
+    fields["channels"] *= times
+    return Convolutions(**fields, dropout=np.zeros(len(cells), np.float32))
+
+
+def network(config: Config, times: int = 1) -> MaskedNet:
+    """The network in which every cell has its place."""
+    return masked_cnn(10, times * max(config.channels), config.layers, max(config.kernels), POOLED)
+
+
+def trainer(config: Config, net: MaskedNet, data: Dataset, num_steps: int) -> Any:
+    """Trains populations of `(Convolutions, learning rate)`, half of each batch attacked by step l.l."""
+    attack = step_ll(linf())
+
+    def decoded(images):
+        return jnp.asarray(as_float(images, data.levels))
+
+    def loss_fn(member, params, key, batch):
+        loss = adversarial_loss(lambda p, x: net.apply(p, member[0], x), attack, eps=config.eps, share=0.5)
+        return loss(params, key, (decoded(batch[0]), batch[1]))
+
+    return population_trainer(
+        lambda key, member: net.init(key, member[0], decoded(jnp.asarray(data.images[:1]))),
+        loss_fn,
+        lambda member: optax.adam(lambda step: member[1] * optax.cosine_decay_schedule(1.0, num_steps)(step)),
+    )
+
+
+def judge(net: MaskedNet, attacks: dict[str, Attack], eps: float) -> Any:
+    """`((params, members), images, labels, key) -> {"clean" and by attack: accuracy [N]}`."""
+
+    def of_network(trained, images, labels, key):
+        params, (architecture, _) = trained
+        logits_fn = partial(net.apply, params, architecture)
+
+        def of_batch(batch):
+            x, y = batch
+            right = {"clean": logits_fn(x).argmax(-1) == y}
+            return right | {name: ~attack(key, logits_fn, x, y, eps=eps).success for name, attack in attacks.items()}
+
+        return jax.tree.map(jnp.mean, jax.lax.map(of_batch, (images, labels)))
+
+    return over_population(of_network)
+
+
+def in_batches(data: Dataset, images: int, first: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The first or the last `images`, decoded, in equal batches of at most 500: `[n, b, H, W, C]` and `[n, b]`."""
+    part = slice(images) if first else slice(len(data.labels) - images, None)
+    x, labels = np.asarray(as_float(data.images[part], data.levels)), np.asarray(data.labels[part], np.int32)
+    size = next(size for size in range(min(len(labels), 500), 0, -1) if len(labels) % size == 0)
+    return x.reshape(-1, size, *x.shape[1:]), labels.reshape(-1, size)
+
+
+def generation_trainer(config: Config, data: Dataset) -> Callable[[list[Cell], str, int], tuple[dict, dict]]:
+    """`(cells, arm, number) -> numbers, arrays`: trains and judges a generation; all of them are compiled once."""
+    net, per_epoch = network(config), config.train_images // config.batch_size
+    train = trainer(config, net, data, config.epochs * per_epoch)
+    judged = judge(net, {"FGSM": fgsm(linf())}, config.eps)
+    kept = slice(config.train_images)
+    draw = batches([data.images[kept], data.labels[kept]], config.batch_size, config.seed)
+    held_out = in_batches(data, config.held_out, first=False)
+    image = jnp.zeros((1, *data.images.shape[1:]))
+
+    def generation(cells, arm, number):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ARMS.index(arm)), number)
+        rates = np.full(len(cells), config.learning_rate, np.float32)
+        members = jax.tree.map(jnp.asarray, (stacked(cells), rates))
+        params, losses = train(
+            jax.random.split(key, len(cells)), members, draw, config.epochs * per_epoch,
+            steps_at_once=per_epoch, description=f"{arm} {number}",
+        )  # fmt: skip
+        found = judged((params, members), *held_out, key)
+        sizes = [masked_size(net.mask(member_of(members[0], i), image)) for i in range(len(cells))]
+        children = [
+            {"arm": arm, "cell": cell, "parameters": size, "clean": float(clean), "reward": float(reward)}
+            for cell, size, clean, reward in zip(cells, sizes, found["clean"], found["FGSM"], strict=True)
+        ]
+        return {"children": children}, {"losses": losses}
+
+    return generation
+
+
+def search(config: Config, train: Dataset, folder: Path) -> list[dict]:
+    """All children, random ones first; generations that are in `folder` are not trained again."""
+    train_generation = generation_trainer(config, train)
+    children: dict[str, list[dict]] = {arm: [] for arm in ARMS}
+    for arm in ARMS:
+        for number in range(-(-getattr(config, arm) // config.generation)):
+            history = children["random"][: config.alive] + children["evolved"]
+            cells = next_cells(config, arm, number, history)
+            values, _ = common.stage(folder / f"{arm}-{number:03d}", partial(train_generation, cells, arm, number))
+            children[arm] += values["children"]
+    return children["random"] + children["evolved"]
+
+
+def enlarged(config: Config, data: tuple[Dataset, Dataset], children: list[dict]) -> tuple[dict, dict]:
+    """Enlarge the best cells by reward and by clean accuracy, train them longer, and test them."""
+    train, test = data
+    net, kept = network(config, config.enlarge), min(config.final_images, len(train.labels) - config.held_out)
+    best = {by: max(children, key=lambda child: child[by]) for by in ("reward", "clean")}
+    settings = [(by, rate) for by in best for rate in config.final_learning_rates]
+    cells = stacked([best[by]["cell"] for by, _ in settings], config.enlarge)
+    members = jax.tree.map(jnp.asarray, (cells, np.array([rate for _, rate in settings], np.float32)))
+    per_epoch = kept // config.batch_size
+    key = jax.random.key(config.seed)
+    params, _ = trainer(config, net, train, config.final_epochs * per_epoch)(
+        jax.random.split(key, len(settings)),
+        members,
+        batches([train.images[:kept], train.labels[:kept]], config.batch_size, config.seed),
+        config.final_epochs * per_epoch,
+        steps_at_once=per_epoch,
+        description="the best, enlarged",
+    )
+    trained = params, members
+    held = judge(net, {"FGSM": fgsm(linf())}, config.eps)(
+        trained, *in_batches(train, config.held_out, first=False), key
+    )
+    attacks = {"FGSM": fgsm(linf()), "PGD": pgd(linf(), steps=config.attack_steps)}
+    tested = judge(net, attacks, config.eps)(trained, *in_batches(test, config.test_images, first=True), key)
+    numbers: dict[str, Any] = {}
+    image = jnp.zeros((1, *train.images.shape[1:]))
+    for by, child in best.items():
+        rows = [i for i, setting in enumerate(settings) if setting[0] == by]
+        chosen = max(rows, key=lambda i: float(held["FGSM"][i]))
+        numbers[by] = {
+            "cell": child["cell"],
+            "learning_rate": settings[chosen][1],
+            "parameters": masked_size(net.mask(member_of(cells, chosen), image)),
+            "test": {name: float(values[chosen]) for name, values in tested.items()},
+        }
+    return numbers, {}
+
+
+def run(config: Config, folder: Path) -> list[common.Row]:
+    """Search, train the best, draw the figures, and return the table."""
+    check(config)
+    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
+    if config.train_images + config.held_out > len(train.labels):
+        raise ValueError(
+            f"train_images and held_out must be at most the {len(train.labels)} training images together; got "
+            f"{config.train_images} and {config.held_out}; lower one of them"
+        )
+    children = search(config, train, folder)
+    finals, _ = common.stage(folder / "enlarged", partial(enlarged, config, (train, test), children))
+    groups = {arm: [child for child in children if child["arm"] == arm] for arm in ARMS}
+    reward = {arm: 100 * np.array([child["reward"] for child in of_arm]) for arm, of_arm in groups.items()}
+    clean = {arm: 100 * np.array([child["clean"] for child in of_arm]) for arm, of_arm in groups.items()}
+    sizes = {arm: np.array([child["parameters"] for child in of_arm]) for arm, of_arm in groups.items()}
+    chart = figures.scatter_panels(
+        {
+            "clean accuracy, %": {arm: (clean[arm], reward[arm]) for arm in ARMS},
+            "parameters": {arm: (sizes[arm], reward[arm]) for arm in ARMS},
+        },
+        f"accuracy under FGSM, eps = {config.eps:g}, %",
+        f"{config.dataset}: {len(children)} cells on held-out images",
+    )
+    figures.save(chart, folder / "figures" / "cells.png")
+    return rows(config, groups, finals)
+
+
+def check(config: Config) -> None:
+    """Settings that make a search.
+
+    Raises:
+        ValueError: children, a generation or a tournament of none; fewer random children than are alive.
+    """
+    for name in ("random", "evolved", "generation", "alive", "tournament"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be 1 or more; got {getattr(config, name)}")
+    if config.alive > config.random:
+        raise ValueError(
+            f"alive={config.alive} is more than random={config.random}, from which the evolution starts; lower it"
+        )
+
+
+def rows(config: Config, groups: dict[str, list[dict]], finals: dict[str, Any]) -> list[common.Row]:
+    """The table: rank correlations over the children, the two searches, and the enlarged cells."""
+    every = [child for of_arm in groups.values() for child in of_arm]
+    table = []
+    for name, children in (("all children", every), ("random search only", groups["random"])):
+        for what, finding in (("clean", "published: strong"), ("parameters", "published: almost none")):
+            found = rank_correlation([c[what] for c in children], [c["reward"] for c in children])
+            if found is not None:
+                label = {"clean": "clean accuracy", "parameters": "number of parameters"}[what]
+                table.append(
+                    common.row(f"rank correlation of FGSM accuracy and {label}, {name}", None, [found], "",
+                               f"{finding}; {len(children)} cells")
+                )  # fmt: skip
+    half = np.median([c["clean"] for c in every])
+    top = sorted(every, key=lambda c: c["reward"])[-max(len(every) // 10, 1) :]
+    upper = [c["reward"] for c in every if c["clean"] >= half]
+    table += [
+        common.row("best tenth by FGSM accuracy: of above-median clean accuracy", None,
+                   [100 * np.mean([c["clean"] >= half for c in top])], "%", "published: high clean accuracy necessary"),
+        common.row("cells of above-median clean accuracy: lowest FGSM accuracy", None, [100 * min(upper)], "%",
+                   "published: not sufficient"),
+        common.row("the same: highest FGSM accuracy", None, [100 * max(upper)], "%"),
+    ]  # fmt: skip
+    for arm, children in groups.items():
+        count = f"{len(children)} cells of {config.epochs} epochs, held-out images"
+        best, middle = max(c["reward"] for c in children), np.median([c["reward"] for c in children])
+        table.append(common.row(f"{arm}: best FGSM accuracy", None, [100 * best], "%", count))
+        table.append(common.row(f"{arm}: median FGSM accuracy", None, [100 * middle], "%"))
+    for by, title in (("reward", "FGSM accuracy"), ("clean", "clean accuracy")):
+        final = finals[by]
+        about = f"channels x {config.enlarge}, {config.final_epochs} epochs, {config.test_images} test images"
+        for name, value in final["test"].items():
+            attacked = "clean accuracy" if name == "clean" else f"accuracy under {name}, eps = {config.eps:g}"
+            table.append(common.row(f"best cell by {title}, enlarged: {attacked}", None, [100 * value], "%", about))
+        table.append(common.row(f"best cell by {title}, enlarged: parameters", None, [final["parameters"]], ""))
+    return table
+
+
+EXPERIMENT = common.Experiment(
+    name="intriguing_properties/architecture_search",
+    item="P2: search for robust architectures; clean accuracy, size and FGSM accuracy of all children",
+    presets=PRESETS,
+    times={
+        "smoke": "under a minute",
+        "default": "not run to its end yet",
+        "paper": "an accelerator, not run",
+    },
+    run=run,
+)
+
+
+if __name__ == "__main__":
+    common.use_all_cores()
+    common.main(EXPERIMENT)
