@@ -35,7 +35,7 @@ def _split(x, num_classes):
 
 
 def _on_host(function, shapes, *arrays):
-    """`function` of NumPy arrays; a callback only under a trace, since a large one can stop a CPU of several devices."""
+    """`function` of NumPy arrays; a callback only under a trace, as a large one can stall a CPU of many devices."""
     if any(isinstance(array, jax.core.Tracer) for array in arrays):
         return jax.pure_callback(lambda *values: function(*map(np.asarray, values)), shapes, *arrays)
     return jax.tree.map(jnp.asarray, function(*map(np.asarray, arrays)))
