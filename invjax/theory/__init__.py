@@ -1,6 +1,6 @@
 """The analytic models of the papers: closed forms, each beside a way to check it."""
 
-from invjax.theory import spheres
+from invjax.theory import gaussian, gaussian_attacks, gaussian_classifiers, overly_robust, spheres
 from invjax.theory.information import (
     Bound,
     Shift,
@@ -20,8 +20,12 @@ __all__ = [
     "Shift",
     "entropy",
     "exclusive_or",
+    "gaussian",
+    "gaussian_attacks",
+    "gaussian_classifiers",
     "independent_nuisance",
     "mutual_information",
+    "overly_robust",
     "posterior",
     "premises",
     "shift_information",
