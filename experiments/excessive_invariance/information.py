@@ -345,7 +345,7 @@ EXPERIMENT = common.Experiment(
     presets=PRESETS,
     times={
         "smoke": "under a minute",
-        "default": "15 minutes on 2 CPU cores",
+        "default": "14 minutes on 2 busy CPU cores",
         "paper": "an accelerator, not run yet",
     },
     run=run,

@@ -5,13 +5,14 @@
 For each network and seed, the smallest eps at which each image is misclassified, along the fixed directions of three
 one-step attacks and by PGD; their exponents by maximum likelihood. The paper claims that the law is the same
 everywhere, so the list has a linear model, an adversarially trained one, one that has not been trained, one that was
-trained on the test set until it made no mistake there, and ones that have learnt shuffled labels, or noise, by heart
-(those are attacked on the images that they were trained on).
+trained on the test set until it made no mistake there ("perfect") and one that went on from there ("beyond"), and ones
+that have learnt shuffled labels, or noise, by heart (those are attacked on the images that they were trained on).
 """
 
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ from invjax.types import Net, Params
 
 DIRECTIONS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 ATTACKS = (*DIRECTIONS, "PGD")
-MODELS = ("linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "shuffled", "noise")
+MODELS = ("linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise")
 PUBLISHED = {
     "perfect": {"FGSM": 1.2, "L2": 1.1, "PGD": 1.3, "step l.l.": 2.3},
 }
@@ -43,7 +44,9 @@ RANGES = {"FGSM": "published 0.9 to 1.1", "step l.l.": "published 1.8 to 2.5", "
 class Config(networks.Settings):
     """Settings of the power laws."""
 
-    models: tuple[str, ...] = ("linear", "MLP", "CNN", "untrained", "adversarial", "perfect", "shuffled", "noise")
+    models: tuple[str, ...] = (
+        "linear", "MLP", "CNN", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise",
+    )  # fmt: skip
     """Which networks: by kind, or by what was done to an MLP."""
     images: int = 10_000
     """Test images, the first ones."""
@@ -56,7 +59,8 @@ class Config(networks.Settings):
     memorised: int = 2_000
     """Images with shuffled labels, or of noise."""
     memorised_epochs: int = 60
-    """Passes over them, and over the test set of the perfect network."""
+    """Passes over them, and over the test set of the perfect network, at most: it ends at the first fourth one after
+    which there is no error. `beyond` goes on to the end."""
     train_eps: float = 0.1
     """Radius of the linf attack in the adversarial training."""
     train_steps: int = 5
@@ -102,7 +106,9 @@ PRESETS = {
 }
 
 
-def setting(config: Config, name: str, data: tuple[Dataset, Dataset], seed: int) -> tuple[Net, Dataset, Dataset, dict]:
+def setting(
+    config: Config, name: str, data: tuple[Dataset, Dataset], seed: int
+) -> tuple[Net, Dataset, Dataset, dict[str, Any]]:
     """A model of the list: the network, what it is trained on, what it is attacked on, and how it is trained."""
     train, test = data
     kind = name if name in networks.NETWORKS else "MLP"
@@ -115,7 +121,7 @@ def setting(config: Config, name: str, data: tuple[Dataset, Dataset], seed: int)
     if name == "adversarial":
         attack = pgd(linf(), steps=config.train_steps)
         return net, train, test, {"loss_fn": adversarial_loss(net.apply, attack, eps=config.train_eps)}
-    if name == "perfect":
+    if name in ("perfect", "beyond"):
         return net, test, test, {"epochs": config.memorised_epochs}
     if name == "shuffled":
         by_heart = by_heart._replace(labels=rng.permutation(by_heart.labels))
@@ -136,11 +142,11 @@ def radii(config: Config, net: Net, params: Params, data: Dataset, seed: int) ->
         logits_fn = partial(net.apply, params)
         largest = config.largest[kind == "l2"]
         direction = attack_direction(logits_fn, x, y, kind=kind)
-        return true_epsilon(logits_fn, x, y, direction, eps=largest, points=16, steps=14).eps
+        return true_epsilon(logits_fn, x, y, direction, eps=largest, points=16, steps=12).eps
 
     @jax.jit
     def search(params, x, y):
-        attack = smallest(pgd(linf(), steps=config.pgd_steps, loss=log_odds), steps=10)
+        attack = smallest(pgd(linf(), steps=config.pgd_steps, loss=log_odds), steps=16)
         found = attack(jax.random.key(seed), partial(net.apply, params), x, y, eps=config.largest[0])
         return distances(found)
 
@@ -157,13 +163,21 @@ def radii(config: Config, net: Net, params: Params, data: Dataset, seed: int) ->
 def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
     """Train one model; the smallest radii of its images and their laws."""
     net, train, attacked, how = setting(config, name, data, seed)
-    params = networks.train(config, net, seed, train, folder, description=f"{name}, seed {seed}", **how)
-    logits = networks.logits_of(net, params, networks.images_of(attacked))
-    numbers: dict = {"error": float((logits.argmax(1) != attacked.labels).mean())}
+    images, labels = networks.images_of(attacked), np.asarray(attacked.labels)
+    by_heart = name in ("perfect", "shuffled", "noise")
+    for epoch in range(4, config.memorised_epochs + 4, 4) if by_heart else (None,):
+        until: dict[str, Any] = {} if epoch is None else {"until": min(epoch, config.memorised_epochs)}
+        params = networks.train(config, net, seed, train, folder, description=f"{name}, seed {seed}", **how, **until)
+        wrong = networks.logits_of(net, params, images).argmax(1) != labels
+        if by_heart and not wrong.any():
+            break
+    numbers: dict = {"error": float(wrong.mean()), "epochs": epoch}
     found = radii(config, net, params, attacked, seed)
     for attack, values in found.items():
         reached = 0.9 * float(np.isfinite(values).mean())  # of few images that are attacked at all, nearly all
-        numbers[attack] = power_law(values, quantile=min(config.quantile, reached))._asdict()
+        resolution = config.largest[attack == "L2"] / 2**16
+        law = power_law(np.maximum(values, resolution), quantile=min(config.quantile, reached), resolution=resolution)
+        numbers[attack] = law._asdict()
         if attack == "FGSM":
             numbers["wide"] = power_law(values, quantile=min(config.wide_quantile, reached)).exponent
     return numbers, found
