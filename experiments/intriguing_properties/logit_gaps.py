@@ -85,15 +85,19 @@ def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset
     """Train one network and look at its gaps on the way."""
     train, test = data
     net = networks.network(config, name)
-    numbers, arrays = {}, {}
-    for epoch in config.at_epochs:
+
+    def look(epoch: int) -> tuple[dict, dict]:
         params = networks.train(config, net, seed, train, folder, until=epoch, description=f"{name}, seed {seed}")
         logits = networks.logits_of(net, params, networks.images_of(test))
-        numbers[str(epoch)] = {
-            "exponents": exponents(config, logits),
-            "error": float((logits.argmax(1) != test.labels).mean()),
-        }
-        arrays[f"gaps_{epoch}"] = np.asarray(logit_gaps(logits))[:, [j - 2 for j in config.ranks]]
+        error = float((logits.argmax(1) != test.labels).mean())
+        gaps = np.asarray(logit_gaps(logits))[:, [j - 2 for j in config.ranks]]
+        return {"exponents": exponents(config, logits), "error": error}, {"gaps": gaps}
+
+    numbers, arrays = {}, {}
+    for epoch in config.at_epochs:
+        # kept one by one, since a training that went on cannot be looked at again
+        numbers[str(epoch)], found = common.stage(folder / f"epoch-{epoch}", partial(look, epoch))
+        arrays[f"gaps_{epoch}"] = found["gaps"]
     return numbers, arrays
 
 
@@ -149,7 +153,7 @@ def rows(config: Config, results: dict[str, list[dict]], uniform: dict) -> list[
     ]
     for name, runs in results.items():
         for epoch in config.at_epochs:
-            when = "before training" if epoch == 0 else f"after {epoch} epochs"
+            when = "before training" if epoch == 0 else f"after {epoch} epoch" + "s" * (epoch > 1)
             for j in config.ranks:
                 found = [n[str(epoch)]["exponents"][str(j)] for n in runs]
                 width = float(np.mean([(high - low) / 2 for _, low, high in found]))

@@ -112,7 +112,7 @@ def train(
         folder: of checkpoints and metrics.
         loss_fn: of (images in [0, 1], labels); default cross-entropy.
         epochs: passes over the data.
-        until: stop after this many of them, to go on later; 0 is the start.
+        until: stop after this many of them, to go on later; 0 is the start. Not less than what the folder has done.
         description: beside the progress bar.
     """
     batch_size = min(config.batch_size, len(data.labels))

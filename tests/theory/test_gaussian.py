@@ -312,6 +312,7 @@ def test_usefulness_is_the_mean_of_the_worst_feature(float64):
         for eps in (0, 0.3):
             found = gaussian_classifiers.robust_usefulness(direction, MEAN, TURNED, eps=eps, norm=norm)
             within_four_errors((z - eps * towards) @ direction / scale, found)
+            assert found == pytest.approx(direction @ (MEAN - eps * towards) / scale, rel=1e-12)
 
 
 # the exact attack ---------------------------------------------------------------------------------------------------
@@ -348,7 +349,7 @@ def test_the_attack_is_the_best_of_all_points_of_a_circle(float64):
     np.testing.assert_allclose(q(v + delta), q(v[:, None] + circle[None]).max(1), rtol=1e-7)
 
 
-@pytest.mark.parametrize("small", [0.0, 1e-300, 1e-40, 1e-20, -1e-12, 1e-8, -1e-4])
+@pytest.mark.parametrize("small", [0.0, 1e-300, -1e-40, 1e-20, -1e-12, 1e-8, -1e-4])
 @pytest.mark.parametrize("eps", [0.1, 1.0, 3.0])
 def test_the_hard_case_and_what_lies_near_it(small, eps, float64):
     """v has (next to) no part along the smallest variance, which can only take the rest of a large budget."""
