@@ -46,7 +46,8 @@ def entropy(logits: Logits) -> PerExample:
     True
     """
     logs = jax.nn.log_softmax(logits)
-    return -(jnp.exp(logs) * logs).sum(-1)
+    finite = jnp.isfinite(logs)  # a class of logit -inf adds nothing, to the gradient neither
+    return -jnp.where(finite, jnp.exp(logs) * jnp.where(finite, logs, 0), 0).sum(-1)
 
 
 def log_odds(logits: Logits, labels: Labels) -> PerExample:

@@ -30,7 +30,9 @@ Member = Any
 
 def population_mesh(devices: Any = None) -> Mesh:
     """All devices along one axis, "population": each takes its share of the networks."""
-    return Mesh(np.array(list(devices or jax.devices())), ("population",), axis_types=(AxisType.Auto,))
+    return Mesh(
+        np.array(list(jax.devices() if devices is None else devices)), ("population",), axis_types=(AxisType.Auto,)
+    )
 
 
 def over_population(
@@ -126,7 +128,8 @@ def population_trainer(
         `train(keys [N], members, batches, num_steps, steps_at_once=..., description=...) -> (params, losses)`: a random
         key each, members with a leading axis, `step -> batch` of host arrays as in `training.fit`; parameters with a
         leading axis, and each member's mean loss over each chunk of `steps_at_once` steps. A member that diverges
-        harms no other: look at its losses. A member's result does not depend on the others.
+        harms no other: look at its losses. What a member becomes depends on the others by their common shape alone
+        (masked networks draw at the padded one).
     """
     mesh = population_mesh() if mesh is None else mesh
 

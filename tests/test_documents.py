@@ -112,3 +112,11 @@ def test_the_readme_has_the_two_commands_word_for_word():
     text = (REPOSITORY / "README.md").read_text()
     assert 'pip install -e ".[experiments]" && python -m experiments quickstart' in text
     assert 'pip install -e ".[test]" && pytest' in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "BUILD_NOTES.md", "experiments/README.md"])
+def test_no_document_has_a_place_that_was_left_open(name):
+    text = (REPOSITORY / name).read_text()
+    assert not re.findall(r"@@|TODO|FIXME|XXX", text)
+    linked = re.findall(r"\]\((experiments/[^)#]+|BUILD_NOTES.md)\)", text)
+    assert all((REPOSITORY / path).exists() for path in linked)

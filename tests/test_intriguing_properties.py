@@ -49,7 +49,7 @@ def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     across = (weights[0][1] - weights[0][0]).ravel().astype(np.float64)
     right = logits.argmax(1) == data.labels
     gap = np.abs(logits[:, 1] - logits[:, 0])[right]
-    bisected = 1 / (16 * 2**14)  # of the largest eps: as fine as it gets
+    bisected = 1 / (16 * 2**12)  # of the largest eps: as fine as it gets
     np.testing.assert_allclose(found["L2"][right], gap / np.linalg.norm(across), rtol=1e-5, atol=40 * bisected)
     for name in ("FGSM", "step l.l."):
         np.testing.assert_allclose(found[name][right], gap / np.abs(across).sum(), rtol=1e-5, atol=4 * bisected)
@@ -105,7 +105,7 @@ def test_stopping_on_the_way_does_not_change_the_training(digits, tmp_path):
 def test_entropy_regularisation_runs_all_arms(tmp_path):
     measured = smoke(entropy_regularisation, tmp_path)
     for arm in entropy_regularisation.ARMS:
-        assert measured[f"MLP, {arm}: accuracy at eps 0.1, PGD, margin"] <= measured[f"MLP, {arm}: clean accuracy"]
+        assert measured[f"MLP, {arm}: accuracy up to eps 0.1, PGD, margin"] <= measured[f"MLP, {arm}: clean accuracy"]
     assert measured["MLP, entropy: mean entropy"] < measured["MLP, plain: mean entropy"]
 
 

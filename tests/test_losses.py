@@ -56,6 +56,9 @@ def test_entropy_is_scipys_and_zero_where_the_model_is_sure():
         entropy(logits), scipy.stats.entropy(scipy.special.softmax(logits, 1), axis=1), rtol=1e-5
     )
     np.testing.assert_allclose(entropy(jnp.array([[1000.0, 0.0, 0.0]])), [0.0])
+    barred = jnp.array([[0.0, 0.0, -jnp.inf]])
+    np.testing.assert_allclose(entropy(barred), [math.log(2)], rtol=1e-6)
+    assert jnp.isfinite(jax.grad(lambda h: entropy(h).sum())(barred)).all()
 
 
 def test_descending_entropy_widens_the_gap_to_the_runner_up():

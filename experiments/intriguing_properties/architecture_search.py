@@ -219,11 +219,12 @@ def judge(net: MaskedNet, attacks: dict[str, Attack], eps: float) -> Any:
         logits_fn = partial(net.apply, params, architecture)
 
         def of_batch(batch):
-            x, y = batch
+            number, x, y = batch
+            of_it = jax.random.fold_in(key, number)
             right = {"clean": logits_fn(x).argmax(-1) == y}
-            return right | {name: ~attack(key, logits_fn, x, y, eps=eps).success for name, attack in attacks.items()}
+            return right | {name: ~attack(of_it, logits_fn, x, y, eps=eps).success for name, attack in attacks.items()}
 
-        return jax.tree.map(jnp.mean, jax.lax.map(of_batch, (images, labels)))
+        return jax.tree.map(jnp.mean, jax.lax.map(of_batch, (jnp.arange(len(images)), images, labels)))
 
     return over_population(of_network)
 
@@ -248,13 +249,14 @@ def generation_trainer(config: Config, data: Dataset) -> Callable[[list[Cell], s
 
     def generation(cells, arm, number):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ARMS.index(arm)), number)
+        train_key, judge_key = jax.random.split(key)
         rates = np.full(len(cells), config.learning_rate, np.float32)
         members = jax.tree.map(jnp.asarray, (stacked(cells), rates))
         params, losses = train(
-            jax.random.split(key, len(cells)), members, draw, config.epochs * per_epoch,
+            jax.random.split(train_key, len(cells)), members, draw, config.epochs * per_epoch,
             steps_at_once=per_epoch, description=f"{arm} {number}",
         )  # fmt: skip
-        found = judged((params, members), *held_out, key)
+        found = judged((params, members), *held_out, judge_key)
         sizes = [masked_size(net.mask(member_of(members[0], i), image)) for i in range(len(cells))]
         children = [
             {"arm": arm, "cell": cell, "parameters": size, "clean": float(clean), "reward": float(reward)}
@@ -287,9 +289,9 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], children: list[dict]
     cells = stacked([best[by]["cell"] for by, _ in settings], config.enlarge)
     members = jax.tree.map(jnp.asarray, (cells, np.array([rate for _, rate in settings], np.float32)))
     per_epoch = kept // config.batch_size
-    key = jax.random.key(config.seed)
+    train_key, held_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
     params, _ = trainer(config, net, train, config.final_epochs * per_epoch)(
-        jax.random.split(key, len(settings)),
+        jax.random.split(train_key, len(settings)),
         members,
         batches([train.images[:kept], train.labels[:kept]], config.batch_size, config.seed),
         config.final_epochs * per_epoch,
@@ -298,10 +300,10 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], children: list[dict]
     )
     trained = params, members
     held = judge(net, {"FGSM": fgsm(linf())}, config.eps)(
-        trained, *in_batches(train, config.held_out, first=False), key
+        trained, *in_batches(train, config.held_out, first=False), held_key
     )
     attacks = {"FGSM": fgsm(linf()), "PGD": pgd(linf(), steps=config.attack_steps)}
-    tested = judge(net, attacks, config.eps)(trained, *in_batches(test, config.test_images, first=True), key)
+    tested = judge(net, attacks, config.eps)(trained, *in_batches(test, config.test_images, first=True), test_key)
     numbers: dict[str, Any] = {}
     image = jnp.zeros((1, *train.images.shape[1:]))
     for by, child in best.items():
@@ -383,6 +385,7 @@ def rows(config: Config, groups: dict[str, list[dict]], finals: dict[str, Any]) 
     ]  # fmt: skip
     for arm, children in groups.items():
         count = f"{len(children)} cells of {config.epochs} epochs, held-out images"
+        count += f"; bred from {config.alive} random ones" if arm == "evolved" else ""
         best, middle = max(c["reward"] for c in children), np.median([c["reward"] for c in children])
         table.append(common.row(f"{arm}: best FGSM accuracy", None, [100 * best], "%", count))
         table.append(common.row(f"{arm}: median FGSM accuracy", None, [100 * middle], "%"))

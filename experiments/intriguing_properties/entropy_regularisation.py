@@ -173,8 +173,16 @@ def rows(config: Config, results: dict[str, dict[str, list[dict]]]) -> list[comm
         for arm, runs in by_arm.items():
             for attack in attacks_for(config):
                 values = [100 * n["curves"][attack][at] for n in runs]
-                what = f"{name}, {arm}: accuracy at eps {radius:g}, {attack}"
-                table.append(common.row(what, None, values, "%", "the figure is published without numbers"))
+                what = f"{name}, {arm}: accuracy up to eps {radius:g}, {attack}"
+                table.append(
+                    common.row(
+                        what,
+                        None,
+                        values,
+                        "%",
+                        "right at all radii of the curve up to that one; published without numbers",
+                    )
+                )
             clean = [100 * n["curves"]["step l.l."][0] for n in runs]
             table.append(common.row(f"{name}, {arm}: clean accuracy", None, clean, "%"))
             table.append(common.row(f"{name}, {arm}: mean entropy", None, [n["entropy"] for n in runs], "nats"))

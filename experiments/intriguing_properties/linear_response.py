@@ -79,6 +79,10 @@ def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset
 
     found = over_batches(partial(respond, params), [images, labels], mesh=data_mesh())
     right = found[0].argmax(1) == labels
+    if not right.any():
+        raise ValueError(
+            f"{name}, seed {seed}, is wrong on all {len(labels)} images: train it longer or on more of them"
+        )
     logits, gamma, true, label = (value[right] for value in found)
     linear = linear_epsilon(logits, gamma)
     eps = {"true": true, "linear": np.asarray(linear.eps), "mean field": mean_field_epsilon(logits, gamma)}

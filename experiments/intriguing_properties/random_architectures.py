@@ -4,8 +4,8 @@
 
 Networks of 1 to 4 hidden layers or small convolutional ones, with random sizes and dropout, are trained as populations
 of one padded shape. For each, the smallest eps along the direction of FGSM, of the L2 attack and of step l.l. is found
-for every test image, without clipping, and the power law of the smallest tenth of them is fitted. A run that is killed
-loses the group that it was at.
+for every test image, without clipping, and the power law of the smallest fiftieth of them is fitted. A run that is
+killed loses the group that it was at.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class Config:
     """Images in a step."""
     learning_rate: float = 2e-3
     """Adam's, at the start; it decays to zero along a cosine."""
-    images: int = 5000
+    images: int = 10_000
     """Test images, the first ones."""
     largest: tuple[float, float, float] = (0.15, 1.5, 0.4)
     """How far to look along the directions of FGSM, L2 and step l.l.; a tenth of the images must have flipped there."""
@@ -79,7 +79,7 @@ class Config:
     """Points on that way that are looked at before bisection."""
     bisections: int = 12
     """Halvings between two points."""
-    quantile: float = 0.1
+    quantile: float = 0.02
     """The share of images below the cutoff of the power law."""
     seed: int = 0
     """Of architectures, weights and batches."""

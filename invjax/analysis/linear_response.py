@@ -78,9 +78,9 @@ def logit_jacobian(
         logits_fn: `x [B, ...] -> logits [B, K]`.
         x: images.
         mode: "rev" costs K backward passes, "fwd" one forward pass for each value of an image; "rev" is the choice
-            unless logits outnumber inputs. (10 logits, 784 inputs: 60 times the time.)
+            unless logits outnumber inputs.
         at_once: map over classes ("rev") or images ("fwd") in one go instead of one after another; default: wherever
-            the backend is not the CPU, on which that takes several times the memory and longer.
+            the backend is not the CPU (see `experiments/benchmarks/gamma.py`).
 
     Raises:
         ValueError: another mode; integer images; a model whose output is not `[B, K]` with K of 2 or more.
@@ -173,8 +173,10 @@ def dataset_response(
         found = linear_response(partial(apply_fn, params), x, y, direction=direction)
         return found.logits, found.gamma
 
+    _check.one_of("direction", direction, DIRECTIONS)
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    _check.labels(labels, jax.eval_shape(apply_fn, params, one).shape[-1])
     logits, found = over_batches(partial(run, params), [images, labels], batch_size, mesh)
-    _check.labels(labels, logits.shape[1])
     _check_response(logits, found)
     return logits, found
 
@@ -296,5 +298,7 @@ def _check_response(logits, gamma):
         raise ValueError(
             f"logits and gamma must both be [N, classes] with 2 classes or more; got {logits.shape} and {gamma.shape}"
         )
+    if not len(logits):
+        raise ValueError("logits and gamma hold no images: if all are misclassified, train longer")
     _check.finite("logits", logits)
     _check.finite("gamma", gamma)

@@ -78,6 +78,9 @@ def gap_power_law(
         key: for a bootstrap interval; without it the asymptotic one.
         num_resamples: of the bootstrap.
 
+    Returns:
+        A `PowerLaw` whose exponent, interval and coefficient are those of the density, and so is what `at` gives.
+
     Raises:
         ValueError: as `logit_gaps` and `power_law`; j that is not a rank of a class behind the first; ties without a
             resolution.

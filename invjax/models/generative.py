@@ -4,10 +4,10 @@ Cross-entropy is content with one cue. Once a single pixel tells the class its g
 class stays unread, in the nuisance; an adversary on the nuisance has to chase it from there. A density has to account
 for all of the image: each cue enters the logits with the nats that it is worth,
 
-    z_s,c = log p(c) + log N(g_c(x)) + log |det dg_c / dx|,    g_c = whiten (. marginals to normal . whiten)^rounds,
+    z_s,c = x_c + log p(c) + log N(g_c(x_n)) + log |det dg_c / dx_n|,    g_c = whiten (. marginals . whiten)^rounds,
 
-so where one cue is missing, all classes lose the same by it, and the others decide. Every g_c is fitted to the images
-of class c in closed form.
+with x_c one of the K pixels that carry the logits and x_n all others. So where one cue is missing, all classes lose the
+same by it, and the others decide. Every g_c is fitted to the images of class c in closed form.
 
 Source: for generative classifiers by conditional bijections, Ardizzone, Mackowiak, Rother, Köthe 2020, *Training
 Normalizing Flows with the Information Bottleneck for Competitive Generative Classification*; for the fit, see
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 
 from invjax import _check
 from invjax.bijectors import chain, decision_marginals, decision_whitening, flatten, logit_coupling, reverse
@@ -28,7 +28,7 @@ from invjax.types import Array, Key, Net, Params
 
 def generative_classifier(
     key: Key,
-    x: Float[Array, "count ..."],
+    x: Shaped[Array, "count ..."],
     labels: Int[Array, " labels"],
     num_classes: int,
     *,
@@ -56,10 +56,11 @@ def generative_classifier(
         The classifier and its parameters; each whitening holds a D x D matrix a class.
 
     Raises:
-        ValueError: labels out of range or of another number than images; a class without two images; images with
-            NaN; `min_std` not positive.
+        ValueError: labels out of range or of another number than images; a class without two images; images of
+            an integer dtype, with NaN, or of fewer than K + 2 values; `min_std` not positive.
     """
     _check.positive(num_classes=num_classes, min_std=min_std)
+    _check.floating("x", x)
     _check.finite("x", x)
     if len(labels) != len(x):
         raise ValueError(f"x and labels must be of one length; got {len(x)} images and {len(labels)} labels")

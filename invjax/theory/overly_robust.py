@@ -109,9 +109,12 @@ def augment(key: Key, task: Task, x: Inputs) -> Inputs:
         key: random key.
         task: parameters.
         x: `[N, d + 2]`.
+
+    Raises:
+        ValueError: parameters out of range, inputs of another width.
     """
-    others = sample(key, task, len(x)).x
     _check_inputs(task, x)
+    others = sample(key, task, len(x)).x
     return jnp.concatenate([x[:, :1], others[:, 1:].astype(x.dtype)], 1)
 
 
@@ -195,8 +198,7 @@ def second_accuracy(task: Task, *, noise: str = "oracle") -> float:
 
 def _weights(task: Task) -> tuple[float, float, float]:
     """Of sign x_1, of x_2 and of the sum of the weak features over sqrt d."""
-    k = 1 + task.alpha
-    return math.log((1 - task.delta) / task.delta), math.log((k + 1) / (k - 1)), 2 / k
+    return math.log((1 - task.delta) / task.delta), math.log((2 + task.alpha) / task.alpha), 2 / (1 + task.alpha)
 
 
 def _cases(task: Task) -> list[tuple[float, float, int]]:

@@ -95,10 +95,12 @@ def test_taking_the_code_away_from_digits_hardly_matters():
         ({"labels": np.full(9, 3)}, "3"),
         ({"labels": np.arange(9) % 2}, "class 2 has 0"),
         ({"x": np.full((9, *SHAPE), np.nan, np.float32)}, "NaN"),
+        ({"x": np.zeros((9, *SHAPE), np.uint8)}, "float"),
+        ({"x": np.zeros((9, 2, 2, 1), np.float32)}, "D at least 5"),
         ({"min_std": 0.0}, "min_std must be positive"),
         ({"rounds": -1}, "rounds must be 0"),
     ],
-    ids=["lengths", "range", "empty class", "nan", "std", "rounds"],
+    ids=["lengths", "range", "empty class", "nan", "integers", "small", "std", "rounds"],
 )
 def test_bad_input_is_refused(changes, message):
     given = {"x": two_moments(9)[0], "labels": two_moments(9)[1]} | changes
