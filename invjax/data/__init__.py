@@ -1,5 +1,5 @@
 """Data sets as plain arrays: `load` a named one, `as_float` its bytes; `binary_shift` and `texture_shift` make
-shiftMNIST of it.
+shiftMNIST of it; `human_labelled` reads what people saw in invariance examples.
 
 Images stay uint8 in memory (a quarter of the size) and keep the order in which their authors published them, so that an
 index means the same image everywhere; `as_float` turns a batch into what every model and attack here takes: float32 in
@@ -7,15 +7,18 @@ index means the same image everywhere; `as_float` turns a batch into what every 
 """
 
 from invjax.data.batches import batches
+from invjax.data.human import HumanLabelled, human_labelled
 from invjax.data.load import Dataset, as_float, load
 from invjax.data.shift_mnist import TEXTURES, binary_shift, texture_shift, textures_in
 
 __all__ = [
     "TEXTURES",
     "Dataset",
+    "HumanLabelled",
     "as_float",
     "batches",
     "binary_shift",
+    "human_labelled",
     "load",
     "texture_shift",
     "textures_in",
