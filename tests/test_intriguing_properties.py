@@ -37,6 +37,18 @@ def test_power_laws_run_and_resume(tmp_path):
     assert (tmp_path / "figures" / "power-laws.png").stat().st_size > 10_000
 
 
+def test_the_untrained_is_not_trained_and_a_run_goes_on_after_its_looks(digits, tmp_path):
+    config = dataclasses.replace(
+        power_laws.PRESETS["smoke"], images=60, pgd_images=20, memorised=40, memorised_epochs=12, batch_size=20
+    )
+    numbers, _ = power_laws.one_model(config, "untrained", 0, digits, tmp_path / "untrained")
+    assert numbers["error"] > 0.7 and not (tmp_path / "untrained" / "checkpoints").exists()
+    first, _ = power_laws.one_model(config, "shuffled", 0, digits, tmp_path / "shuffled")
+    assert (tmp_path / "shuffled" / "epoch-12").exists() and first["error"] > 0  # all looks were taken
+    again, _ = power_laws.one_model(config, "shuffled", 0, digits, tmp_path / "shuffled")  # as if killed in the attacks
+    assert again == first
+
+
 def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     config = dataclasses.replace(power_laws.PRESETS["smoke"], largest=(4.0, 40.0))
     net = mlp(2, ())
