@@ -174,8 +174,7 @@ def dataset_response(
         return found.logits, found.gamma
 
     _check.one_of("direction", direction, DIRECTIONS)
-    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-    _check.labels(labels, jax.eval_shape(apply_fn, params, one).shape[-1])
+    _check.labels(labels, jax.eval_shape(apply_fn, params, jnp.asarray(np.asarray(images[:1]))).shape[-1])
     logits, found = over_batches(partial(run, params), [images, labels], batch_size, mesh)
     _check_response(logits, found)
     return logits, found
