@@ -39,7 +39,7 @@ def test_power_laws_run_and_resume(tmp_path):
 
 def test_the_untrained_is_not_trained_and_a_run_goes_on_after_its_looks(digits, tmp_path):
     config = dataclasses.replace(
-        power_laws.PRESETS["smoke"], images=60, pgd_images=20, memorised=40, memorised_epochs=12, batch_size=20
+        power_laws.PRESETS["smoke"], images=300, pgd_images=200, memorised=200, memorised_epochs=12, batch_size=64
     )
     numbers, _ = power_laws.one_model(config, "untrained", 0, digits, tmp_path / "untrained")
     assert numbers["error"] > 0.7 and not (tmp_path / "untrained" / "checkpoints").exists()
