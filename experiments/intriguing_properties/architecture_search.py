@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from experiments import common
-from experiments.intriguing_properties.random_architectures import rank_correlation
+from experiments.intriguing_properties.random_architectures import in_batches, rank_correlation
 from invjax import figures
 from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import Attack, fgsm, linf, pgd, step_ll
@@ -229,14 +229,6 @@ def judge(net: MaskedNet, attacks: dict[str, Attack], eps: float) -> Any:
     return over_population(of_network)
 
 
-def in_batches(data: Dataset, images: int, first: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The first or the last `images`, decoded, in equal batches of at most 500: `[n, b, H, W, C]` and `[n, b]`."""
-    part = slice(images) if first else slice(len(data.labels) - images, None)
-    x, labels = np.asarray(as_float(data.images[part], data.levels)), np.asarray(data.labels[part], np.int32)
-    size = next(size for size in range(min(len(labels), 500), 0, -1) if len(labels) % size == 0)
-    return x.reshape(-1, size, *x.shape[1:]), labels.reshape(-1, size)
-
-
 def generation_trainer(config: Config, data: Dataset) -> Callable[[list[Cell], str, int], tuple[dict, dict]]:
     """`(cells, arm, number) -> numbers, arrays`: trains and judges a generation; all of them are compiled once."""
     net, per_epoch = network(config), config.train_images // config.batch_size
@@ -244,7 +236,7 @@ def generation_trainer(config: Config, data: Dataset) -> Callable[[list[Cell], s
     judged = judge(net, {"FGSM": fgsm(linf())}, config.eps)
     kept = slice(config.train_images)
     draw = batches([data.images[kept], data.labels[kept]], config.batch_size, config.seed)
-    held_out = in_batches(data, config.held_out, first=False)
+    held_out = in_batches(data, slice(-config.held_out, None))
     image = jnp.zeros((1, *data.images.shape[1:]))
 
     def generation(cells, arm, number):
@@ -300,10 +292,10 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], children: list[dict]
     )
     trained = params, members
     held = judge(net, {"FGSM": fgsm(linf())}, config.eps)(
-        trained, *in_batches(train, config.held_out, first=False), held_key
+        trained, *in_batches(train, slice(-config.held_out, None)), held_key
     )
     attacks = {"FGSM": fgsm(linf()), "PGD": pgd(linf(), steps=config.attack_steps)}
-    tested = judge(net, attacks, config.eps)(trained, *in_batches(test, config.test_images, first=True), test_key)
+    tested = judge(net, attacks, config.eps)(trained, *in_batches(test, slice(config.test_images)), test_key)
     numbers: dict[str, Any] = {}
     image = jnp.zeros((1, *train.images.shape[1:]))
     for by, child in best.items():

@@ -141,9 +141,7 @@ def one_model(config: Config, name: str, arm: str, seed: int, data: tuple[Datase
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """Train and measure all arms, draw the curves, and return the table."""
-    unknown = set(config.models) - networks.NETWORKS.keys()
-    if unknown or not config.models:
-        raise ValueError(f"models must be some of {', '.join(networks.NETWORKS)}; got {', '.join(config.models)}")
+    networks.check_models(config.models)
     data = networks.datasets(config)
     radii = np.linspace(0, config.largest, config.points)
     results: dict[str, dict[str, list[dict]]] = {}

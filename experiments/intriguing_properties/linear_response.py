@@ -9,6 +9,7 @@ class takes over, and which; the same from Gamma, the derivative of the logits a
 
 import dataclasses
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -136,9 +137,7 @@ def along(config: Config, net, params: Params, images: np.ndarray, labels: np.nd
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """Train and measure all networks, draw the figures, and return the table."""
-    unknown = set(config.models) - networks.NETWORKS.keys()
-    if unknown or not config.models:
-        raise ValueError(f"models must be some of {', '.join(networks.NETWORKS)}; got {', '.join(config.models)}")
+    networks.check_models(config.models)
     data = networks.datasets(config)
     results: dict[str, list[dict]] = {}
     for name in config.models:
@@ -178,21 +177,20 @@ def rows(config: Config, results: dict[str, list[dict]]) -> list[common.Row]:
     """The table."""
     table = []
     for name, runs in results.items():
-
-        def add(what: str, values: list[float], unit: str = "%", published: float | None = None, differs: str = ""):
-            table.append(common.row(f"{name}: {what}", published, values, unit, differs))  # noqa: B023
-
-        differs = 'published in words: "the vast majority"'
-        add("runner-up crosses first, of images that flip", [100 * n["runner_up"] for n in runs], "%", None, differs)
-        add("linear response names the class that crosses first", [100 * n["linear_names"] for n in runs])
-        add("median of linear / true eps", [n["slope"] for n in runs], "")
-        for prediction in PREDICTIONS:
-            for which in ("mean", "largest"):
-                values = [100 * n[prediction][which] for n in runs]
-                add(f"{prediction}: P(eps-hat < eps) over the smallest decade, {which} relative error", values)
-        add("start of that decade", [n["decade"][0] for n in runs], config.direction)
-        add(f"images that flip within {config.largest:g}", [100 * n["crosses"] for n in runs])
-        add("clean error", [100 * n["error"] for n in runs])
+        measured = {
+            ("runner-up crosses first, of images that flip", "%"): [100 * n["runner_up"] for n in runs],
+            ("linear response names the class that crosses first", "%"): [100 * n["linear_names"] for n in runs],
+            ("median of linear / true eps", ""): [n["slope"] for n in runs],
+        }
+        for prediction, which in product(PREDICTIONS, ("mean", "largest")):
+            what = f"{prediction}: P(eps-hat < eps) over the smallest decade, {which} relative error"
+            measured[what, "%"] = [100 * n[prediction][which] for n in runs]
+        measured["start of that decade", config.direction] = [n["decade"][0] for n in runs]
+        measured[f"images that flip within {config.largest:g}", "%"] = [100 * n["crosses"] for n in runs]
+        measured["clean error", "%"] = [100 * n["error"] for n in runs]
+        for (what, unit), values in measured.items():
+            differs = 'published in words: "the vast majority"' if what.startswith("runner-up") else ""
+            table.append(common.row(f"{name}: {what}", None, values, unit, differs))
     return table
 
 

@@ -64,9 +64,7 @@ PRESETS = {
 
 def check(config: Config) -> None:
     """Refuse what could not be run to its end."""
-    unknown = set(config.models) - networks.NETWORKS.keys()
-    if unknown or not config.models:
-        raise ValueError(f"models must be some of {', '.join(networks.NETWORKS)}; got {', '.join(config.models)}")
+    networks.check_models(config.models)
     if list(config.at_epochs) != sorted(set(config.at_epochs)) or config.at_epochs[-1] > config.epochs:
         raise ValueError(f"at_epochs must ascend up to epochs={config.epochs} at most; got {config.at_epochs}")
     if not config.ranks or min(config.ranks) < 2 or max(config.ranks) > 10:

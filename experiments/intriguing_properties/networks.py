@@ -1,7 +1,7 @@
 """The networks of these experiments, by name, and their training."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,13 @@ def network(config: Settings, name: str) -> Net:
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name}")
     return NETWORKS[name](config)
+
+
+def check_models(models: tuple[str, ...], known: Iterable[str] = NETWORKS) -> None:
+    """Refuse an empty list, and names that are not known."""
+    known = tuple(known)
+    if not models or not set(models) <= set(known):
+        raise ValueError(f"models must be some of {', '.join(known)}; got {', '.join(models) or 'none'}")
 
 
 def datasets(config: Settings) -> tuple[Dataset, Dataset]:

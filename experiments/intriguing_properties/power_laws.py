@@ -210,9 +210,7 @@ def law_of(config: Config, attack: str, values: np.ndarray, quantile: float) -> 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """Train and attack all models, draw the laws, and return the exponents."""
-    unknown = set(config.models) - set(MODELS)
-    if unknown or not config.models:
-        raise ValueError(f"models must be some of {', '.join(MODELS)}; got {', '.join(config.models)}")
+    networks.check_models(config.models, MODELS)
     data = networks.datasets(config)
     results: dict[str, list[dict]] = {}
     panels: dict[str, dict[str, np.ndarray]] = {}

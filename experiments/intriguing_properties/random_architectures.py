@@ -172,12 +172,16 @@ def train_group(config: Config, data: Dataset, ids: np.ndarray, members: Any, ne
     return params
 
 
+def in_batches(data: Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Images in [0, 1] `[n, b, H, W, C]` and labels `[n, b]`, in equal batches: b divides their number, at most 500."""
+    x, labels = np.asarray(as_float(data.images[part], data.levels)), np.asarray(data.labels[part], np.int32)
+    size = next(size for size in range(min(len(labels), 500), 0, -1) if len(labels) % size == 0)
+    return x.reshape(-1, size, *x.shape[1:]), labels.reshape(-1, size)
+
+
 def smallest_eps(config: Config, net: MaskedNet, params: Any, members: Any, data: Dataset) -> dict[str, np.ndarray]:
     """By attack, `[N, images]`: the smallest eps, infinite where there is none or the image is wrong as it is."""
-    count = min(config.images, len(data.labels))
-    rows = next(size for size in range(min(count, 500), 0, -1) if count % size == 0)
-    images = np.asarray(as_float(data.images[:count], data.levels)).reshape(-1, rows, *data.images.shape[1:])
-    labels = np.asarray(data.labels[:count], np.int32).reshape(-1, rows)
+    images, labels = in_batches(data, slice(config.images))
 
     def of_network(trained, images, labels):
         params, member = trained

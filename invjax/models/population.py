@@ -128,9 +128,13 @@ def masked_cnn(num_classes: int, max_channels: int, layers: int = 2, max_kernel:
         pooled: layers with pooling; the images' sides are divisible by `2^pooled`.
     """
     _check.positive(num_classes=num_classes, max_channels=max_channels, layers=layers, max_kernel=max_kernel)
+    if max_kernel % 2 == 0:
+        raise ValueError(f"max_kernel must be odd; got {max_kernel}; take {max_kernel + 1}")
+    if not 0 <= pooled <= layers:
+        raise ValueError(f"pooled must be from 0 to layers={layers}; got {pooled}")
 
     def channels(architecture):
-        _need_layers(architecture.channels, layers, max_channels)
+        _need_convolutions(architecture, layers, max_channels, max_kernel)
         return jnp.arange(max_channels)[None] < architecture.channels[:, None]
 
     def windows(architecture):
@@ -234,6 +238,26 @@ def _need_layers(widths: Array, layers: int, largest: int) -> None:
             f"widths must be from 1 to {largest}, with 0 for missing layers at the end; got {values.tolist()}; "
             "raise the padded shape or sort the widths"
         )
+
+
+def _need_convolutions(architecture: Convolutions, layers: int, channels: int, kernel: int) -> None:
+    ranges = {
+        "channels": (1, channels),
+        "kernel": (1, kernel),
+        "activation": (0, len(ACTIVATIONS) - 1),
+        "pooling": (0, len(POOLINGS) - 1),
+        "skip": (0, 1),
+    }
+    for name, (low, high) in ranges.items():
+        values = getattr(architecture, name)
+        if values.shape != (layers,):
+            raise ValueError(f"{name} needs one value for each of {layers} layers; got shape {values.shape}")
+        if isinstance(values, jax.core.Tracer):
+            continue
+        if np.min(values) < low or np.max(values) > high:
+            raise ValueError(f"{name} must be from {low} to {high}; got {np.asarray(values).tolist()}")
+        if name == "kernel" and not (np.asarray(values) % 2).all():
+            raise ValueError(f"kernel must be odd; got {np.asarray(values).tolist()}")
 
 
 def _outer(rows: jax.Array, columns: jax.Array) -> jax.Array:

@@ -210,3 +210,28 @@ def test_other_bad_input_is_refused():
         over_population(lambda member: member[0])((jnp.zeros(2), jnp.zeros(3)))
     with pytest.raises(ValueError, match="size must be positive"):
         groups_of_one_shape(np.ones((2, 1), int), 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("channels", [2, 0], "channels must be from 1 to 4"),
+        ("channels", [2], "each of 2 layers"),
+        ("kernel", [3, 7], "kernel must be from 1 to 5"),
+        ("kernel", [3, 4], "kernel must be odd"),
+        ("activation", [0, 3], "activation must be from 0 to 2"),
+        ("pooling", [2, 0], "pooling must be from 0 to 1"),
+        ("skip", [0, 2], "skip must be from 0 to 1"),
+    ],
+)
+def test_convolutions_out_of_range_are_refused(field, values, message):
+    good = {"channels": [2, 4], "kernel": [3, 5], "activation": [0, 2], "pooling": [0, 1], "skip": [0, 1]}
+    arrays = {name: np.array(value, np.int32) for name, value in (good | {field: values}).items()}
+    with pytest.raises(ValueError, match=message):
+        masked_cnn(10, 4).mask(Convolutions(**arrays, dropout=np.float32(0)), jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"max_kernel": 4}, "must be odd"), ({"pooled": 3}, "pooled must")])
+def test_a_masked_cnn_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        masked_cnn(10, 4, **arguments)
