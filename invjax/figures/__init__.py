@@ -1,0 +1,40 @@
+"""Figures from arrays. The only module that knows matplotlib, which it imports when a figure is drawn.
+
+Each function takes host arrays and returns a `matplotlib.figure.Figure`; `save` writes it whole or not at all.
+"""
+
+from invjax.figures.canvas import save
+from invjax.figures.charts import bar_panels, curves, histograms, line_panels, pareto, readings, scatter_panels
+from invjax.figures.pictures import adversarial_grid, image_grid, metamer_grid
+from invjax.figures.planes import decision_arrows, decision_slices, plane_panels
+from invjax.figures.sensitivity_charts import (
+    gap_distributions,
+    logits_along,
+    power_laws,
+    predictions,
+    robustness_curves,
+    sensitivity,
+)
+
+__all__ = [
+    "adversarial_grid",
+    "bar_panels",
+    "curves",
+    "decision_arrows",
+    "decision_slices",
+    "gap_distributions",
+    "histograms",
+    "image_grid",
+    "line_panels",
+    "logits_along",
+    "metamer_grid",
+    "pareto",
+    "plane_panels",
+    "power_laws",
+    "predictions",
+    "readings",
+    "robustness_curves",
+    "save",
+    "scatter_panels",
+    "sensitivity",
+]

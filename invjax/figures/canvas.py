@@ -1,0 +1,41 @@
+"""What all figures share: ink, paper, and how they are saved."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INK, GRID, PALETTE = "#1b1f24", "#d8dee4", ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7")
+
+
+def blank(width: float, height: float) -> Any:
+    """An empty figure of that many inches."""
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install "invjax[experiments]"') from error
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def save(figure: Any, path: str | Path) -> Path:
+    """Write `figure` as a PNG, by way of a temporary name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        figure.savefig(part, format="png")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def show_image(axes: Any, image: np.ndarray) -> None:
+    """An image `[H, W, C]` in [0, 1], clipped, without ticks."""
+    gray = image.shape[-1] == 1
+    axes.imshow(np.clip(image[..., 0] if gray else image, 0, 1), cmap="gray" if gray else None, vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(GRID)
