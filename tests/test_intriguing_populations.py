@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import common
-from experiments.intriguing_properties import architecture_search, random_architectures
+from experiments.intriguing_properties import architecture_search, cells, populations, random_architectures
+from invjax.data import Dataset
 
 
 def png_size(path):
@@ -69,9 +70,9 @@ def test_rank_correlation_is_spearmans():
     from scipy.stats import spearmanr
 
     a, b = np.random.default_rng(0).integers(0, 9, (2, 30))
-    assert random_architectures.rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)
-    assert random_architectures.rank_correlation([1, 1, 1], [1, 2, 3]) is None
-    assert random_architectures.rank_correlation([1, 2], [1, 2]) is None
+    assert populations.rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert populations.rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    assert populations.rank_correlation([1, 2], [1, 2]) is None
 
 
 @pytest.fixture(scope="module")
@@ -115,24 +116,25 @@ def test_a_search_that_is_killed_goes_on_to_the_same_result(whole_search, tmp_pa
 
 
 def test_a_child_differs_from_its_parent_in_one_gene_that_has_an_effect():
-    config, rng = architecture_search.PRESETS["default"], np.random.default_rng(0)
-    places = architecture_search.places(config)
+    space, rng = architecture_search.space(architecture_search.PRESETS["default"]), np.random.default_rng(0)
+    places = cells.places(space)
     assert ("skip", 0) not in places and ("pooling", 2) not in places and len(places) == 3 * 5 - 2
     seen = set()
     for _ in range(300):
-        parent = architecture_search.random_cell(config, rng)
-        child = architecture_search.mutated(config, parent, rng)
-        changed = [(gene, i) for gene in parent for i in range(config.layers) if parent[gene][i] != child[gene][i]]
+        parent = cells.random_cell(space, rng)
+        child = cells.mutated(space, parent, rng)
+        changed = [(gene, i) for gene in parent for i in range(space.layers) if parent[gene][i] != child[gene][i]]
         assert len(changed) == 1
         seen.add(changed[0])
-        assert all(value in architecture_search.genes(config)[gene] for gene in child for value in child[gene])
+        assert all(value in cells.genes(space)[gene] for gene in child for value in child[gene])
     assert seen == set(places)
 
 
 def test_parents_are_the_best_of_a_tournament_among_the_youngest():
     config = dataclasses.replace(architecture_search.PRESETS["smoke"], alive=3, tournament=3, generation=20, evolved=20)
     rng = np.random.default_rng(0)
-    history = [{"cell": architecture_search.random_cell(config, rng), "reward": reward} for reward in (9, 1, 3, 2)]
+    space = architecture_search.space(config)
+    history = [{"cell": cells.random_cell(space, rng), "reward": reward} for reward in (9, 1, 3, 2)]
     children = architecture_search.next_cells(config, "evolved", 0, history)
     for child in children:  # the best of the three youngest; the first is dead
         parent = history[2]["cell"]
@@ -152,3 +154,23 @@ def test_a_search_that_cannot_be_is_refused(changes, message, tmp_path):
     config = dataclasses.replace(architecture_search.PRESETS["smoke"], **changes)
     with pytest.raises(ValueError, match=message):
         architecture_search.run(config, tmp_path)
+
+
+def test_equal_batches_hold_all_images_and_awkward_numbers_are_refused():
+    images = (np.arange(1103 * 4) % 256).astype(np.uint8).reshape(-1, 2, 2, 1)
+    data = Dataset(images, (np.arange(1103) % 10).astype(np.int32), 10, 256)
+    images, labels = populations.in_batches(data, slice(-600, None))
+    assert images.shape == (2, 300, 2, 2, 1) and images.max() <= 1
+    np.testing.assert_array_equal(labels.reshape(-1), data.labels[-600:])
+    with pytest.raises(ValueError, match=r"1103 images fall into equal batches of at most 500 only by 1 each.*1100"):
+        populations.in_batches(data, slice(None))
+
+
+def test_what_bisection_cannot_tell_from_zero_counts_as_unresolved():
+    config = random_architectures.PRESETS["default"]
+    floor = np.float32(config.largest[0]) / config.points / 2**config.bisections
+    radii = np.concatenate([np.full(10, floor), np.linspace(0.001, 0.1, 990)]).astype(np.float32)
+    law = random_architectures.law_of(config, 0, radii)
+    assert law["count"] == 20
+    # ten of the twenty are resolved: the asymptotic interval is that of ten
+    assert (law["high"] - law["exponent"]) / law["exponent"] == pytest.approx(1.96 / np.sqrt(10), rel=1e-3)

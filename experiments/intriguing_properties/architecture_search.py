@@ -2,11 +2,11 @@
 
     python -m experiments.intriguing_properties.architecture_search [smoke|default|paper] [--dataset digits|mnist]
 
-Random search, then regularised evolution (Real et al. 2018: of a few, chosen at random, the best has a child with one
-gene changed; the oldest of the population dies). The reward is the accuracy under FGSM on images that are held out of
-the training set. Children are masked networks of one padded shape, so that a generation trains as one population, with
-half of each batch attacked by step l.l., and one compilation serves the whole search. A run that is killed loses the
-generation that it was at. The best cell by reward and the best by clean accuracy are then enlarged and trained longer.
+Random search, then regularised evolution (Real et al. 2018: see `cells`). The reward is the accuracy under FGSM on
+images that are held out of the training set. Children are masked networks of one padded shape, so that a generation
+trains as one population, with half of each batch attacked by step l.l., and one compilation serves the whole search. A
+run that is killed loses the generation that it was at. The best cell by reward and the best by clean accuracy are then
+enlarged and trained longer.
 """
 
 import dataclasses
@@ -21,13 +21,15 @@ import numpy as np
 import optax
 
 from experiments import common
-from experiments.intriguing_properties.random_architectures import in_batches, rank_correlation
+from experiments.intriguing_properties import cells
+from experiments.intriguing_properties.cells import Cell, Space
+from experiments.intriguing_properties.populations import in_batches, one_image, rank_correlation, trainer
 from invjax import figures
 from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import Attack, fgsm, linf, pgd, step_ll
-from invjax.data import Dataset, as_float, batches, load
-from invjax.models.population import ACTIVATIONS, POOLINGS, Convolutions, MaskedNet, masked_cnn, masked_size
-from invjax.population_training import member_of, over_population, population_trainer
+from invjax.data import Dataset, batches, load
+from invjax.models.population import Convolutions, MaskedNet, masked_cnn, masked_size
+from invjax.population_training import member_of, over_population
 
 POOLED = 2
 """Layers followed by 2x2 pooling."""
@@ -117,47 +119,9 @@ PRESETS = {
 }  # fmt: skip
 
 
-def genes(config: Config) -> dict[str, tuple[int, ...]]:
-    """What each layer of a cell may be."""
-    return {
-        "channels": config.channels,
-        "kernel": config.kernels,
-        "activation": tuple(range(len(ACTIVATIONS))),
-        "pooling": tuple(range(len(POOLINGS))),
-        "skip": (0, 1),
-    }
-
-
-def places(config: Config) -> list[tuple[str, int]]:
-    """The genes that have an effect: the first layer has nothing to skip, the last ones are not pooled."""
-    return [
-        (gene, layer)
-        for gene in genes(config)
-        for layer in range(config.layers)
-        if not (gene == "skip" and layer == 0) and not (gene == "pooling" and layer >= POOLED)
-    ]
-
-
-Cell = dict[str, list[int]]
-"""Of each gene, its values by layer."""
-
-
-def random_cell(config: Config, rng: np.random.Generator) -> Cell:
-    """Every gene that has an effect at random."""
-    cell = {gene: [choices[0]] * config.layers for gene, choices in genes(config).items()}
-    for gene, layer in places(config):
-        cell[gene][layer] = int(rng.choice(genes(config)[gene]))
-    return cell
-
-
-def mutated(config: Config, cell: Cell, rng: np.random.Generator) -> Cell:
-    """The cell with one gene of one layer changed."""
-    open_places = [(gene, layer) for gene, layer in places(config) if len(genes(config)[gene]) > 1]
-    gene, layer = open_places[rng.integers(len(open_places))]
-    others = [value for value in genes(config)[gene] if value != cell[gene][layer]]
-    child = {name: list(values) for name, values in cell.items()}
-    child[gene][layer] = int(rng.choice(others))
-    return child
+def space(config: Config) -> Space:
+    """What cells are searched."""
+    return Space(config.layers, config.channels, config.kernels, POOLED)
 
 
 def next_cells(config: Config, arm: str, generation: int, history: list[dict]) -> list[Cell]:
@@ -172,20 +136,17 @@ def next_cells(config: Config, arm: str, generation: int, history: list[dict]) -
     rng = np.random.default_rng((config.seed, ARMS.index(arm), generation))
     count = min(config.generation, getattr(config, arm) - generation * config.generation)
     if arm == "random":
-        return [random_cell(config, rng) for _ in range(count)]
+        return [cells.random_cell(space(config), rng) for _ in range(count)]
     alive = history[-config.alive :]
-    parents = []
-    for _ in range(count):
-        chosen = rng.choice(len(alive), min(config.tournament, len(alive)), replace=False)
-        parents.append(max((alive[i] for i in chosen), key=lambda child: child["reward"]))
-    return [mutated(config, parent["cell"], rng) for parent in parents]
+    parents = [cells.parent(alive, config.tournament, rng) for _ in range(count)]
+    return [cells.mutated(space(config), parent, rng) for parent in parents]
 
 
-def stacked(cells: list[Cell], times: int = 1) -> Convolutions:
+def stacked(chosen: list[Cell], times: int = 1) -> Convolutions:
     """Cells with a leading population axis, their channels taken `times`."""
-    fields = {gene: np.array([cell[gene] for cell in cells], np.int32) for gene in cells[0]}
+    fields = {gene: np.array([cell[gene] for cell in chosen], np.int32) for gene in chosen[0]}
     fields["channels"] *= times
-    return Convolutions(**fields, dropout=np.zeros(len(cells), np.float32))
+    return Convolutions(**fields, dropout=np.zeros(len(chosen), np.float32))
 
 
 def network(config: Config, times: int = 1) -> MaskedNet:
@@ -193,22 +154,18 @@ def network(config: Config, times: int = 1) -> MaskedNet:
     return masked_cnn(10, times * max(config.channels), config.layers, max(config.kernels), POOLED)
 
 
-def trainer(config: Config, net: MaskedNet, data: Dataset, num_steps: int) -> Any:
+def cell_trainer(config: Config, net: MaskedNet, data: Dataset, num_steps: int) -> Any:
     """Trains populations of `(Convolutions, learning rate)`, half of each batch attacked by step l.l."""
     attack = step_ll(linf())
 
-    def decoded(images):
-        return jnp.asarray(as_float(images, data.levels))
-
     def loss_fn(member, params, key, batch):
         loss = adversarial_loss(lambda p, x: net.apply(p, member[0], x), attack, eps=config.eps, share=0.5)
-        return loss(params, key, (decoded(batch[0]), batch[1]))
+        return loss(params, key, batch)
 
-    return population_trainer(
-        lambda key, member: net.init(key, member[0], decoded(jnp.asarray(data.images[:1]))),
-        loss_fn,
-        lambda member: optax.adam(lambda step: member[1] * optax.cosine_decay_schedule(1.0, num_steps)(step)),
-    )
+    def optimizer_for(member):
+        return optax.adam(lambda step: member[1] * optax.cosine_decay_schedule(1.0, num_steps)(step))
+
+    return trainer(net, data, loss_fn, optimizer_for, architecture=lambda member: member[0])
 
 
 def judge(net: MaskedNet, attacks: dict[str, Attack], eps: float) -> Any:
@@ -232,29 +189,29 @@ def judge(net: MaskedNet, attacks: dict[str, Attack], eps: float) -> Any:
 def generation_trainer(config: Config, data: Dataset) -> Callable[[list[Cell], str, int], tuple[dict, dict]]:
     """`(cells, arm, number) -> numbers, arrays`: trains and judges a generation; all of them are compiled once."""
     net, per_epoch = network(config), config.train_images // config.batch_size
-    train = trainer(config, net, data, config.epochs * per_epoch)
+    train = cell_trainer(config, net, data, config.epochs * per_epoch)
     judged = judge(net, {"FGSM": fgsm(linf())}, config.eps)
     kept = slice(config.train_images)
     draw = batches([data.images[kept], data.labels[kept]], config.batch_size, config.seed)
     held_out = in_batches(data, slice(-config.held_out, None))
-    image = jnp.zeros((1, *data.images.shape[1:]))
+    image = one_image(data)
 
-    def generation(cells, arm, number):
+    def generation(children, arm, number):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ARMS.index(arm)), number)
         train_key, judge_key = jax.random.split(key)
-        rates = np.full(len(cells), config.learning_rate, np.float32)
-        members = jax.tree.map(jnp.asarray, (stacked(cells), rates))
+        rates = np.full(len(children), config.learning_rate, np.float32)
+        members = jax.tree.map(jnp.asarray, (stacked(children), rates))
         params, losses = train(
-            jax.random.split(train_key, len(cells)), members, draw, config.epochs * per_epoch,
+            jax.random.split(train_key, len(children)), members, draw, config.epochs * per_epoch,
             steps_at_once=per_epoch, description=f"{arm} {number}",
         )  # fmt: skip
         found = judged((params, members), *held_out, judge_key)
-        sizes = [masked_size(net.mask(member_of(members[0], i), image)) for i in range(len(cells))]
-        children = [
+        sizes = [masked_size(net.mask(member_of(members[0], i), image)) for i in range(len(children))]
+        judged_children = [
             {"arm": arm, "cell": cell, "parameters": size, "clean": float(clean), "reward": float(reward)}
-            for cell, size, clean, reward in zip(cells, sizes, found["clean"], found["FGSM"], strict=True)
+            for cell, size, clean, reward in zip(children, sizes, found["clean"], found["FGSM"], strict=True)
         ]
-        return {"children": children}, {"losses": losses}
+        return {"children": judged_children}, {"losses": losses}
 
     return generation
 
@@ -266,8 +223,8 @@ def search(config: Config, train: Dataset, folder: Path) -> list[dict]:
     for arm in ARMS:
         for number in range(-(-getattr(config, arm) // config.generation)):
             history = children["random"][: config.alive] + children["evolved"]
-            cells = next_cells(config, arm, number, history)
-            values, _ = common.stage(folder / f"{arm}-{number:03d}", partial(train_generation, cells, arm, number))
+            born = next_cells(config, arm, number, history)
+            values, _ = common.stage(folder / f"{arm}-{number:03d}", partial(train_generation, born, arm, number))
             children[arm] += values["children"]
     return children["random"] + children["evolved"]
 
@@ -278,11 +235,11 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], children: list[dict]
     net, kept = network(config, config.enlarge), min(config.final_images, len(train.labels) - config.held_out)
     best = {by: max(children, key=lambda child: child[by]) for by in ("reward", "clean")}
     settings = [(by, rate) for by in best for rate in config.final_learning_rates]
-    cells = stacked([best[by]["cell"] for by, _ in settings], config.enlarge)
-    members = jax.tree.map(jnp.asarray, (cells, np.array([rate for _, rate in settings], np.float32)))
+    architectures = stacked([best[by]["cell"] for by, _ in settings], config.enlarge)
+    members = jax.tree.map(jnp.asarray, (architectures, np.array([rate for _, rate in settings], np.float32)))
     per_epoch = kept // config.batch_size
     train_key, held_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
-    params, _ = trainer(config, net, train, config.final_epochs * per_epoch)(
+    params, _ = cell_trainer(config, net, train, config.final_epochs * per_epoch)(
         jax.random.split(train_key, len(settings)),
         members,
         batches([train.images[:kept], train.labels[:kept]], config.batch_size, config.seed),
@@ -297,14 +254,14 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], children: list[dict]
     attacks = {"FGSM": fgsm(linf()), "PGD": pgd(linf(), steps=config.attack_steps)}
     tested = judge(net, attacks, config.eps)(trained, *in_batches(test, slice(config.test_images)), test_key)
     numbers: dict[str, Any] = {}
-    image = jnp.zeros((1, *train.images.shape[1:]))
+    image = one_image(train)
     for by, child in best.items():
         rows = [i for i, setting in enumerate(settings) if setting[0] == by]
         chosen = max(rows, key=lambda i: float(held["FGSM"][i]))
         numbers[by] = {
             "cell": child["cell"],
             "learning_rate": settings[chosen][1],
-            "parameters": masked_size(net.mask(member_of(cells, chosen), image)),
+            "parameters": masked_size(net.mask(member_of(architectures, chosen), image)),
             "test": {name: float(values[chosen]) for name, values in tested.items()},
         }
     return numbers, {}

@@ -35,6 +35,10 @@ class Config(networks.Settings):
 
     train_size: int | None = 20_000
     """Use this many training images; None: all."""
+    channels: tuple[int, ...] = (8, 16)
+    """Channels of the convolutions of the CNN."""
+    dense: int = 64
+    """Width of its hidden dense layer."""
     models: tuple[str, ...] = ("MLP", "CNN")
     """Which networks, by kind; the MLP is the permutation-invariant one."""
     entropy_coef: float = 1.0
@@ -171,14 +175,14 @@ def rows(config: Config, results: dict[str, dict[str, list[dict]]]) -> list[comm
         for arm, runs in by_arm.items():
             for attack in attacks_for(config):
                 values = [100 * n["curves"][attack][at] for n in runs]
-                what = f"{name}, {arm}: accuracy up to eps {radius:g}, {attack}"
+                what = f"{name}, {arm}: accuracy under {attack}, eps {radius:g}"
                 table.append(
                     common.row(
                         what,
                         None,
                         values,
                         "%",
-                        "right at all radii of the curve up to that one; published without numbers",
+                        "right at every smaller radius of the curve as well; published without numbers",
                     )
                 )
             clean = [100 * n["curves"]["step l.l."][0] for n in runs]

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.stats import rankdata
 
 from experiments import common
+from experiments.intriguing_properties.populations import in_batches, one_image, rank_correlation, trainer
 from invjax import figures
 from invjax.analysis import attack_direction, power_law
 from invjax.attacks import line_search
-from invjax.data import Dataset, as_float, batches, load
+from invjax.data import Dataset, batches, load
 from invjax.losses import cross_entropy
 from invjax.models.population import (
     Convolutions,
@@ -34,7 +34,7 @@ from invjax.models.population import (
     masked_mlp,
     masked_size,
 )
-from invjax.population_training import member_of, over_population, population_trainer
+from invjax.population_training import member_of, over_population
 
 ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 """By name, the kind of `attack_direction`."""
@@ -153,30 +153,16 @@ def train_group(config: Config, data: Dataset, ids: np.ndarray, members: Any, ne
     per_epoch = len(data.labels) // config.batch_size
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * per_epoch)
 
-    def decoded(images):
-        return jnp.asarray(as_float(images, data.levels))
-
     def loss_fn(member, params, key, batch):
-        return cross_entropy(net.apply(params, member, decoded(batch[0]), key), batch[1]).mean(), {}
+        return cross_entropy(net.apply(params, member, batch[0], key), batch[1]).mean(), {}
 
-    train = population_trainer(
-        lambda key, member: net.init(key, member, decoded(jnp.asarray(data.images[:1]))),
-        loss_fn,
-        lambda member: optax.adam(schedule),
-    )
+    train = trainer(net, data, loss_fn, lambda member: optax.adam(schedule))
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.seed)))(jnp.asarray(ids))
     draw = batches([data.images, data.labels], config.batch_size, config.seed)
     params, _ = train(
         keys, members, draw, config.epochs * per_epoch, steps_at_once=per_epoch, description=f"training {name}"
     )
     return params
-
-
-def in_batches(data: Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Images in [0, 1] `[n, b, H, W, C]` and labels `[n, b]`, in equal batches: b divides their number, at most 500."""
-    x, labels = np.asarray(as_float(data.images[part], data.levels)), np.asarray(data.labels[part], np.int32)
-    size = next(size for size in range(min(len(labels), 500), 0, -1) if len(labels) % size == 0)
-    return x.reshape(-1, size, *x.shape[1:]), labels.reshape(-1, size)
 
 
 def smallest_eps(config: Config, net: MaskedNet, params: Any, members: Any, data: Dataset) -> dict[str, np.ndarray]:
@@ -211,7 +197,7 @@ def one_group(config: Config, data: tuple[Dataset, Dataset], name: str, ids: np.
     members = jax.tree.map(jnp.asarray, members)
     params = train_group(config, data[0], ids, members, net, name)
     radii = smallest_eps(config, net, params, members, data[1])
-    image = jnp.zeros((1, *data[0].images.shape[1:]))
+    image = one_image(data[0])
     numbers = []
     for row, number in enumerate(ids):
         member = member_of(members, row)
@@ -234,15 +220,9 @@ def law_of(config: Config, attack: int, radii: np.ndarray) -> dict[str, float] |
     """The fitted law, or None where too few images flip within the largest eps."""
     if np.isfinite(radii).mean() <= config.quantile:
         return None
-    resolution = config.largest[attack] / config.points / 2**config.bisections
+    # radii are float32: one that the bisection could not tell from zero may lie a rounding above this
+    resolution = (1 + 1e-6) * config.largest[attack] / config.points / 2**config.bisections
     return power_law(radii, quantile=config.quantile, resolution=resolution)._asdict()
-
-
-def rank_correlation(a: Any, b: Any) -> float | None:
-    """Spearman's, or None for fewer than three pairs or where one of the two is constant."""
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
