@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from functools import partial
 
 import jax
@@ -10,9 +11,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from invjax import evaluation
+from invjax import streaming
 from invjax.attacks import fgsm, l2, linf, pgd
-from invjax.evaluation import report, robustness_curve, table, wilson
+from invjax.evaluation import Relabelled, report, robustness_curve, table, wilson
 from invjax.training import data_mesh
 
 KEY = jax.random.key(2)
@@ -173,7 +174,7 @@ def test_once_everything_has_fallen_no_more_is_run():
 
 def interrupted(monkeypatch, after):
     """The machine dies at the call of the model or of the attack after so many."""
-    whole, calls = evaluation.over_batches, []
+    whole, calls = streaming.over_batches, []
 
     def dying(*args, **kwargs):
         calls.append(1)
@@ -181,8 +182,9 @@ def interrupted(monkeypatch, after):
             raise KeyboardInterrupt
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(evaluation, "over_batches", dying)
-    return lambda: monkeypatch.setattr(evaluation, "over_batches", whole)
+    module = sys.modules["invjax.evaluation.curve"]
+    monkeypatch.setattr(module, "over_batches", dying)
+    return lambda: monkeypatch.setattr(module, "over_batches", whole)
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -353,6 +355,38 @@ def test_the_table_has_a_line_for_each_number(found):
     assert lines["median smallest eps, linf"] == ("median smallest eps, linf", np.median(s.smallest_eps), None)
 
 
+def test_both_failures_are_counted_on_the_same_images(found):
+    """Variants of which half are inverted images, seen as any class, as the label, or as none."""
+    rng = np.random.default_rng(1)
+    variants = np.where(rng.random((COUNT, 1, 1, 1)) < 0.5, 1 - IMAGES, IMAGES)
+    seen = rng.integers(-1, CLASSES, COUNT)
+    both = make_report(relabelled={"inverted": Relabelled(variants, seen)})
+    answers = np.asarray(apply_fn(PARAMS, variants)).argmax(1)
+    invariant = [bool(CLEAN[i] and seen[i] not in (-1, LABELS[i]) and answers[i] == LABELS[i]) for i in range(COUNT)]
+    changed = [i for i in range(COUNT) if seen[i] not in (-1, LABELS[i])]
+    agrees = sum(bool(answers[i] == seen[i]) for i in changed)
+    assert 0 < sum(invariant) < COUNT and 0 < agrees < len(changed) < COUNT
+    lines = {line.name: line for line in table(both)}
+    assert list(lines)[:7] == [line.name for line in table(found)]
+    assert lines["invariance error, inverted"].value == sum(invariant) / COUNT
+    assert lines["agreement where another class is seen, inverted"].interval == wilson(agrees, len(changed))
+    failures = both.failures("linf", "inverted")
+    assert sum(failures.values()).tolist() == [1] * COUNT
+    sensitive = found.sensitivity["linf"].success & CLEAN
+    np.testing.assert_array_equal(failures["sensitive"] | failures["both"], sensitive)
+    np.testing.assert_array_equal(failures["invariant"] | failures["both"], invariant)
+    np.testing.assert_array_equal(failures["wrong"], ~CLEAN)
+    neither = "right, and neither failure: linf, eps 0.05; inverted"
+    assert lines[neither].value == failures["neither"].mean()
+
+
+def test_where_nothing_has_changed_there_is_no_agreement():
+    same = make_report(relabelled={"same": Relabelled(IMAGES, LABELS)})
+    names = [line.name for line in table(same)]
+    assert "agreement where another class is seen, same" not in names
+    assert same.failures("l2", "same")["invariant"].sum() == 0
+
+
 def test_a_model_that_is_always_wrong_is_not_attacked():
     never = lambda threat: pytest.fail  # noqa: E731
     wrong = (np.asarray(apply_fn(PARAMS, IMAGES)).argmax(1).astype(np.int32) + 1) % CLASSES
@@ -369,8 +403,27 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
         ({"threats": [(linf((0.4, 0.6)), 0.1)]}, "images must lie in (0.4, 0.6)"),
         ({"images": NAN}, "images holds 368 NaN"),
         ({"labels": LABELS + CLASSES}, "labels must be in [0, 3)"),
+        ({"relabelled": {"few": Relabelled(IMAGES[1:], LABELS[1:])}}, "relabelled 'few' must have an image (4, 4, 1)"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS[1:])}}, "a class for each of the 23 images"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS - 5)}}, "or -1 where there is no saying"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS / 2)}}, "seen of 'r' must be classes"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS + CLASSES)}}, "classes of the model, below 3"),
+        ({"relabelled": {"r": Relabelled(NAN, LABELS)}}, "relabelled 'r' holds 368 NaN"),
     ],
-    ids=["twice", "none", "negative", "bounds", "NaN", "labels"],
+    ids=[
+        "twice",
+        "none",
+        "negative",
+        "bounds",
+        "NaN",
+        "labels",
+        "few",
+        "fewer classes",
+        "below",
+        "halves",
+        "above",
+        "NaN variants",
+    ],
 )
 def test_a_report_on_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
