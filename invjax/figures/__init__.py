@@ -15,6 +15,7 @@ from invjax.figures.sensitivity_charts import (
     robustness_curves,
     sensitivity,
 )
+from invjax.figures.shares import stacked_shares
 
 __all__ = [
     "adversarial_grid",
@@ -37,4 +38,5 @@ __all__ = [
     "save",
     "scatter_panels",
     "sensitivity",
+    "stacked_shares",
 ]
