@@ -82,7 +82,7 @@ def power_laws(
     """
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
-    figure = blank(2.5 * columns + 0.4, 2.3 * lines + 0.7)
+    figure = blank(max(2.5 * columns + 0.4, 5.4), 2.3 * lines + 0.7)  # the title and the legend need some room
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axes, (model, by_attack) in zip(grid, panels.items(), strict=False):
         for i, (attack, radii) in enumerate(by_attack.items()):
