@@ -8,6 +8,7 @@ from invjax.attacks.diagnose import Finding, diagnose
 from invjax.attacks.fab import fab
 from invjax.attacks.gradient import fgsm, iterated_ll, pgd, step_ll
 from invjax.attacks.invariance import InvarianceExamples, l0_invariance, linf_invariance
+from invjax.attacks.judge import judge
 from invjax.attacks.metamers import feature_adversary, interpolate, metamers
 from invjax.attacks.minimal import line_search, smallest
 from invjax.attacks.nearest import ReferenceBank, reference_bank
@@ -37,6 +38,7 @@ __all__ = [
     "interpolate",
     "iterated_ll",
     "jit_attack",
+    "judge",
     "l0",
     "l0_invariance",
     "l1",

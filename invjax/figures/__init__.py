@@ -5,6 +5,7 @@ Each function takes host arrays and returns a `matplotlib.figure.Figure`; `save`
 
 from invjax.figures.canvas import save
 from invjax.figures.charts import bar_panels, curves, histograms, line_panels, pareto, readings, scatter_panels
+from invjax.figures.interval_charts import interval_curves, interval_dots
 from invjax.figures.pictures import adversarial_grid, image_grid, metamer_grid
 from invjax.figures.planes import decision_arrows, decision_slices, plane_panels
 from invjax.figures.sensitivity_charts import (
@@ -26,6 +27,8 @@ __all__ = [
     "gap_distributions",
     "histograms",
     "image_grid",
+    "interval_curves",
+    "interval_dots",
     "line_panels",
     "logits_along",
     "metamer_grid",

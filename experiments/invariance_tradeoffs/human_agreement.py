@@ -1,0 +1,255 @@
+"""Do models see what people see? Agreement on images that invariance attacks changed for people. Tables 2 and 3.
+
+    python -m experiments.invariance_tradeoffs.human_agreement [smoke|default|paper] [--pretrained-dir FOLDER]
+
+Networks trained here, plainly and against attacks, and networks that others released; how often each gives the class
+that people see, and how much of the test set withstands attacks. A star marks images outside of the ball that a network
+was trained to withstand.
+"""
+
+import dataclasses
+import functools
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import common
+from experiments.invariance_tradeoffs import robust_networks
+from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
+from invjax import figures
+from invjax.attacks import Attack, Threat, ensemble, jit_attack, l0, l2, linf, pgd, standard
+from invjax.data import Dataset, HumanLabelled, as_float
+from invjax.streaming import over_batches
+from invjax.training import data_mesh
+from invjax.types import ApplyFn, Params
+
+ATTACKED: dict[str, tuple[Threat, float]] = {
+    "linf 0.3": (linf(), 0.3),
+    "linf 0.4": (linf(), 0.4),
+    "l2 2": (l2(), 2.0),
+    "l0 25": (l0(), 25),
+}
+"""The attacks, by name: threat and radius."""
+
+PUBLISHED = {
+    "ResNet": {"clean": 99, "l0": 80, "linf 0.3": 33, "linf 0.4": 51},
+    "CNN, linf-PGD 0.3": {"clean": 99, "l0": 56, "linf 0.3": 0, "linf 0.4": 16},
+    "CNN, l2-PGD 2": {"clean": 99, "l0": 27, "linf 0.3": 5, "linf 0.4": 19},
+}
+"""Table 2; its undefended network is a ResNet-18. Table 3 is not quoted: we do not have it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(robust_networks.Settings):
+    """Settings of the comparison."""
+
+    train_size: int | None = 20_000
+    """Use this many training images; None: all."""
+    pretrained_dir: str | None = None
+    """A folder of released networks; by default `pretrained` in the data folder, if it is there."""
+    resnet: str = "ResNet-8"
+    """The undefended residual network: ResNet-8 or ResNet-18."""
+    attacked: tuple[str, ...] = ("linf 0.3", "linf 0.4", "l2 2", "l0 25")
+    """The balls of the attacks: the columns of table 3, and l2."""
+    images: int = 200
+    """Test images that are attacked, the first ones."""
+    attack_steps: int = 40
+    """Steps of the ensemble's gradient attacks, and of PGD in l0."""
+    queries: int = 500
+    """Queries of the ensemble's random search."""
+
+
+PRESETS = {
+    "smoke": Config(
+        train_size=512,
+        epochs=1,
+        batch_size=64,
+        train_steps=1,
+        test_size=256,
+        attacked=("l0 25",),
+        images=16,
+        attack_steps=2,
+        queries=5,
+        seeds=(0,),
+    ),
+    "default": Config(),
+    "paper": Config(
+        cnn="CNN",
+        resnet="ResNet-18",
+        train_size=None,
+        epochs=10,
+        batch_size=100,
+        learning_rate=1e-3,
+        train_steps=40,
+        attack_steps=100,
+        queries=5000,
+    ),
+}
+
+
+def trained(config: Config) -> dict[str, tuple[str, tuple[str, float] | None]]:
+    """The networks trained here: `{name: (architecture, the ball of its training)}`."""
+    return {
+        "CNN": (config.cnn, None),
+        "ResNet": (config.resnet, None),
+        "CNN, linf-PGD 0.3": (config.cnn, ("linf", 0.3)),
+        "CNN, l2-PGD 2": (config.cnn, ("l2", 2.0)),
+    }
+
+
+@functools.cache
+def attack_on(apply_fn: ApplyFn, name: str, steps: int, queries: int) -> Any:
+    """The standard ensemble; PGD in l0, for which there is no ensemble. Compiled once a network."""
+    threat, _ = ATTACKED[name]
+    if threat.name == "l0":
+        return _in_batches(pgd(threat, steps=steps), apply_fn)
+    return ensemble(standard(threat, classes=10, steps=steps, queries=queries), apply_fn, mesh=data_mesh())
+
+
+def _in_batches(attack: Attack, apply_fn: ApplyFn) -> Any:
+    run = jit_attack(attack, apply_fn)
+
+    def attacked(params, key, images, labels, *, eps):
+        def part(x, y, ids):
+            return run(params, key, x, y, eps=eps, ids=ids)._replace(trace=())
+
+        ids = np.arange(len(images), dtype=np.uint32)
+        return over_batches(part, [images, labels, ids], min(250, len(images)), data_mesh())
+
+    return attacked
+
+
+def measured(config: Config, net: Pretrained, seed: int, test: Dataset, human: dict[str, HumanLabelled]) -> dict:
+    """Clean accuracy, agreement with people, accuracy under each attack."""
+    numbers = robust_networks.seen(net.apply, net.params, test, human)
+    shown = robust_networks.first(test, config.images)
+    images, labels = as_float(shown.images[:]), np.asarray(shown.labels)
+    numbers["robust"] = {}
+    for name in config.attacked if net.has_gradients else ():
+        _, eps = ATTACKED[name]
+        attack = attack_on(net.apply, name, config.attack_steps, config.queries)
+        found = attack(net.params, jax.random.key(seed), images, labels, eps=eps)
+        numbers["robust"][name] = 1 - float(found.success.mean())
+    return numbers
+
+
+def one_trained(
+    config: Config, name: str, seed: int, data: tuple[Dataset, Dataset, dict[str, HumanLabelled]], folder: Path
+) -> tuple:
+    """Train a network and measure it."""
+    train, test, human = data
+    architecture, ball = trained(config)[name]
+    attack = robust_networks.adversary(ball[0], config.train_steps) if ball else None
+    params: Params = robust_networks.train(config, architecture, attack, ball[1] if ball else 0, seed, train, folder)
+    net = Pretrained(robust_networks.network(architecture).apply, params, ball)
+    return measured(config, net, seed, test, human), {}
+
+
+def one_released(config: Config, net: Pretrained, data: tuple[Dataset, Dataset, dict[str, HumanLabelled]]) -> tuple:
+    """Measure a network that others trained."""
+    return measured(config, net, 0, *data[1:]), {}
+
+
+def outside(of_set: HumanLabelled, ball: tuple[str, float] | None) -> float:
+    """The share of a set's changed images that lie outside of a ball around their originals.
+
+    Published images are rounded to bytes, so that much beyond the radius is inside.
+    """
+    if ball is None:
+        return 0.0
+    norm, eps = ball
+    change = (of_set.images - of_set.originals)[of_set.changed].reshape(int(of_set.changed.sum()), -1)
+    return float((np.linalg.norm(change, {"linf": np.inf, "l2": 2}[norm], axis=1) > eps + 1 / 255).mean())
+
+
+def check(config: Config) -> None:
+    """Refuse attacks that are not known."""
+    if not set(config.attacked) <= set(ATTACKED):
+        raise ValueError(f"attacked must be some of {', '.join(ATTACKED)}; got {', '.join(config.attacked)}")
+
+
+def run(config: Config, folder: Path) -> list[common.Row]:
+    """Train, read and measure all networks, draw the figure, and return the table."""
+    check(config)
+    data = robust_networks.datasets(config)
+    released = pretrained(config.pretrained_dir, config.data_dir)
+    results: dict[str, list[dict]] = {}
+    for name in trained(config):
+        results[name] = []
+        for seed in config.seeds:
+            place = folder / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+            results[name].append(common.stage(place, partial(one_trained, config, name, seed, data, place))[0])
+    for name, net in released.items():
+        place = folder / name.replace(" & ", "-").replace(", ", "-").replace(" ", "-")
+        results[name] = [common.stage(place, partial(one_released, config, net, data))[0]]
+    balls = {name: ball for name, (_, ball) in trained(config).items()}
+    balls |= {name: net.ball for name, net in released.items()}
+    draw(results, data[2], folder)
+    return rows(config, results, balls, data[2])
+
+
+def draw(results: dict[str, list[dict]], human: dict[str, HumanLabelled], folder: Path) -> None:
+    """Table 2 as a figure."""
+    panels = {
+        of_set: {
+            name: robust_networks.interval(human, of_set, [n["agrees"][of_set] for n in runs])
+            for name, runs in results.items()
+        }
+        for of_set in human
+    }
+    marks = {of_set: {who: p[of_set] / 100 for who, p in PUBLISHED.items() if of_set in p} for of_set in human}
+    title = "agreement with people on images that an attack changed for them; 95 % intervals, published: stars"
+    figures.save(
+        figures.interval_dots(panels, marks, "agrees with people", title), folder / "figures" / "agreement.png"
+    )
+
+
+def rows(config: Config, results: dict, balls: dict, human: dict[str, HumanLabelled]) -> list[common.Row]:
+    """Table 2, then table 3."""
+    size = "all" if config.train_size is None else f"{config.train_size:,}"
+    ours = f"{size} images, {config.epochs} epochs"
+    table = []
+    for name, runs in results.items():
+        published = PUBLISHED.get(name, {})
+        architecture = trained(config)[name][0] if name in trained(config) else None
+        differs = f"{architecture} network, {ours}" if architecture else "as released"
+        table.append(common.row(f"{name}: clean accuracy", published.get("clean"), [100 * n["clean"] for n in runs],
+                                "%", differs))  # fmt: skip
+        for of_set, examples in human.items():
+            beyond = outside(examples, balls[name])
+            star = "*" if beyond else ""
+            note = f"{100 * beyond:.0f} % of them outside of its ball" if beyond else ""
+            row = robust_networks.agreement_row(
+                human, name, of_set, [n["agrees"][of_set] for n in runs], published.get(of_set), note
+            )
+            table.append(row._replace(name=row.name + star))
+    for name, runs in results.items():
+        for attacked in runs[0]["robust"]:
+            how = f"PGD of {config.attack_steps} steps" if attacked.startswith("l0") else "the standard ensemble"
+            table.append(
+                common.row(
+                    f"{name}: accuracy under {attacked}",
+                    None,
+                    [100 * n["robust"][attacked] for n in runs],
+                    "%",
+                    f"{how} on {config.images} images",
+                )
+            )
+    return table
+
+
+EXPERIMENT = common.Experiment(
+    name="invariance_tradeoffs/human_agreement",
+    item="P4 tables 2 and 3: agreement with people on invariance examples, and robust accuracies",
+    presets=PRESETS,
+    times={"smoke": "a minute", "default": "not run to its end yet", "paper": "an accelerator, not run"},
+    run=run,
+)
+
+
+if __name__ == "__main__":
+    common.use_all_cores()
+    common.main(EXPERIMENT)

@@ -1,0 +1,156 @@
+"""The judge of these experiments: networks and densities trained to stand in for people, and how well they do.
+
+Its voters are six networks and one classifier of class-conditional densities, all fitted to digits as if drawn again:
+turned, shifted, bent, most of them in uneven ink. What kind of augmentation was chosen by looking at how far single
+networks agree with people on the released examples (`BUILD_NOTES.md`), so the agreement that `calibration` measures on
+the same examples is somewhat flattering; the share of voters that must agree is the paper's 70 % and was not chosen.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.intriguing_properties import networks
+from invjax.attacks import judge
+from invjax.attacks.invariance import Judge
+from invjax.data import Dataset, HumanLabelled, as_float, augment, uneven_ink
+from invjax.evaluation import wilson
+from invjax.losses import cross_entropy, error_rate
+from invjax.models import mlp, mnist_cnn
+from invjax.models.class_densities import class_log_densities, fit_class_densities
+from invjax.types import Images, Key, LogitsFn, Net
+
+AGREEMENT = 0.7
+"""Of the voters, as of the people in the study."""
+
+
+VOTERS: dict[str, tuple[Callable[[], Net], bool]] = {
+    "CNN": (lambda: mnist_cnn(10, (16, 32), 128), True),
+    "CNN, even ink": (lambda: mnist_cnn(10, (16, 32), 128), False),
+    "small CNN": (lambda: mnist_cnn(10, (8, 16), 64), True),
+    "wide CNN": (lambda: mnist_cnn(10, (32, 32), 64), True),
+    "broad CNN": (lambda: mnist_cnn(10, (24, 24), 256), True),
+    "MLP": (lambda: mlp(10, (400, 400)), True),
+}
+"""By name: the network, and whether it is trained on uneven ink. A seventh voter are the densities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(networks.Settings):
+    """The data and the training of the voters."""
+
+    train_size: int | None = 15_000
+    """The voters' training images, the first ones; the next as many are the witness's, the others the bank's."""
+    epochs: int = 4
+    """Passes over them."""
+    batch_size: int = 64
+    """Images in a step."""
+    voters: tuple[str, ...] = tuple(VOTERS)
+    """The networks among them, by name."""
+    components: int = 40
+    """Directions of each class's density."""
+    elastic: float = 1.0
+    """Pixels by which digits are bent, a standard deviation."""
+    faintest: float = 0.3
+    """Down to what share of its brightness ink fades."""
+    agreement: float = AGREEMENT
+    """Share of the voters that must see the same class."""
+
+
+WITNESS = "witness"
+"""A CNN like the first voter, but trained on other images: it judges the judge, and has no vote."""
+
+
+def redrawn(config: Settings, key: Key, images: Images, ink: bool) -> jax.Array:
+    """The images as if drawn again."""
+    move_key, ink_key = jax.random.split(key)
+    images = augment(move_key, images, shift=3.0 * images.shape[1] / 28, elastic=config.elastic)
+    return uneven_ink(ink_key, images, faintest=config.faintest) if ink else images
+
+
+def part(data: Dataset, config: Settings, number: int) -> Dataset:
+    """The images of the voters (0), of the witness (1), and all others, the bank's (2)."""
+    size = config.train_size or len(data.labels) // 4
+    if 2 * size >= len(data.labels):
+        raise ValueError(
+            f"train_size must leave images for the bank: less than half of {len(data.labels)}; got {size}; lower it"
+        )
+    rows = slice(number * size, None if number == 2 else (number + 1) * size)
+    return data._replace(images=data.images[rows], labels=data.labels[rows])
+
+
+def network_voter(config: Settings, name: str, data: Dataset, seed: int, folder: Path) -> LogitsFn:
+    """Train a network on redrawn digits, or read it."""
+    make, ink = VOTERS["CNN" if name == WITNESS else name]
+    net = make()
+
+    def loss_fn(params, key, batch):
+        logits = net.apply(params, redrawn(config, key, batch[0], ink))
+        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
+
+    params = networks.train(config, net, seed, data, folder, loss_fn=loss_fn, description=name)
+    return jax.jit(partial(net.apply, params))
+
+
+def density_voter(config: Settings, data: Dataset, seed: int) -> LogitsFn:
+    """Densities of the classes: normal distributions, fitted to redrawn digits."""
+    redraw = jax.jit(partial(redrawn, config, ink=False))
+    parts = [slice(i, i + 1000) for i in range(0, len(data.labels), 1000)]
+    images = [
+        redraw(key, jnp.asarray(as_float(data.images[rows], data.levels)))
+        for key, rows in zip(jax.random.split(jax.random.key(seed), len(parts)), parts, strict=True)
+    ]
+    densities = fit_class_densities(np.concatenate(images), data.labels, data.num_classes, components=config.components)
+    return jax.jit(partial(class_log_densities, densities))
+
+
+def trained(config: Settings, data: Dataset, seed: int, folder: Path) -> tuple[dict[str, LogitsFn], LogitsFn]:
+    """All voters by name, and the witness; networks are kept in `folder` and not trained again."""
+    networks.check_models(config.voters, VOTERS)
+    first = part(data, config, 0)
+    voters = {
+        name: network_voter(config, name, first, seed + i, folder / name.replace(", ", "-").replace(" ", "-"))
+        for i, name in enumerate(config.voters)
+    }
+    voters["densities"] = density_voter(config, first, seed)
+    witness = network_voter(config, WITNESS, part(data, config, 1), seed + len(VOTERS), folder / WITNESS)
+    return voters, witness
+
+
+def decided(config: Settings, voters: Mapping[str, LogitsFn]) -> Judge:
+    """The judge that they make."""
+    return jax.jit(judge(list(voters.values()), agreement=config.agreement))
+
+
+def calibration(ask: Judge, human: Mapping[str, HumanLabelled]) -> dict[str, dict[str, Any]]:
+    """By set, the judge beside people: shares, each with its 95 % interval, `(share, low, high)`.
+
+    `agrees`: it sees what people see, of all images; `silent`: it says nothing; `agrees where changed`: of those in
+    which people see another class; `changed`: it sees another class than the original's, of all, whose published value
+    is that of people; `right where it says changed`: people see the same class as it, of those.
+    """
+
+    def share(hits, among):
+        count, total = int((hits & among).sum()), int(among.sum())
+        return (count / total, *wilson(count, total)) if total else None
+
+    found = {}
+    for name, of_set in human.items():
+        seen = np.asarray(ask(jnp.asarray(of_set.images)))
+        every, says_changed = np.ones(len(seen), bool), (seen >= 0) & (seen != of_set.labels)
+        agrees = seen == of_set.human
+        found[name] = {
+            "agrees": share(agrees, every),
+            "silent": share(seen < 0, every),
+            "agrees where changed": share(agrees, of_set.changed),
+            "changed": share(says_changed, every),
+            "right where it says changed": share(agrees, says_changed),
+            "people": float(of_set.changed.mean()),
+        }
+    return found

@@ -1,0 +1,183 @@
+"""The networks of these experiments: trained here, plainly or against attacks, or read from a folder of others' nets.
+
+Adversarial training is that of the paper: the attack climbs the margin, and its radius is a third in the first epoch.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import common
+from invjax.adversarial_training import adversarial_loss
+from invjax.attacks import Attack, jit_attack, l1, l2, linf, pgd
+from invjax.attacks.transformed import transformed
+from invjax.data import Dataset, HumanLabelled, as_float, batches, human_labelled, load
+from invjax.evaluation import agreement, wilson
+from invjax.losses import cross_entropy, error_rate, margin
+from invjax.models import mnist_cnn, resnet
+from invjax.streaming import correct, over_batches
+from invjax.training import TrainStep, data_mesh, fit, init_state, make_train_step
+from invjax.types import ApplyFn, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The data and the training of the networks: what these experiments are configured with."""
+
+    dataset: Literal["mnist"] = "mnist"
+    """Which images: people labelled examples of MNIST alone."""
+    data_dir: str | None = None
+    """Where they and the human labels are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    cnn: Literal["small CNN", "CNN"] = "small CNN"
+    """The convolutional network: that of Madry et al. 2018, as in the paper, or one of half its channels."""
+    train_size: int | None = 12_000
+    """Use this many training images; None: all."""
+    epochs: int = 3
+    """Passes over the training set."""
+    batch_size: int = 64
+    """Images in a step."""
+    learning_rate: float = 2e-3
+    """Adam's, at the start; it decays to zero along a cosine."""
+    train_steps: int = 4
+    """Steps of the attack inside the adversarial training."""
+    test_size: int | None = None
+    """Use this many test images for the clean accuracy; None: all."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training a seed and a network."""
+
+
+def datasets(config: Settings) -> tuple[Dataset, Dataset, dict[str, HumanLabelled]]:
+    """Training and test set, and what people see in invariance examples: missing files are found before any work."""
+    human = human_labelled(config.data_dir)
+    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
+    return first(train, config.train_size), first(test, config.test_size), human
+
+
+def first(data: Dataset, count: int | None) -> Dataset:
+    """The first `count` images, or all."""
+    return data._replace(images=data.images[:count], labels=data.labels[:count])
+
+
+NETWORKS = {
+    "small CNN": lambda: mnist_cnn(10, (16, 32), 128),
+    "CNN": lambda: mnist_cnn(10, (32, 64), 1024),
+    "ResNet-8": lambda: resnet(10, (8, 16, 32), (1, 1, 1)),
+    "ResNet-18": resnet,
+}
+"""By name."""
+
+network = functools.cache(lambda name: NETWORKS[name]())
+"""The network of that name: one object, so that what is compiled for it serves all seeds."""
+
+
+@functools.cache
+def adversary(norm: str, steps: int, tries: int = 0) -> Attack:
+    """PGD on the margin in 'linf', 'l2' or 'l1'; with `tries`, through the worst of so many rotations and shifts."""
+    attack = pgd({"linf": linf, "l2": l2, "l1": l1}[norm](), steps=steps, loss=margin)
+    return transformed(attack, tries=tries) if tries else attack
+
+
+@functools.cache  # one object for all seeds and radii: the radius comes with the batch
+def _train_step(name: str, attack: Attack | None, learning_rate: float, num_steps: int) -> tuple[TrainStep, Any]:
+    net = network(name)
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+    def loss_fn(params: Params, key: Any, batch: Any):
+        images, labels, eps = batch
+        x = jnp.asarray(as_float(images))
+        if attack is not None:
+            return adversarial_loss(net.apply, attack, eps=eps)(params, key, (x, labels))
+        logits = net.apply(params, x)
+        return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
+
+    return make_train_step(loss_fn, optimizer), optimizer
+
+
+def train(
+    config: Settings, name: str, attack: Attack | None, eps: float, seed: int, data: Dataset, folder: Path
+) -> Params:
+    """Train a network, or go on with it; without an attack on the images as they are.
+
+    The radius is `eps / 3` in the first epoch, and `eps` after it.
+    """
+    per_epoch = len(data.labels) // config.batch_size
+    num_steps = config.epochs * per_epoch
+    step_fn, optimizer = _train_step(name, attack, config.learning_rate, num_steps)
+    draw = batches([data.images, data.labels], config.batch_size, seed)
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = network(name).init(init_key, jnp.asarray(as_float(data.images[:1])))
+    state, _ = fit(
+        init_state(run_key, params, optimizer),
+        step_fn,
+        lambda step: (*draw(step), np.float32(eps / 3 if step < per_epoch else eps)),
+        num_steps,
+        mesh=data_mesh(),
+        directory=folder,
+        description=f"{folder.name}",
+    )
+    return state.params
+
+
+def seen(apply_fn: ApplyFn, params: Params, test: Dataset, human: dict[str, HumanLabelled]) -> dict[str, Any]:
+    """Clean accuracy, and of how many of each set's changed images a model sees what people see."""
+    found = agreement(apply_fn, params, human)
+    right = correct(apply_fn, params, as_float(test.images[:]), np.asarray(test.labels), mesh=data_mesh())
+    return {"clean": float(right.mean()), "agrees": {name: int(of.with_humans.sum()) for name, of in found.items()}}
+
+
+compiled = functools.cache(lambda name, attack: jit_attack(attack, network(name).apply))
+"""`(name, attack)`: an attack on the network of that name, compiled once for all seeds and radii."""
+
+
+def withstands(name: str, params: Params, attack: Attack, eps: float, test: Dataset, seed: int) -> float:
+    """Accuracy under an attack on these images."""
+    run, key = compiled(name, attack), jax.random.key(seed)
+    fallen = over_batches(
+        lambda x, labels, ids: run(params, key, x, labels, eps=eps, ids=ids).success,
+        [as_float(test.images[:]), np.asarray(test.labels), np.arange(len(test.labels), dtype=np.uint32)],
+        min(500, len(test.labels)),
+        data_mesh(),
+    )
+    return 1 - float(fallen.mean())
+
+
+def interval(human: dict[str, HumanLabelled], name: str, agrees: list[int]) -> tuple[float, float, float]:
+    """Agreement of several trainings on one set, and its Wilson interval: `(share, low, high)`.
+
+    The trainings see the same images, so the interval is that of one training with their mean.
+    """
+    total = int(human[name].changed.sum())
+    mean = float(np.mean(agrees))
+    return (mean / total, *wilson(mean, total))
+
+
+def apart(human: dict[str, HumanLabelled], name: str, higher: list[int], lower: list[int]) -> str:
+    """Whether one agreement lies above another by more than their intervals: of one training, and of all pooled."""
+    total = int(human[name].changed.sum())
+
+    def compared(first: tuple[float, float], second: tuple[float, float]) -> str:
+        above = "above" if first[0] > second[1] else "not above"
+        return f"{100 * first[0]:.0f} to {100 * first[1]:.0f} is {above} {100 * second[0]:.0f} to {100 * second[1]:.0f}"
+
+    of_means = compared(*(wilson(float(np.mean(counts)), total) for counts in (higher, lower)))
+    pooled = compared(*(wilson(sum(counts), total * len(counts)) for counts in (higher, lower)))
+    return f"95 % interval {of_means} ({total} images); over all seeds {pooled}"
+
+
+def agreement_row(
+    human: dict[str, HumanLabelled], who: str, name: str, agrees: list[int], published: float | None, differs: str = ""
+) -> common.Row:
+    """The row of that interval."""
+    total = int(human[name].changed.sum())
+    _, low, high = interval(human, name, agrees)
+    about = f"95 % interval {100 * low:.0f} to {100 * high:.0f}, {total} images"
+    return common.row(
+        f"{who}: agrees with people, {name}", published, [100 * n / total for n in agrees], "%",
+        f"{about}; {differs}" if differs else about,
+    )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Attacks through rotations and shifts: the worst transform, the ball before it, the same example in any batch."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invjax.attacks import jit_attack, linf, pgd
+from invjax.attacks.transformed import transformed
+from invjax.losses import margin
+
+SHAPE = (7, 7, 1)
+
+
+def apply_fn(weights, x):
+    return jnp.tanh(x.reshape(len(x), -1)) @ weights
+
+
+@pytest.fixture(scope="module")
+def problem():
+    generator = np.random.default_rng(0)
+    weights = jnp.asarray(generator.normal(size=(49, 3)), jnp.float32)
+    x = generator.random((8, *SHAPE), np.float32)
+    return weights, x, np.asarray(apply_fn(weights, x).argmax(1), np.int32)
+
+
+def run(problem, attack, eps, rows=slice(None), seed=0):
+    weights, x, labels = problem
+    ids = jnp.arange(len(x), dtype=jnp.uint32)[rows]
+    return jit_attack(attack, apply_fn)(weights, jax.random.key(seed), x[rows], labels[rows], eps=eps, ids=ids)
+
+
+def test_more_tries_find_worse_transforms(problem):
+    weights, _, labels = problem
+    losses = []
+    for tries in (1, 3, 30):
+        found = run(problem, transformed(pgd(linf(), steps=1), tries=tries, rotation=90, shift=2), 0.0)
+        losses.append(np.asarray(margin(apply_fn(weights, found.x), labels)))
+        assert (found.distance == 0).all()
+        np.testing.assert_array_equal(found.success, losses[-1] > 0)
+    # the first tries are the same ones, so that each loss can only grow
+    assert (losses[1] >= losses[0]).all() and (losses[2] >= losses[1]).all() and losses[2].mean() > losses[0].mean()
+
+
+def test_without_a_range_it_is_the_attack_alone(problem):
+    attack = pgd(linf(), steps=4, loss=margin, random_start=False)
+    still = run(problem, transformed(attack, rotation=0, shift=0, tries=2), 0.1)
+    alone = run(problem, attack, 0.1)
+    np.testing.assert_allclose(still.x, alone.x, atol=1e-6)
+    np.testing.assert_array_equal(still.success, alone.success)
+
+
+def test_the_ball_is_that_of_the_image_before_its_transform(problem):
+    # a shift moves most values by more than eps, but x + d lies in the ball, and successes are seen in what comes out
+    weights, x, labels = problem
+    found = run(problem, transformed(pgd(linf(), steps=4, loss=margin), tries=3), 0.05)
+    assert (found.distance <= 0.05 + 1e-6).all() and (found.distance > 0.04).all()
+    assert np.abs(found.x - x).max() > 0.3
+    np.testing.assert_array_equal(found.success, apply_fn(weights, found.x).argmax(1) != labels)
+    alone = run(problem, transformed(pgd(linf(), steps=4, loss=margin), tries=3), 0.0)
+    assert (margin(apply_fn(weights, found.x), labels) > margin(apply_fn(weights, alone.x), labels)).all()
+
+
+def test_an_image_meets_the_same_adversary_in_any_batch(problem):
+    attack = transformed(pgd(linf(), steps=2), tries=2)
+    whole, half = run(problem, attack, 0.1), run(problem, attack, 0.1, rows=slice(4, 8))
+    np.testing.assert_allclose(whole.x[4:], half.x, atol=1e-6)
+    assert np.abs(run(problem, attack, 0.1, seed=1).x - whole.x).max() > 0.01
+
+
+def test_bad_ranges_are_refused(problem):
+    for changes, message in (
+        ({"tries": 0}, "tries must be positive"),
+        ({"rotation": -1}, "rotation must not be negative"),
+        ({"shift": -0.5}, "shift must not be negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            transformed(pgd(linf()), **changes)
+    weights, _, labels = problem
+    with pytest.raises(ValueError, match="floating point"):
+        transformed(pgd(linf()))(
+            jax.random.key(0), partial(apply_fn, weights), np.zeros((8, *SHAPE), np.uint8), labels, eps=0.1
+        )
