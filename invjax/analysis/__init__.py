@@ -1,5 +1,11 @@
 """Numbers about a trained model."""
 
+from invjax.analysis.alignment_of_distances import (
+    beyond_nearest_other,
+    distances,
+    one_point_accuracy,
+    order_violations,
+)
 from invjax.analysis.decision import Slice, decision_segment, decision_slice
 from invjax.analysis.information import Reading, fresh_head, reading, train_head
 from invjax.analysis.linear_response import (
@@ -27,9 +33,11 @@ __all__ = [
     "Reading",
     "Slice",
     "attack_direction",
+    "beyond_nearest_other",
     "dataset_response",
     "decision_segment",
     "decision_slice",
+    "distances",
     "fresh_head",
     "gamma",
     "gap_coefficient",
@@ -41,6 +49,8 @@ __all__ = [
     "logit_gaps",
     "logit_jacobian",
     "mean_field_epsilon",
+    "one_point_accuracy",
+    "order_violations",
     "power_law",
     "rank_means",
     "reading",

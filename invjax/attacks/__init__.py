@@ -14,6 +14,7 @@ from invjax.attacks.minimal import line_search, smallest
 from invjax.attacks.nearest import ReferenceBank, reference_bank
 from invjax.attacks.square import square
 from invjax.attacks.threats import Threat, l0, l1, l2, linf
+from invjax.attacks.transformed import transformed
 from invjax.attacks.warps import affine_grid, unwarp, warp
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "square",
     "standard",
     "step_ll",
+    "transformed",
     "unwarp",
     "warp",
     "worst_of",
