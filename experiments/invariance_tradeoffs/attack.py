@@ -202,7 +202,7 @@ def rows(config: Config, results: list[tuple[dict, dict]], paper: int) -> list[c
             known = group == "the paper's images"
             published = PUBLISHED.get(name) if known else None
             about = (
-                f"{success[0].size} images, 95 % interval {100 * low:.0f} to {100 * high:.0f}; by the judge, not people"
+                f"{success[0].size} images, one seed's 95 % interval {100 * low:.0f} to {100 * high:.0f}; by the judge"
             )
             table.append(
                 common.row(f"{name}, {group}: success", published, [100 * s.mean() for s in success], "%", about)
@@ -246,7 +246,7 @@ def calibration_rows(results: list[tuple[dict, dict]]) -> list[common.Row]:
             if any(each is None for each in found):
                 continue
             published = 100 * first["people"] if what == "changed" else None
-            about = f"95 % interval {100 * found[0][1]:.0f} to {100 * found[0][2]:.0f}"
+            about = f"one seed's 95 % interval {100 * found[0][1]:.0f} to {100 * found[0][2]:.0f}"
             about += "; published: by people" if what == "changed" else ""
             table.append(
                 common.row(
@@ -272,7 +272,7 @@ EXPERIMENT = common.Experiment(
     name="invariance_tradeoffs/attack",
     item="P4 algorithm 1, figures 4 and 5, table 1: invariance attacks in l0 and linf, judged by a simulated human",
     presets=PRESETS,
-    times={"smoke": "under a minute", "default": "16 minutes", "paper": "an accelerator, not run"},
+    times={"smoke": "under a minute", "default": "20 minutes beside other work", "paper": "an accelerator, not run"},
     run=run,
 )
 
