@@ -104,9 +104,8 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, packages
         packages: distributions, other than the library's own dependencies, whose versions belong to the environment.
     """
     # where data and results lie on this machine is no setting
-    places = {
-        i + ahead for i, word in enumerate(sys.argv) if word in ("--data-dir", "--out-dir", "--out", "--released") for ahead in (0, 1)
-    }
+    named = ("--data-dir", "--out-dir", "--out", "--released")
+    places = {i + ahead for i, word in enumerate(sys.argv) if word in named for ahead in (0, 1)}
     settings = [word for i, word in enumerate(sys.argv) if i and i not in places]
     about = common.environment(" ".join(["python -m experiments.benchmarks." + name, *settings]))
     about["load"] = options.load
