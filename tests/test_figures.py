@@ -375,7 +375,7 @@ def test_bars_are_means_and_dots_are_values_on_one_scale():
         for bar, dot, values in zip(axes.patches, dots, expected, strict=True):
             np.testing.assert_allclose(dot.get_ydata(), values)
             np.testing.assert_allclose(dot.get_xdata(), bar.get_x() + bar.get_width() / 2)
-        assert [text.get_text() for text in axes.texts[:4]] == [f"{np.mean(v):.2f}" for v in expected]
+        assert [text.get_text() for text in axes.texts[:4]] == [f"{np.mean(v):.3g}" for v in expected]
         (dashed,) = (line for line in axes.lines if line.get_linestyle() == "--")
         np.testing.assert_allclose(dashed.get_ydata(), np.log(10))
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["CE", "iCE"]

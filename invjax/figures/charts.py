@@ -77,7 +77,7 @@ def bar_panels(
                 axes.bar(x, np.mean(seen), 0.9 * width, color=PALETTE[i % len(PALETTE)], label=None if j else name)
                 axes.plot([x] * len(seen), seen, "o", color=INK, markersize=3)
                 axes.annotate(
-                    f"{np.mean(seen):.2f}",
+                    f"{np.mean(seen):.3g}",
                     (x, np.max(seen)),
                     fontsize=7,
                     ha="center",
