@@ -13,7 +13,7 @@ import pytest
 
 from invjax import streaming
 from invjax.attacks import fgsm, l2, linf, pgd
-from invjax.evaluation import Relabelled, report, robustness_curve, table, wilson
+from invjax.evaluation import Relabelled, certificate_curve, report, robustness_curve, table, wilson
 from invjax.training import data_mesh
 
 KEY = jax.random.key(2)
@@ -378,6 +378,43 @@ def test_both_failures_are_counted_on_the_same_images(found):
     np.testing.assert_array_equal(failures["wrong"], ~CLEAN)
     neither = "right, and neither failure: linf, eps 0.05; inverted"
     assert lines[neither].value == failures["neither"].mean()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_certificates_lie_below_every_attack_and_hold_at_smaller_radii(norm):
+    threat, eps = (linf(), 0.02) if norm == "linf" else (l2(), 0.06)
+    both = make_report([(threat, eps)], certify="crown-ibp")
+    proven = both.certified[norm]
+    assert 0 < proven.sum() < COUNT and not (proven & both.sensitivity[norm].success).any()
+    assert {line.name: line.value for line in table(both)}[f"certified accuracy, {norm}, eps {eps:g}"] == proven.mean()
+    grid = (0.0, eps / 2, eps, 10 * eps)
+    found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=grid[::-1], norm=norm, batch_size=8)
+    np.testing.assert_array_equal(found.broken_at > eps, proven)
+    np.testing.assert_array_equal(found.broken_at == 0, ~CLEAN)
+    accuracy = found.accuracy()
+    assert (np.diff(accuracy) <= 0).all() and accuracy[0] == CLEAN.mean() and accuracy[-1] < accuracy[0]
+
+
+def test_a_certificate_counts_for_all_smaller_radii(monkeypatch):
+    """Bounds that hold at 0.2 and not at 0.1: what is certified at the larger radius is so at the smaller one."""
+    module = sys.modules["invjax.evaluation.certificate"]
+    odd = lambda apply, norm, method, params, eps, x, labels: jnp.full(len(x), jnp.abs(eps - 0.1) > 0.01)  # noqa: E731
+    monkeypatch.setattr(module, "_certified", odd)
+    found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=(0.1, 0.2))
+    np.testing.assert_array_equal(found.broken_at, np.where(CLEAN, np.inf, 0))
+
+
+def test_bad_certificates_are_refused():
+    run = partial(certificate_curve, apply_fn, PARAMS, IMAGES, LABELS)
+    for given, message in (
+        ({"epsilons": [-1]}, "not negative"),
+        ({"epsilons": [0.1], "norm": "l1"}, "norm must be"),
+        ({"epsilons": [0.1], "method": "exact"}, "method must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**given)
+    with pytest.raises(ValueError, match="certify must be"):
+        make_report(certify="exact")
 
 
 def test_where_nothing_has_changed_there_is_no_agreement():

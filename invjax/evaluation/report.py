@@ -10,7 +10,7 @@ Source: Cubuk et al. 2018, section 2; Tramèr et al. 2020, definitions 1 and 2.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,9 @@ from invjax._progress import progress
 from invjax.attacks import Attack, Threat, pgd, smallest
 from invjax.attacks.base import where
 from invjax.attacks.minimal import distances
+from invjax.bounds import METHODS
 from invjax.evaluation._kept import Kept, digest
+from invjax.evaluation.certificate import REGIONS, certificate_curve
 from invjax.evaluation.intervals import wilson
 from invjax.streaming import correct, over_batches
 from invjax.types import ApplyFn, Key, Params
@@ -80,13 +82,14 @@ class Report(NamedTuple):
         correct: `[N]`, whether the model is right on the image itself.
         sensitivity: by the threat's name.
         invariance: by the name of the relabelled images; empty without any.
-        certificate: reserved for certified radii of the same images; None.
+        certified: `[N]` by the threat's name, whether the label surely wins everywhere in its ball; empty unless asked
+            for.
     """
 
     correct: np.ndarray
     sensitivity: Mapping[str, Sensitivity]
     invariance: Mapping[str, Invariance]
-    certificate: Any = None
+    certified: Mapping[str, np.ndarray]
 
     def failures(self, threat: str, relabelled: str) -> dict[str, np.ndarray]:
         """The images by how the model fails there: `{"wrong", "sensitive", "both", "invariant", "neither": [N]}`.
@@ -120,6 +123,7 @@ def report(
     threats: Sequence[tuple[Threat, float | int]],
     attack_for: Callable[[Threat], Attack] = pgd,
     relabelled: Mapping[str, Relabelled] | None = None,
+    certify: str | None = None,
     bisections: int = 8,
     keep_images: bool = False,
     batch_size: int = 128,
@@ -137,6 +141,7 @@ def report(
         threats: each with its radius; one of a name.
         attack_for: `threat -> Attack`.
         relabelled: by name, variants of the same images in which another class may be seen: see `Relabelled`.
+        certify: 'ibp', 'crown-ibp' or 'crown': certify the balls of the linf and l2 threats, too (`bounds.margins`).
         bisections: of the smallest radius, between 0 and twice the threat's.
         keep_images: return the nearest adversarial examples as well.
         batch_size: images attacked at once.
@@ -153,6 +158,8 @@ def report(
     for threat, eps in threats:
         _check.number(f"eps of {threat.name}", eps)
         _check.within("images", images, threat.bounds)
+    if certify is not None:
+        _check.one_of("certify", certify, METHODS)
     labels = np.asarray(labels)
     relabelled = {} if relabelled is None else relabelled
     for name, given in relabelled.items():
@@ -178,7 +185,13 @@ def report(
     invariance = {
         name: _invariance(name, given, apply_fn, params, labels, batch_size, mesh) for name, given in relabelled.items()
     }
-    return Report(right, sensitivity, invariance)
+    certified = {}
+    for threat, eps in threats:
+        if certify is not None and threat.name in REGIONS:
+            curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], norm=threat.name, method=certify,
+                                      batch_size=batch_size, mesh=mesh)  # fmt: skip
+            certified[threat.name] = curve.broken_at > eps
+    return Report(right, sensitivity, invariance, certified)
 
 
 def _check_relabelled(name, given, images):
@@ -248,6 +261,8 @@ def table(found: Report) -> list[Line]:
             share(f"robust accuracy, {name}, eps {s.eps:g}", ~s.success),
             Line(f"median smallest eps, {name}", float(np.median(s.smallest_eps)), None),
         ]
+        if name in found.certified:
+            lines.append(share(f"certified accuracy, {name}, eps {s.eps:g}", found.certified[name]))
     for name, i in found.invariance.items():
         lines.append(share(f"invariance error, {name}", found._invariant(name)))
         if i.changed.any():

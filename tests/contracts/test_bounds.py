@@ -1,0 +1,233 @@
+"""Every method bounds every network of the library. A new network is one line in NETWORKS and inherits every check."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from invjax import attacks, bounds, data, interop, models, training
+from invjax.losses import cross_entropy
+
+CLASSES, BATCH, SAMPLES = 4, 4, 1000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_to_compile():
+    """Compiling is nearly all that these tests do."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+class PooledNet(nn.Module):
+    """What users write: pooling by windows, smooth activations."""
+
+    @nn.compact
+    def __call__(self, x):
+        """`[B, H, W, C] -> [B, CLASSES]`."""
+        x = nn.max_pool(nn.elu(nn.Conv(3, (3, 3))(x)), (2, 2), (1, 1))
+        x = nn.avg_pool(nn.tanh(nn.Conv(3, (2, 2), strides=2)(x)), (2, 2), (2, 2))
+        return nn.Dense(CLASSES)(nn.softplus(nn.Dense(5)(x.reshape(len(x), -1))))
+
+
+class Member(NamedTuple):
+    net: models.Net
+    eps: float
+    methods: tuple[str, ...] = bounds.METHODS
+
+
+def of_classifier(model):
+    return models.Net(model.init, model.apply)
+
+
+def normalised(net):
+    return models.Net(net.init, interop.normalized(net.apply, mean=0.5, std=0.3))
+
+
+def in_linen(module):
+    return models.Net(module.init, module.apply)
+
+
+REVNET = partial(models.fi_revnet, (4, 4, 2), CLASSES, blocks=(2,), hidden=((3,),))
+NETWORKS: dict[str, Callable[[], Member]] = {
+    "mlp": lambda: Member(models.mlp(CLASSES, (8, 7)), 0.1),
+    "normalized": lambda: Member(normalised(models.mlp(CLASSES, (8,))), 0.1),
+    "mnist_cnn": lambda: Member(models.mnist_cnn(CLASSES, (2, 3), 6), 0.1),
+    "pooled": lambda: Member(in_linen(PooledNet()), 0.1),
+    # the statistics of group norm are intervals too, which soon say nothing; full CROWN takes minutes to compile
+    "resnet": lambda: Member(models.resnet(CLASSES, (2, 2), (1, 1), 1), 1e-5, ("ibp", "crown-ibp")),
+    "fi_revnet": lambda: Member(of_classifier(REVNET()), 0.02),
+    "fi_revnet, all kept": lambda: Member(of_classifier(REVNET(save_memory=False, mix=models_conv1x1)), 0.02, ("ibp",)),
+    "coupled": lambda: Member(
+        of_classifier(models.coupled_classifier(lambda k: models.mlp(k, (6,)), (4, 4, 2), CLASSES)), 0.1
+    ),
+}
+
+
+def models_conv1x1():
+    from invjax.bijectors import conv1x1
+
+    return conv1x1()
+
+
+PAIRS = [(name, method) for name, make in NETWORKS.items() for method in make().methods]
+EVERY = pytest.mark.parametrize(("name", "method"), PAIRS)
+
+
+@cache
+def problem(name):
+    """The network, its parameters away from their initial values, images, the class that it predicts, and their boxes.
+
+    Some networks start with a last layer of zeros, so that they are affine: intervals are then the best bounds.
+    """
+    member = NETWORKS[name]()
+    x = np.random.default_rng(0).random((BATCH, 4, 4, 2)).astype(np.float32)
+    rng, params = np.random.default_rng(1), member.net.init(jax.random.key(0), jnp.asarray(x))
+    params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(leaf.dtype), params)
+    logits_fn = jax.jit(partial(member.net.apply, params))
+    labels = np.asarray(logits_fn(x).argmax(-1)).astype(np.int32)
+    return member, params, x, labels, bounds.linf_box(x, member.eps)
+
+
+@cache
+def found(name, method):
+    """Lower bounds of the margins, and bounds of the logits."""
+    member, params, _, labels, box = problem(name)
+
+    @jax.jit
+    def run(params, box):
+        logits_fn = partial(member.net.apply, params)
+        if method == "ibp":
+            logits = bounds.ibp(logits_fn, box)
+        else:
+            logits = bounds.crown(logits_fn, box, intermediate="ibp" if method == "crown-ibp" else "crown")
+        return bounds.margins(logits_fn, box, labels, method=method), logits
+
+    return jax.tree.map(np.asarray, run(params, box))
+
+
+@cache
+def logits_in_the_box(name):
+    """Of sampled points, half of their values at ends of the box, and of points that an attack found."""
+    member, params, x, labels, box = problem(name)
+    apply = jax.jit(partial(member.net.apply, params))
+    rng, (low, high) = np.random.default_rng(1), map(np.asarray, box)
+    logits = []
+    for _ in range(SAMPLES // 10):
+        share = rng.random((10, *x.shape))
+        share = np.where(rng.random(share.shape) < 0.5, share, share.round()).astype(np.float32)
+        points = np.clip(low + share * (high - low), low, high)
+        logits.append(np.asarray(apply(points.reshape(-1, *x.shape[1:]))).reshape(10, BATCH, CLASSES))
+    attack = attacks.jit_attack(attacks.pgd(steps=10, targeted=True), member.net.apply)
+    for step in range(1, CLASSES):
+        targets = (labels + step) % CLASSES
+        found = attack(params, jax.random.key(step), x, targets.astype(np.int32), eps=member.eps).x
+        logits.append(np.asarray(apply(np.clip(found, low, high)))[None])
+    return np.concatenate(logits)
+
+
+def margins_of(logits, labels):
+    own = np.take_along_axis(logits, labels[None, :, None].repeat(len(logits), 0), -1)
+    others = np.array([[k for k in range(CLASSES) if k != y] for y in labels])
+    return own - np.take_along_axis(logits, others[None].repeat(len(logits), 0), -1)
+
+
+def rounding(values):
+    """How much such values may be wrong in float32."""
+    return 1e-5 * max(1, np.abs(values).max())
+
+
+@EVERY
+def test_no_point_of_the_box_is_outside_of_the_bounds(name, method):
+    margins, logits = found(name, method)
+    values = logits_in_the_box(name)
+    slack = rounding(values)
+    assert (values >= logits.lower[None] - slack).all() and (values <= logits.upper[None] + slack).all()
+    assert (margins_of(values, problem(name)[3]) >= margins[None] - slack).all()
+
+
+@pytest.mark.parametrize("name", [name for name, make in NETWORKS.items() if len(make().methods) > 1])
+def test_a_dearer_method_is_never_looser(name):
+    methods = problem(name)[0].methods
+    for cheap, dear in pairwise(methods):
+        (margins, logits), (tighter, inner) = found(name, cheap), found(name, dear)
+        assert (tighter >= margins - rounding(margins)).all()
+        assert (inner.lower >= logits.lower - rounding(logits.lower)).all()
+        assert (inner.upper <= logits.upper + rounding(logits.upper)).all()
+    assert (found(name, methods[-1])[0] > found(name, "ibp")[0] + 1e-4).any()
+
+
+@pytest.mark.parametrize("name", ["mlp", "mnist_cnn", "pooled", "fi_revnet", "coupled"])
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
+def test_rounding_is_less_than_the_stated_slack(name, method):
+    """Compared with the same bounds in double precision."""
+    member, params, _, labels, box = problem(name)
+    single = found(name, method)[0]
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, box))
+        run = jax.jit(lambda p, b: bounds.margins(partial(member.net.apply, p), b, labels, method=method))
+        double = np.asarray(run(*wide))
+    assert double.dtype == np.float64
+    largest = max(np.abs(double).max(), np.abs(logits_in_the_box(name)).max())
+    assert 0 < np.abs(single - double).max() < 1e-5 * largest
+
+
+@pytest.mark.parametrize("name", ["mlp", "mnist_cnn", "fi_revnet"])
+def test_an_image_gets_the_same_bounds_in_any_company(name):
+    member, params, _, labels, box = problem(name)
+    run = jax.jit(lambda box, y: bounds.margins(partial(member.net.apply, params), box, y))
+    alone = run(jax.tree.map(lambda end: end[2:3], box), labels[2:3])
+    np.testing.assert_allclose(alone[0], found(name, "crown-ibp")[0][2], rtol=1e-4, atol=1e-5)
+
+
+# What a certificate promises
+
+
+@cache
+def trained():
+    """A network of a minute on the digits, and its test images."""
+    train, test = data.load("digits", "train"), data.load("digits", "test")
+    x, y = data.as_float(train.images, train.levels), train.labels
+    net = models.mlp(10, (32,))
+
+    def loss_fn(params, key, batch):
+        return cross_entropy(net.apply(params, batch[0]), batch[1]).mean(), {}
+
+    optimizer = optax.adam(3e-3)
+    state = training.init_state(jax.random.key(1), net.init(jax.random.key(0), x[:2]), optimizer)
+    draw = data.batches([x, y], 128, seed=0)
+    state, _ = training.fit(state, training.make_train_step(loss_fn, optimizer), draw, 150)
+    return net, state.params, data.as_float(test.images, test.levels)[:96], test.labels[:96]
+
+
+@pytest.mark.parametrize("method", bounds.METHODS)
+def test_no_certified_image_can_be_broken_and_accuracies_are_ordered(method):
+    net, params, x, y = trained()
+    run = jax.jit(lambda eps: bounds.margins(partial(net.apply, params), bounds.linf_box(x, eps), y, method=method))
+    attack = attacks.jit_attack(attacks.restarts(attacks.pgd(steps=20), 2), net.apply)
+    clean = np.asarray(net.apply(params, x).argmax(-1)) == y
+    shares = []
+    for eps in (0.005, 0.02, 0.05):
+        certified = np.asarray(bounds.certified(run(eps)))
+        survives = ~np.asarray(attack(params, jax.random.key(2), x, y, eps=eps).success)
+        assert not (certified & ~survives).any() and not (certified & ~clean).any()
+        shares.append(certified.mean())
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.6 and shares[-1] < shares[0]
+
+
+def test_a_certificate_for_l2_is_kept():
+    net, params, x, y = trained()
+    margins = jax.jit(lambda eps: bounds.margins(partial(net.apply, params), bounds.l2_ball(x, eps), y, method="crown"))
+    attack = attacks.jit_attack(attacks.pgd(attacks.l2(), steps=20), net.apply)
+    certified = np.asarray(bounds.certified(margins(0.15)))
+    survives = ~np.asarray(attack(params, jax.random.key(2), x, y, eps=0.15).success)
+    assert 0.3 < certified.mean() <= survives.mean()
+    assert not (certified & ~survives).any()
