@@ -4,7 +4,7 @@ Start with `invjax.types` for the vocabulary, `invjax.bijectors` and `invjax.mod
 `invjax.losses` and `invjax.training` to train them, `invjax.attacks` to fool any classifier.
 """
 
-from invjax import analysis, attacks, bijectors, data, evaluation, interop, losses, models, training, types
+from invjax import analysis, attacks, bijectors, data, evaluation, features, interop, losses, models, training, types
 from invjax._conv import fast_convs
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "data",
     "evaluation",
     "fast_convs",
+    "features",
     "interop",
     "losses",
     "models",

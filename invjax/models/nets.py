@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from invjax import _check
 from invjax._conv import conv_general_dilated
-from invjax.types import Net
+from invjax.types import ApplyFn, Net
 
 _Conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 _EXACT = jax.lax.Precision.HIGHEST  # what is inverted by computing it again must not be rounded to TF32 on a GPU
@@ -196,6 +196,43 @@ def resnet(
             f"blocks={tuple(blocks)}"
         )
     return _net(_ResNet(outputs, tuple(channels), tuple(blocks), groups))
+
+
+def penultimate(net: Net) -> ApplyFn:
+    """What a network's last dense layer reads: its representation, `(params, x [B, ...]) -> [B, F]`.
+
+    >>> net = mlp(10, hidden=(7,))
+    >>> x = jnp.ones((2, 4))
+    >>> penultimate(net)(net.init(jax.random.key(0), x), x).shape
+    (2, 7)
+
+    Args:
+        net: one that ends in a dense layer (`mlp`, `mnist_cnn`, `resnet`, or a linen module's `Net(init, apply)`), not
+            compiled. After a ReLU where there is one, as in all of these.
+
+    Raises:
+        ValueError: it does not end in a dense layer of flax (when called).
+    """
+
+    def features(params, x):
+        seen = []
+
+        def note(call, arguments, keywords, context):
+            out = call(*arguments, **keywords)
+            if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+                seen.append((arguments[0], out))
+            return out
+
+        with nn.intercept_methods(note):
+            logits = net.apply(params, x)
+        if not seen or seen[-1][1] is not logits:
+            raise ValueError(
+                f"penultimate needs a network whose logits are those of a dense layer of flax; got {net.apply}; "
+                "write the representation as a function (params, x) by hand, and give a network that is not jitted"
+            )
+        return seen[-1][0]
+
+    return features
 
 
 def num_params(params) -> int:

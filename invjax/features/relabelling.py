@@ -1,0 +1,167 @@
+r"""Images whose label is wrong to people, and right to a model: small adversarial changes, relabelled by their target.
+
+    x' = argmin over |x' - x| <= eps   L(f(x'), t)      stored with the label t
+
+What such a pair has to do with t is a non-robust feature of f, if it is there in the data, or a quirk of f (a bug).
+`non_transferable` looks for the latter: changes that other models trained on the same data do not follow.
+
+Source: Ilyas et al. 2019, section 3.2 and figure 6 (D_rand, D_det; l2, 100 steps of 0.1, eps 0.5 on CIFAR-10);
+Nakkiran 2019, *A Discussion of ...: Adversarial Examples Are Just Bugs, Too*.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Int
+
+from invjax import _check
+from invjax._conv import fast_convs
+from invjax.attacks.base import Attack, AttackResult, example_keys, finish, fooled, prepare
+from invjax.attacks.gradient import climb
+from invjax.attacks.threats import Threat, l2
+from invjax.losses import cross_entropy
+from invjax.types import Array, Key, Labels, LogitsFn, Scalar
+
+
+def random_targets(
+    key: Key, labels: Labels, *, classes: int, exclude_true: bool = False, ids: Any = None
+) -> Int[Array, " batch"]:
+    """A class for each example, uniform: the targets of D_rand.
+
+    >>> targets = random_targets(jax.random.key(0), jnp.arange(4), classes=4, exclude_true=True)
+    >>> bool((targets == jnp.arange(4)).any())
+    False
+
+    Args:
+        key: random key; example i draws from `fold_in(key, ids[i])`.
+        labels: `[B]`.
+        classes: K.
+        exclude_true: never the label itself. As published it may be, which leaves one label in K right.
+        ids: `[B]`, the position of each example in the data set.
+
+    Raises:
+        ValueError: labels that are not classes, fewer than two classes.
+    """
+    _check_classes(labels, classes)
+    keys = example_keys(key, ids, len(labels))
+    if not exclude_true:
+        return jax.vmap(lambda key: jax.random.randint(key, (), 0, classes, jnp.int32))(keys)
+    others = jax.vmap(lambda key: jax.random.randint(key, (), 1, classes, jnp.int32))(keys)
+    return (jnp.asarray(labels, jnp.int32) + others) % classes
+
+
+def next_targets(labels: Labels, *, classes: int) -> Int[Array, " batch"]:
+    """The class after the label, `(y + 1) mod K`: the targets of D_det, where no label is right.
+
+    >>> next_targets(jnp.array([0, 1, 2]), classes=3).tolist()
+    [1, 2, 0]
+
+    Raises:
+        ValueError: labels that are not classes, fewer than two classes.
+    """
+    _check_classes(labels, classes)
+    return (jnp.asarray(labels, jnp.int32) + 1) % classes
+
+
+def _check_classes(labels, classes):
+    if classes < 2:
+        raise ValueError(f"classes must be at least 2; got classes={classes}")
+    _check.labels(labels, classes)
+
+
+def relabel_by_attack(
+    key: Key,
+    attack: Attack,
+    logits_fn: LogitsFn,
+    x: Array,
+    targets: Labels,
+    *,
+    eps: Scalar,
+    step_size: Scalar | None = None,
+    ids: Any = None,
+) -> AttackResult:
+    """Images near `x` which the model takes for `targets`, the labels that go with them. Not compiled.
+
+    Args:
+        key: random key of the attack.
+        attack: a targeted one: `attacks.pgd(attacks.l2(), steps=100, targeted=True, random_start=False)`.
+        logits_fn: `x [B, ...] -> logits [B, K]`.
+        x: `[B, ...]`.
+        targets: `[B]`, from `random_targets` or `next_targets`.
+        eps: how far, in the attack's norm.
+        step_size: of the attack; None is its own default.
+        ids: `[B]`, the position of each example in the data set.
+
+    Returns:
+        An `AttackResult`; all its images belong to the data set, whether they reach their target or not.
+
+    Raises:
+        ValueError: no images, targets that are not classes of the model or not one an image; whatever the attack
+            refuses.
+    """
+    if not len(x):
+        raise ValueError(f"x must hold at least one image; got shape {x.shape}; check the data's split")
+    classes = _check.logits_of(logits_fn, x, targets)
+    check_targets(targets, classes)
+    return attack(key, logits_fn, x, jnp.asarray(targets), eps=eps, step_size=step_size, ids=ids)
+
+
+def check_targets(targets: Labels, classes: int) -> None:
+    """Targets that are classes of the model, else a `ValueError`."""
+    try:
+        _check.labels(targets, classes)
+    except ValueError as error:
+        raise ValueError(f"targets: {error}") from error
+
+
+def non_transferable(
+    ensemble_fn: Callable[[jax.Array], jax.Array],
+    labels: Labels,
+    threat: Threat | None = None,
+    *,
+    steps: int = 100,
+) -> Attack:
+    r"""A targeted attack on one model that an ensemble of others withstands: bugs without features.
+
+        x' <- project(x' - step_size * u),   u the ascent direction of  L(f(x'), t) + mean over i of L(f_i(x'), y)
+
+    Args:
+        ensemble_fn: the others, trained like the model under attack: `x [B, ...] -> logits [models, B, K]`.
+        labels: `[B]`, the true labels y, which they are to keep.
+        threat: the geometry; default `l2()`.
+        steps: gradients taken, from the image on.
+
+    Returns:
+        An `Attack` whose `labels` are the targets t. It keeps the best image among those that reach the target and
+        that no other model takes for it; without such, the one of least loss. `success` is of the target alone.
+
+    Raises:
+        ValueError: when called, logits of another shape, labels that are not classes, or one target without a label.
+    """
+    _check.positive(steps=steps)
+    threat = l2() if threat is None else threat
+
+    def attack(key, logits_fn, x, targets, *, eps, step_size=None, ids=None):
+        logits_fn, x, eps = prepare(logits_fn, x, targets, eps, threat.bounds)
+        classes = _check.logits_of(logits_fn, x, labels)
+        _check.labels(labels, classes)
+        shape = jax.eval_shape(ensemble_fn, x).shape
+        if len(shape) != 3 or not shape[0] or shape[1:] != (len(x), classes):
+            raise ValueError(f"ensemble_fn must give logits [models, {len(x)}, {classes}]; got {shape}")
+        others_fn = fast_convs(ensemble_fn)
+
+        def objective(z):
+            logits, others = logits_fn(z), others_fn(z)
+            kept = jax.vmap(cross_entropy, (0, None))(others, labels).mean(0)
+            alone = fooled(logits, targets, targeted=True) & (others.argmax(-1) != targets[None]).all(0)
+            return -cross_entropy(logits, targets) - kept, alone
+
+        first = 2.5 * eps / steps if step_size is None else step_size
+        _check.number("step_size", first)
+        sizes = jnp.full(steps, first, x.dtype)
+        found, value, trace = climb(objective, threat, x, x, eps, sizes)
+        return finish(logits_fn, threat.distance, found, x, targets, value, trace, targeted=True)
+
+    return attack
