@@ -18,8 +18,9 @@ from experiments.invariance_tradeoffs import (
     robustness_costs,
 )
 from invjax import figures
-from invjax.data import HumanLabelled, human_labelled
+from invjax.data import Dataset, HumanLabelled, as_float, human_labelled, load
 from invjax.evaluation import agreement, wilson
+from invjax.models import class_vae, l0_sparse, largest_frequencies
 
 
 def smoke(experiment, folder, **changes):
@@ -65,7 +66,17 @@ def test_human_agreement_runs_with_published_networks(tmp_path, shared_data):
     assert f"{linf}linf 0.3" in table and {f"{linf}linf 0.4*", f"{linf}l0*", f"{l2}linf 0.3*"} <= table.keys()
     assert table[f"{linf}l0*"].published == 56 and table[f"{l2}linf 0.4*"].published == 19
     assert table["Wong & Kolter, linf 0.1: clean accuracy"].measured > 95
+    # without gradients there is no attack in l0; the search's cost is in the images and the queries
     assert not any("binary CNN: accuracy under" in name for name in table)
+    assert not any("Binary-ABS: accuracy under" in name for name in table)
+    assert table["Schott et al., ABS: accuracy under l0 25"].differs == "PGD of 3 steps on 8 images"
+    assert table["Schott et al., ABS: clean accuracy"].differs == "as released; 64 test images"
+    assert table["Schott et al., ABS: clean accuracy"].measured > 90  # of few draws and steps
+    assert table["Schott et al., ABS: agrees with people, l0"].published == 58
+    assert table["Schott et al., Binary-ABS: agrees with people, linf 0.4"].published == 8
+    # the l0-sparse defence is for fewer pixels than people need
+    assert table["CNN, l0-sparse: agrees with people, linf 0.3*"].published == 19
+    assert "80 frequencies and 10 outliers; 256 test images" in table["CNN, l0-sparse: clean accuracy"].differs
     assert 0 <= table["ResNet: accuracy under l0 25"].measured <= table["ResNet: clean accuracy"].measured + 20
     assert (tmp_path / "figures" / "agreement.png").stat().st_size > 20_000
 
@@ -108,6 +119,8 @@ def test_a_star_is_for_images_beyond_the_ball_by_more_than_rounding():
     assert human_agreement.outside(of_set, ("linf", 0.3)) == pytest.approx(1 / 3)  # the last is not a changed one
     assert human_agreement.outside(of_set, ("l2", 0.3 * 28 + 1)) == 0
     assert human_agreement.outside(of_set, ("l2", 0.3 * 28 - 1)) == 1
+    assert human_agreement.outside(of_set, ("l0", 784)) == 0
+    assert human_agreement.outside(of_set, ("l0", 783)) == 1
 
 
 def test_the_interval_of_several_trainings_is_that_of_their_mean_on_the_same_images():
@@ -130,23 +143,25 @@ def test_two_agreements_are_apart_where_their_intervals_are():
     )
 
 
+def bright_or_dark(offset, x):
+    """Bright against dark, eight classes that are never seen: an image falls if its mean can be brought below 1/2."""
+    bright = 4 * (x.mean((1, 2, 3)) - 0.5) + offset
+    return bright[:, None] * jnp.array([[1.0, -1.0] + 8 * [0.0]]) - jnp.array([[0.0, 0.0] + 8 * [9.0]])
+
+
+def grays():
+    return np.ones((8, 4, 4, 1), np.float32) * np.linspace(0.52, 0.98, 8, dtype=np.float32)[:, None, None, None]
+
+
 @pytest.mark.parametrize("name", ["linf 0.3", "l2 2", "l0 25"])
 def test_each_ball_has_an_attack_that_finds_what_is_there(name):
-    # bright against dark, eight classes that are never seen: an image falls if its mean can be brought below 1/2
-    def apply_fn(offset, x):
-        bright = 4 * (x.mean((1, 2, 3)) - 0.5) + offset
-        return bright[:, None] * jnp.array([[1.0, -1.0] + 8 * [0.0]]) - jnp.array([[0.0, 0.0] + 8 * [9.0]])
-
-    x = np.ones((8, 4, 4, 1), np.float32) * np.linspace(0.52, 0.98, 8, dtype=np.float32)[:, None, None, None]
-    attack = human_agreement.attack_on(apply_fn, name, 5, 5)
+    x, attack = grays(), human_agreement.attack_on(bright_or_dark, name, 5, 5)
     found = attack(np.float32(0), jax.random.key(0), x, np.zeros(8, np.int32), eps=human_agreement.ATTACKED[name][1])
     reach = {"linf 0.3": 0.3, "l2 2": 0.5, "l0 25": 1.0}[name]  # how far the mean of 16 pixels can be lowered
     np.testing.assert_array_equal(found.success, x[:, 0, 0, 0] - 0.5 < reach)
 
 
 def test_the_radius_is_a_third_in_the_first_epoch(monkeypatch, tmp_path):
-    from invjax.data import Dataset
-
     config = dataclasses.replace(robustness_costs.PRESETS["smoke"], batch_size=8, epochs=2)
     images = np.zeros((24, 28, 28, 1), np.uint8)
     data = Dataset(images, np.zeros(24, np.int32), 10, 256)
@@ -162,14 +177,118 @@ def test_the_radius_is_a_third_in_the_first_epoch(monkeypatch, tmp_path):
 
 
 def test_released_networks_see_what_was_measured_with_them(shared_data):
-    found = pretrained.pretrained(None, shared_data)
-    assert list(found) == list(pretrained.READERS)
+    found = pretrained.pretrained(None, shared_data, draws=10, steps=0)
+    assert list(found) == list(pretrained.readers())
     human = human_labelled(shared_data)
     counts = {
         name: [int(of.with_humans.sum()) for of in agreement(found[name].apply, found[name].params, human).values()]
         for name in ("Schott et al., CNN", "Wong & Kolter, linf 0.1")
     }
     assert counts == {"Schott et al., CNN": [39, 3, 16, 21], "Wong & Kolter, linf 0.1": [23, 1, 13, 15]}
+
+
+def test_released_autoencoders_classify_by_what_they_can_draw(shared_data):
+    found = pretrained.pretrained(None, shared_data, draws=1000, steps=10)
+    test = robust_networks.first(load("mnist", "test", shared_data), 60)
+    x, labels = as_float(test.images[:]), np.asarray(test.labels)
+    plain, binary = (found[f"Schott et al., {name}"] for name in ("ABS", "Binary-ABS"))
+    assert plain.params is binary.params and plain.searches and binary.searches and not binary.has_gradients
+    for net in (plain, binary):
+        logits = jax.jit(net.apply)(net.params, x)
+        assert float((logits.argmax(1) == labels).mean()) >= 0.97
+
+
+def test_batch_norm_is_folded_into_the_layers_of_an_autoencoder(shared_data, float64):
+    with np.load(shared_data / "pretrained" / "abs" / "ABS_4.npz") as file:
+        arrays = {name: value.astype(np.float64) for name, value in file.items()}
+    rng = np.random.default_rng(0)
+    z, image = rng.normal(size=8), rng.uniform(size=(28, 28))
+    vae = jax.tree.map(lambda leaf: leaf[0], pretrained.schott_vaes(arrays))
+
+    def normed(y, part, i):
+        of_channel = lambda name: arrays[f"{part}.bn_{i}.{name}"][:, None, None]  # noqa: E731
+        y = (y - of_channel("running_mean")) / np.sqrt(of_channel("running_var") + 1e-5)
+        y = y * of_channel("weight") + of_channel("bias")
+        return np.where(y > 0, y, np.expm1(np.minimum(y, 0)))
+
+    def strided(y, weight, stride):  # [in, H, W] with [out, in, h, w]
+        side = weight.shape[2]
+        windows = np.lib.stride_tricks.sliding_window_view(y, (side, side), (1, 2))[:, ::stride, ::stride]
+        return np.einsum("ihwab,oiab->ohw", windows, weight)
+
+    def transposed(y, weight, stride):  # with [in, out, h, w]: spread out, then correlate with what is turned around
+        side = weight.shape[2]
+        wide = np.zeros((len(y), (len(y[0]) - 1) * stride + 1, (len(y[0]) - 1) * stride + 1))
+        wide[:, ::stride, ::stride] = y
+        wide = np.pad(wide, ((0, 0), (side - 1, side - 1), (side - 1, side - 1)))
+        return strided(wide, weight.swapaxes(0, 1)[:, :, ::-1, ::-1], 1)
+
+    for part, apply, strides, y in (
+        ("Decoder", transposed, (1, 2, 2, 1), z[:, None, None]),
+        ("Encoder", strided, (1, 2, 2, 1), image[None]),
+    ):
+        for i, stride in enumerate(strides):
+            y = apply(y, arrays[f"{part}.conv_{i}.weight"], stride) + arrays[f"{part}.conv_{i}.bias"][:, None, None]
+            y = normed(y, part, i) if i < 3 else y
+        if part == "Decoder":
+            drawn = class_vae.decode(vae, z[None])[0, :, :, 0]
+            np.testing.assert_allclose(drawn, 1 / (1 + np.exp(-y[0])), rtol=1e-9)
+            assert drawn.max() > 0.5
+        else:
+            np.testing.assert_allclose(np.concatenate(class_vae.encode(vae, image[None, ..., None]), 1)[0], y[:, 0, 0])
+
+
+def test_networks_behind_the_l0_sparse_defence_train_on_few_frequencies(monkeypatch, tmp_path):
+    config = dataclasses.replace(human_agreement.PRESETS["smoke"], frequencies=7, outliers=3)
+    net, x = robust_networks.network("small CNN"), np.random.default_rng(0).uniform(size=(2, 28, 28, 1))
+    x = jnp.asarray(x, jnp.float32)
+    params = net.init(jax.random.key(0), x)
+    trained_with, measured_with = [], []
+    monkeypatch.setattr(robust_networks, "train", lambda *given: trained_with.append(given) or params)
+    monkeypatch.setattr(human_agreement, "measured", lambda _, net, *rest: measured_with.append(net) or {})
+    human_agreement.one_trained(config, "CNN, l0-sparse", 0, (None, None, None), tmp_path)
+    ((_, name, attack, *_, prepare),), (behind,) = trained_with, measured_with
+    assert name == "small CNN" and attack is None and behind.ball == ("l0", 3)
+    np.testing.assert_allclose(prepare(x), largest_frequencies(x, 7), atol=1e-6)
+    np.testing.assert_allclose(behind.apply(params, x), l0_sparse(net, 7, 3).apply(params, x), rtol=1e-5)
+
+
+def test_training_sees_what_is_prepared(tmp_path):
+    config = dataclasses.replace(robustness_costs.PRESETS["smoke"], batch_size=8, epochs=1)
+    images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1)).astype(np.uint8)
+    data = Dataset(images, np.zeros(8, np.int32), 10, 256)
+    first_kernels = [
+        robust_networks.train(config, "small CNN", None, 0, 0, data, tmp_path / name, prepare)["params"]["Conv_0"]
+        for name, prepare in (("plain", None), ("black", jnp.zeros_like))
+    ]
+    start = robust_networks.network("small CNN").init(jax.random.split(jax.random.key(0))[0], jnp.zeros((1, 28, 28, 1)))
+    moved = [float(jnp.abs(layer["kernel"] - start["params"]["Conv_0"]["kernel"]).max()) for layer in first_kernels]
+    assert moved[0] > 1e-4 and moved[1] == 0  # a black image moves no kernel of the first layer
+
+
+def test_what_attacks_a_network_depends_on_what_can_be_asked_of_it():
+    config = human_agreement.PRESETS["default"]
+    net = pretrained.Pretrained(robust_networks.network("small CNN").apply, None, None)
+    says = lambda net, name: human_agreement.chosen_attack(config, net, name)[1]  # noqa: E731
+    assert says(net, "linf 0.3") == "the standard ensemble"
+    assert says(net, "l0 25") == "PGD of 40 steps"
+    assert says(net._replace(searches=True), "linf 0.3") == "PGD of 20 steps"
+    blind = net._replace(has_gradients=False)
+    assert says(blind, "l2 2") == "random search of 500 queries, a weak attack,"
+    assert says(blind._replace(searches=True), "linf 0.4") == "random search of 20 queries, a weak attack,"
+    assert human_agreement.chosen_attack(config, blind, "l0 25") is None
+
+
+@pytest.mark.parametrize("has_gradients", [True, False])
+@pytest.mark.parametrize("name", ["linf 0.3", "l2 2"])
+def test_short_attacks_find_what_is_there(name, has_gradients):
+    attack = human_agreement.short_attack_on(bright_or_dark, name, 20, has_gradients)
+    x, reach = grays(), {"linf 0.3": 0.3, "l2 2": 0.5}[name]
+    eps = human_agreement.ATTACKED[name][1]
+    found = attack(np.float32(0), jax.random.key(0), x, np.zeros(8, np.int32), eps=eps)
+    fallen = x[:, 0, 0, 0] - 0.5 < reach
+    assert not found.success[~fallen].any()
+    assert found.success[fallen].mean() >= (1 if has_gradients else 0.5)
 
 
 def test_the_dense_layer_of_a_released_network_reads_channels_last():

@@ -1,6 +1,6 @@
 """Networks that others trained on MNIST and released, converted to `.npz`; read where a folder has them.
 
-    abs/*_cnn.npz              Schott et al. 2019 (Apache-2.0), github.com/bethgelab/AnalysisBySynthesis
+    abs/*.npz                  Schott et al. 2019 (Apache-2.0), github.com/bethgelab/AnalysisBySynthesis
     convex_adversarial/*.npz   Wong & Kolter 2018 (MIT), github.com/locuslab/convex_adversarial
 
 The files hold PyTorch's arrays under PyTorch's names.
@@ -15,6 +15,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from invjax.models import BINARY_SCALES, analysis_by_synthesis, prior_latents, stack_vaes, with_prior
+from invjax.models.abs import AbsParams, black_and_white
+from invjax.models.class_vae import ClassVae, Layer
 from invjax.types import ApplyFn, Params
 
 
@@ -26,12 +29,14 @@ class Pretrained(NamedTuple):
         params: as the network wants them.
         ball: what it was trained to withstand, `(norm, eps)`; None if nothing.
         has_gradients: whether an attack can follow its gradient.
+        searches: whether each answer is a search of its own, so that few questions can be asked.
     """
 
     apply: ApplyFn
     params: Params
     ball: tuple[str, float] | None
     has_gradients: bool = True
+    searches: bool = False
 
 
 def convolved(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -64,11 +69,11 @@ def wong_kolter(arrays: dict[str, np.ndarray], prefix: str = "") -> Params:
 
 
 @functools.cache
-def schott_cnn(black_and_white: bool) -> ApplyFn:
+def schott_cnn(binary: bool) -> ApplyFn:
     """Four convolutions, between them batch norm as it was at the end of training, and ELU."""
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        x = (x > 0.5).astype(x.dtype) if black_and_white else x
+        x = black_and_white(x) if binary else x
         for i, stride in enumerate((1, 2, 2, 1)):
             if i:
                 mean, variance, scale, shift = (
@@ -88,46 +93,97 @@ def schott(arrays: dict[str, np.ndarray]) -> Params:
     return {name: value for name, value in arrays.items() if not name.startswith("conv") or "bias" in name} | kernels
 
 
-def _plain(arrays):
-    return Pretrained(schott_cnn(False), schott(arrays), None)
+def folded(arrays: dict[str, np.ndarray], part: str) -> tuple[Layer, ...]:
+    """Four layers of an autoencoder; batch norm, as it was at the end of training, goes into kernels and biases."""
+    layers = []
+    for i in range(4):
+        weight, bias = arrays[f"{part}.conv_{i}.weight"], arrays[f"{part}.conv_{i}.bias"]
+        of_layer = kernel(weight) if part == "Encoder" else weight.transpose(2, 3, 0, 1)  # transposed: [in, out, H, W]
+        if i < 3:
+            mean, variance, scale, shift = (
+                arrays[f"{part}.bn_{i}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+            )
+            factor = scale / np.sqrt(variance + 1e-5)
+            of_layer, bias = of_layer * factor, (bias - mean) * factor + shift
+        layers.append(Layer(of_layer, bias))
+    return tuple(layers)
 
 
-def _black_and_white(arrays):
-    return Pretrained(schott_cnn(True), schott(arrays), None, has_gradients=False)
+def schott_vaes(*arrays: dict[str, np.ndarray]) -> ClassVae:
+    """The autoencoders of the classes, of one file each, stacked."""
+    return stack_vaes([ClassVae(folded(of_class, "Encoder"), folded(of_class, "Decoder")) for of_class in arrays])
 
 
-def _certified(eps, prefix):
-    return lambda arrays: Pretrained(wong_kolter_cnn, wong_kolter(arrays, prefix), ("linf", eps))
+class Reader(NamedTuple):
+    """How a released network is read.
+
+    Attributes:
+        files: of its arrays.
+        params_of: makes parameters of them.
+        apply: as in `Pretrained`, and so are the others.
+    """
+
+    files: tuple[str, ...]
+    params_of: Callable[..., Params]
+    apply: ApplyFn
+    ball: tuple[str, float] | None = None
+    has_gradients: bool = True
+    searches: bool = False
 
 
-READERS: dict[str, tuple[str, Callable[[dict[str, np.ndarray]], Pretrained]]] = {
-    "Schott et al., CNN": ("abs/vanilla_cnn.npz", _plain),
-    "Schott et al., transfer CNN": ("abs/transfer_cnn.npz", _plain),
-    "Schott et al., binary CNN": ("abs/binary_cnn.npz", _black_and_white),
-    "Wong & Kolter, linf 0.1": ("convex_adversarial/mnist.npz", _certified(0.1, "")),
-    "Wong & Kolter, linf 0.3, first stage": (
-        "convex_adversarial/mnist_small_0_3.npz",
-        _certified(0.3, "state_dict.0."),
-    ),
-}
-"""By name: the file and what makes a network of it.
+@functools.cache
+def readers(draws: int = 8000, steps: int = 50) -> dict[str, Reader]:
+    """By name; `draws` and `steps` are those of analysis by synthesis, by default as it was released.
 
-The last file is a cascade of three networks; the later ones are for what the first does not certify.
-"""
+    The last file of Wong & Kolter is a cascade of three networks; the later ones are for what the first does not
+    certify. ABS and Binary-ABS share their files, and here the draws of the prior.
+    """
+
+    def schott_abs(*arrays: dict[str, np.ndarray]) -> AbsParams:
+        return with_prior(schott_vaes(*arrays), prior_latents(jax.random.key(0), draws))
+
+    cascade = functools.partial(wong_kolter, prefix="state_dict.0.")
+    abs_files = tuple(f"abs/ABS_{digit}.npz" for digit in range(10))
+    plain_abs = analysis_by_synthesis(steps=steps)
+    binary_abs = analysis_by_synthesis(steps=steps, binary=True, scales=BINARY_SCALES)
+    return {
+        "Schott et al., CNN": Reader(("abs/vanilla_cnn.npz",), schott, schott_cnn(False)),
+        "Schott et al., transfer CNN": Reader(("abs/transfer_cnn.npz",), schott, schott_cnn(False)),
+        "Schott et al., binary CNN": Reader(("abs/binary_cnn.npz",), schott, schott_cnn(True), has_gradients=False),
+        "Schott et al., ABS": Reader(abs_files, schott_abs, plain_abs.apply, searches=True),
+        "Schott et al., Binary-ABS": Reader(
+            abs_files, schott_abs, binary_abs.apply, has_gradients=False, searches=True
+        ),
+        "Wong & Kolter, linf 0.1": Reader(
+            ("convex_adversarial/mnist.npz",), wong_kolter, wong_kolter_cnn, ("linf", 0.1)
+        ),
+        "Wong & Kolter, linf 0.3, first stage": Reader(
+            ("convex_adversarial/mnist_small_0_3.npz",), cascade, wong_kolter_cnn, ("linf", 0.3)
+        ),
+    }
 
 
-def pretrained(folder: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None = None) -> dict:
-    """The networks of a folder, by name.
+def pretrained(
+    folder: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    draws: int = 8000,
+    steps: int = 50,
+) -> dict[str, Pretrained]:
+    """The networks of a folder, by name; those of several files, where all of these are there.
 
     Args:
         folder: None: `pretrained` in the data folder (`data_dir`, or else $INVJAX_DATA, $TFDS_DATA_DIR or
             ~/tensorflow_datasets), if it is there; if not, there are no networks.
         data_dir: the only data folder.
+        draws: of the prior, for analysis by synthesis.
+        steps: of its search.
 
     Raises:
         FileNotFoundError: a folder was given that has none of the files.
         ValueError: a damaged file.
     """
+    known = readers(draws, steps)
     usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
     roots = (
         [folder]
@@ -135,18 +191,27 @@ def pretrained(folder: str | os.PathLike[str] | None, data_dir: str | os.PathLik
         else [os.path.join(root, "pretrained") for root in ((data_dir,) if data_dir else usual) if root]
     )
     for root in (Path(os.path.expanduser(root)) for root in roots):
-        found = {name: (root / file, read) for name, (file, read) in READERS.items() if (root / file).is_file()}
+        read = functools.cache(functools.partial(_read, root))  # two networks share ten files
+        found = {name: r for name, r in known.items() if all((root / file).is_file() for file in r.files)}
         if found:
-            return {name: _read(path, read) for name, (path, read) in found.items()}
+            return {
+                name: Pretrained(r.apply, read(r.files, r.params_of), r.ball, r.has_gradients, r.searches)
+                for name, r in found.items()
+            }
     if folder:
-        files = ", ".join(file for file, _ in READERS.values())
+        files = ", ".join(dict.fromkeys(file for reader in known.values() for file in reader.files))
         raise FileNotFoundError(f"{folder} has none of {files}; leave --pretrained-dir out to do without them")
     return {}
 
 
-def _read(path, read):
+def _read(root, files, params_of):
+    arrays = []
+    path = root / files[0]
     try:
-        with np.load(path) as file:
-            return read(dict(file))
+        for path in (root / file for file in files):
+            with np.load(path) as file:
+                arrays.append(dict(file))
+        path = ", ".join(str(root / file) for file in files)
+        return params_of(*arrays)
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise ValueError(f"{path} is damaged or of another network ({error!r})") from error

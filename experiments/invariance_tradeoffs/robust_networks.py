@@ -5,6 +5,7 @@ Adversarial training is that of the paper: the attack climbs the margin, and its
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from invjax.attacks.transformed import transformed
 from invjax.data import Dataset, HumanLabelled, as_float, batches, human_labelled, load
 from invjax.evaluation import agreement, wilson
 from invjax.losses import cross_entropy, error_rate, margin
-from invjax.models import mnist_cnn, resnet
+from invjax.models import l0_sparse, largest_frequencies, mnist_cnn, resnet
 from invjax.streaming import correct, over_batches
 from invjax.training import TrainStep, data_mesh, fit, init_state, make_train_step
 from invjax.types import ApplyFn, Params
@@ -76,6 +77,13 @@ network = functools.cache(lambda name: NETWORKS[name]())
 """The network of that name: one object, so that what is compiled for it serves all seeds."""
 
 
+defended = functools.cache(lambda name, frequencies, outliers: l0_sparse(network(name), frequencies, outliers))
+"""`(name, frequencies, outliers)`: the network of that name behind the l0-sparse defence, one object for all seeds."""
+
+of_frequencies = functools.cache(lambda count: functools.partial(largest_frequencies, count=count))
+"""`count`: what makes the images that such a network is trained on, one object for all seeds."""
+
+
 @functools.cache
 def adversary(norm: str, steps: int, tries: int = 0) -> Attack:
     """PGD on the margin in 'linf', 'l2' or 'l1'; with `tries`, through the worst of so many rotations and shifts."""
@@ -84,13 +92,16 @@ def adversary(norm: str, steps: int, tries: int = 0) -> Attack:
 
 
 @functools.cache  # one object for all seeds and radii: the radius comes with the batch
-def _train_step(name: str, attack: Attack | None, learning_rate: float, num_steps: int) -> tuple[TrainStep, Any]:
+def _train_step(
+    name: str, attack: Attack | None, learning_rate: float, num_steps: int, prepare: Callable | None
+) -> tuple[TrainStep, Any]:
     net = network(name)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
     def loss_fn(params: Params, key: Any, batch: Any):
         images, labels, eps = batch
         x = jnp.asarray(as_float(images))
+        x = x if prepare is None else prepare(x)
         if attack is not None:
             return adversarial_loss(net.apply, attack, eps=eps)(params, key, (x, labels))
         logits = net.apply(params, x)
@@ -100,15 +111,23 @@ def _train_step(name: str, attack: Attack | None, learning_rate: float, num_step
 
 
 def train(
-    config: Settings, name: str, attack: Attack | None, eps: float, seed: int, data: Dataset, folder: Path
+    config: Settings,
+    name: str,
+    attack: Attack | None,
+    eps: float,
+    seed: int,
+    data: Dataset,
+    folder: Path,
+    prepare: Callable | None = None,
 ) -> Params:
     """Train a network, or go on with it; without an attack on the images as they are.
 
-    The radius is `eps / 3` in the first epoch, and `eps` after it.
+    The radius is `eps / 3` in the first epoch, and `eps` after it. With `prepare`, on what it makes of the images; one
+    object for all seeds, or each compiles anew.
     """
     per_epoch = len(data.labels) // config.batch_size
     num_steps = config.epochs * per_epoch
-    step_fn, optimizer = _train_step(name, attack, config.learning_rate, num_steps)
+    step_fn, optimizer = _train_step(name, attack, config.learning_rate, num_steps, prepare)
     draw = batches([data.images, data.labels], config.batch_size, seed)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = network(name).init(init_key, jnp.asarray(as_float(data.images[:1])))
@@ -126,7 +145,7 @@ def train(
 
 def seen(apply_fn: ApplyFn, params: Params, test: Dataset, human: dict[str, HumanLabelled]) -> dict[str, Any]:
     """Clean accuracy, and of how many of each set's changed images a model sees what people see."""
-    found = agreement(apply_fn, params, human)
+    found = agreement(apply_fn, params, human, mesh=data_mesh())
     right = correct(apply_fn, params, as_float(test.images[:]), np.asarray(test.labels), mesh=data_mesh())
     return {"clean": float(right.mean()), "agrees": {name: int(of.with_humans.sum()) for name, of in found.items()}}
 

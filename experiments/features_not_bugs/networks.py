@@ -1,0 +1,244 @@
+"""The networks of these experiments: how they are trained, by which attack, and how their accuracy is measured."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from invjax.adversarial_training import adversarial_loss
+from invjax.attacks import ensemble, l2, pgd, standard
+from invjax.data import as_float, batches, load
+from invjax.evaluation import robustness_curve
+from invjax.losses import cross_entropy, error_rate
+from invjax.models import mlp, mnist_cnn, resnet
+from invjax.streaming import over_batches
+from invjax.training import data_mesh, fit, init_state, make_train_step
+from invjax.types import Key, Net, Params
+
+Data = tuple[np.ndarray, np.ndarray]
+"""Images in [0, 1], `[N, H, W, C]`, and labels `[N]`."""
+
+SOURCES = ("standard", "robust")
+"""The models that data sets are made from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The data, the training and the attacks: what these experiments are configured with."""
+
+    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
+    """Which images."""
+    data_dir: str | None = None
+    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    train_size: int | None = None
+    """Use this many training images; None: all."""
+    network: Literal["linear", "MLP", "CNN", "ResNet"] = "CNN"
+    """Which network."""
+    hidden: tuple[int, ...] = (200, 200)
+    """Hidden layers of the MLP."""
+    channels: tuple[int, ...] = (8, 16)
+    """Channels of the convolutions of the CNN."""
+    dense: int = 64
+    """Width of its hidden dense layer."""
+    stages: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels of the stages of the ResNet."""
+    blocks: int = 2
+    """Blocks in each stage of the ResNet."""
+    epochs: int = 15
+    """Passes over a training set."""
+    robust_epochs: int = 10
+    """Passes of the adversarial training."""
+    batch_size: int = 128
+    """Images in a step."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Adam with a decay to zero along a cosine; or SGD with momentum 0.9, divided by 10 after each third."""
+    learning_rate: float = 2e-3
+    """At the start."""
+    weight_decay: float = 5e-4
+    """Of SGD, and of Adam decoupled from the gradient."""
+    augment: bool = False
+    """Random shifts of up to 4 pixels and reflections in training, where not said otherwise."""
+    train_eps: float = 1.5
+    """Radius in l2 of the adversarial training and of the relabelling attack."""
+    train_steps: int = 5
+    """Steps of the attack in the adversarial training, of eps / 5, from the image on."""
+    images: int = 500
+    """Test images on which robust accuracy is measured, the first ones."""
+    eval_steps: int = 20
+    """Steps of PGD in the evaluation."""
+    ensemble_images: int = 200
+    """Of these, on how many the standard ensemble is run, too; 0: not at all."""
+    ensemble_steps: int = 20
+    """Steps of its gradient attacks (published: 100)."""
+    queries: int = 200
+    """Queries of its Square (published: 5000)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of everything a seed."""
+
+
+def datasets(config: Settings) -> tuple[Data, Data]:
+    """Training and test set."""
+
+    def one(split: str, size: int | None) -> Data:
+        data = load(config.dataset, split, config.data_dir)
+        return np.asarray(as_float(data.images[:size], data.levels)), np.asarray(data.labels[:size])
+
+    return one("train", config.train_size), one("test", None)
+
+
+@cache  # one object a network, so that what is compiled for it serves all seeds
+def network(config: Settings, name: str | None = None) -> Net:
+    """The configured network, or the one of that name."""
+    nets = {
+        "linear": lambda: mlp(10, ()),
+        "MLP": lambda: mlp(10, config.hidden),
+        "CNN": lambda: mnist_cnn(10, config.channels, config.dense),
+        "ResNet": lambda: resnet(10, config.stages, (config.blocks,) * len(config.stages)),
+    }
+    return nets[name or config.network]()
+
+
+def moved(key: Key, x: jax.Array) -> jax.Array:
+    """Each image shifted by up to 4 pixels, and reflected or not."""
+    shift_key, flip_key = jax.random.split(key)
+    _, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    corner = jax.random.randint(shift_key, (len(x), 2), 0, 9)
+    flipped = jax.random.bernoulli(flip_key, 0.5, (len(x),))
+
+    def one(image, at, flip):
+        cut = jax.lax.dynamic_slice(image, (at[0], at[1], 0), (height, width, channels))
+        return jnp.where(flip, cut[:, ::-1], cut)
+
+    return jax.vmap(one)(padded, corner, flipped)
+
+
+@cache  # a training step is compiled once for all seeds
+def _training(
+    config: Settings, name: str | None, robust: bool, augment: bool, rate: float, num_steps: int
+) -> tuple[Any, optax.GradientTransformation]:
+    net = network(config, name)
+    attack = pgd(l2(), steps=config.train_steps, random_start=False)
+    eps, warmup = config.train_eps, max(1, num_steps // 3)
+    hardened = adversarial_loss(net.apply, attack, eps=eps, step_size=eps / 5, warmup_steps=warmup)
+
+    def loss_fn(params: Params, key: Key, batch: Any):
+        x, labels, step = batch
+        key, move_key = jax.random.split(key)
+        x = moved(move_key, x) if augment else x
+        if robust:
+            return hardened(params, key, (x, labels, step))
+        logits = net.apply(params, x)
+        return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
+
+    if config.optimizer == "sgd":
+        drops = {num_steps // 3: 0.1, 2 * num_steps // 3: 0.1}
+        descend = optax.sgd(optax.piecewise_constant_schedule(rate, drops), momentum=0.9)
+        optimizer = optax.chain(optax.add_decayed_weights(config.weight_decay), descend)
+    else:
+        optimizer = optax.adamw(optax.cosine_decay_schedule(rate, num_steps), weight_decay=config.weight_decay)
+    return make_train_step(loss_fn, optimizer), optimizer
+
+
+def train(
+    config: Settings,
+    seed: int,
+    data: Data,
+    folder: Path,
+    *,
+    robust: bool = False,
+    name: str | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    augment: bool | None = None,
+    description: str = "training",
+) -> Params:
+    """Train a network, or go on with it, and return its last iterate.
+
+    The radius of the adversarial training grows over the first third of its steps, without which it may stay at
+    guessing.
+
+    Args:
+        config: all that is not given here.
+        seed: of its start and of the order of the images.
+        data: what to train on.
+        folder: of checkpoints and metrics.
+        robust: on attacked images.
+        name: of the network.
+        epochs: passes over the data.
+        learning_rate: at the start.
+        augment: shifts and reflections.
+        description: beside the progress bar.
+    """
+    images, labels = data
+    batch_size = min(config.batch_size, len(labels) - len(labels) % 8)
+    epochs = (config.robust_epochs if robust else config.epochs) if epochs is None else epochs
+    num_steps = epochs * (len(labels) // batch_size)
+    step, optimizer = _training(
+        config,
+        name,
+        robust,
+        config.augment if augment is None else augment,
+        config.learning_rate if learning_rate is None else learning_rate,
+        num_steps,
+    )
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = network(config, name).init(init_key, jnp.asarray(images[:1]))
+    draw = batches([images, labels], batch_size, seed)
+    state, _ = fit(
+        init_state(run_key, params, optimizer),
+        step,
+        lambda step: (*draw(step), np.int32(step)),
+        num_steps,
+        mesh=data_mesh(),
+        directory=folder,
+        description=description,
+    )
+    return state.params
+
+
+def sources(config: Settings, seed: int, data: Data, folder: Path, names: Sequence[str] = SOURCES) -> dict[str, Params]:
+    """The standard and the robust model."""
+    return {
+        name: train(config, seed, data, folder / name, robust=name == "robust", description=f"{name}, seed {seed}")
+        for name in names
+    }
+
+
+def predictions(net: Net, params: Params, images: np.ndarray) -> np.ndarray:
+    """Predicted classes of a whole data set, `[N]`."""
+    return over_batches(partial(jax.jit(net.apply), params), [images], mesh=data_mesh()).argmax(1)
+
+
+def accuracy(net: Net, params: Params, data: Data) -> float:
+    """In percent."""
+    return 100 * float((predictions(net, params, data[0]) == data[1]).mean())
+
+
+@cache
+def _ensemble(config: Settings, name: str | None) -> Any:
+    stages = standard(l2(), classes=10, steps=config.ensemble_steps, queries=config.queries)
+    return ensemble(stages, network(config, name).apply, mesh=data_mesh())
+
+
+def robust_accuracy(
+    config: Settings, params: Params, data: Data, epsilons: Sequence[float], *, seed: int, name: str | None = None
+) -> dict[str, list[float]]:
+    """Accuracy in percent at each radius, under PGD and, on fewer images, under the standard ensemble."""
+    images, labels = (array[: config.images] for array in data)
+    net, attack = network(config, name), pgd(l2(), steps=config.eval_steps)
+    curve = robustness_curve(
+        jax.random.key(seed), attack, net.apply, params, images, labels, epsilons=epsilons, mesh=data_mesh()
+    )
+    found = {"PGD": (100 * curve.accuracy()).tolist()}
+    few = config.ensemble_images
+    if few:
+        strong = partial(_ensemble(config, name), params, jax.random.key(seed), images[:few], labels[:few])
+        found["ensemble"] = [100 * float(1 - strong(eps=eps).success.mean()) for eps in epsilons]
+    return found

@@ -1,0 +1,162 @@
+"""Analysis by synthesis: what the search finds, and what the network makes of it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invjax.attacks import jit_attack, linf, pgd
+from invjax.models import analysis_by_synthesis, init_class_vae, prior_latents, stack_vaes, with_prior
+from invjax.models.abs import AbsParams, black_and_white, explained
+from invjax.models.class_vae import decode, elbo
+
+KEY = jax.random.key(0)
+CLASSES, DRAWS = 2, 30
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Two classes whose images differ, and differ with their latents."""
+    keys = jax.random.split(KEY, CLASSES)
+    vaes = [init_class_vae(key, 2, (2, 2, 2), (4, 3, 3)) for key in keys]
+    louder = [jax.tree.map(lambda leaf: 2 * leaf, vae) for vae in vaes]
+    return with_prior(stack_vaes(louder), prior_latents(KEY, DRAWS, 2))
+
+
+def of_class(params, c):
+    return jax.tree.map(lambda leaf: leaf[c], params.vaes)
+
+
+def costs_of_draws(params, x):
+    """`[B, K, N]`, one after the other."""
+    every = [
+        [elbo(of_class(params, c), jnp.broadcast_to(one, (DRAWS, 28, 28, 1)), params.latents) for c in range(CLASSES)]
+        for one in x
+    ]
+    return np.array(every)
+
+
+def some_images(seed, count=5):
+    return np.random.default_rng(seed).uniform(size=(count, 28, 28, 1)).astype(np.float32)
+
+
+def elbos(params, x, z):
+    return np.stack([elbo(of_class(params, c), x, z[:, c]) for c in range(CLASSES)], 1)
+
+
+def test_the_prior_is_decoded_class_by_class(params):
+    assert isinstance(params, AbsParams) and params.images.shape == (CLASSES, DRAWS, 784)
+    for c in range(CLASSES):
+        expected = decode(of_class(params, c), params.latents).reshape(DRAWS, -1)
+        np.testing.assert_allclose(params.images[c], expected, atol=1e-6)
+
+
+def test_without_steps_the_best_draw_explains(params):
+    x, costs = some_images(0), costs_of_draws(params, some_images(0))
+    np.testing.assert_array_equal(explained(params, x, steps=0), params.latents[costs.argmin(2)])
+    logits = analysis_by_synthesis(CLASSES, steps=0).apply(params, x)
+    np.testing.assert_allclose(logits, -costs.min(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("step_size", [0.05, 5.0])
+def test_no_draw_explains_better_than_what_the_search_finds(params, step_size):
+    """Not even where the steps are so large that they only lead away."""
+    x = np.concatenate([some_images(1), np.asarray(decode(of_class(params, 1), params.latents[:3] + 0.3))])
+    best_draw = costs_of_draws(params, x).min(2)
+    found = elbos(params, x, explained(params, x, steps=15, step_size=step_size))
+    assert (found <= best_draw + 1e-6).all()
+    if step_size < 1:
+        assert (found < best_draw - 1e-5).mean() > 0.8
+
+
+def test_the_search_goes_on_from_the_draws_to_what_made_an_image(params):
+    z = params.latents[:6] + np.random.default_rng(2).normal(size=(6, 2)).astype(np.float32) / 5
+    x = decode(of_class(params, 0), z)
+    found = elbos(params, x, explained(params, x, steps=100))
+    made = np.asarray((z**2).sum(1) / 2 / 784)
+    assert (found[:, 0] <= made + 1e-6).all() and (found[:, 0] < found[:, 1]).all()
+    assert (costs_of_draws(params, x).min(2)[:, 0] > made).any()
+
+
+def test_steps_stay_within_the_clip(params):
+    far = jnp.array([[3.0, 0.0], [0.0, -3.0]])
+    x = decode(of_class(params, 0), far)
+    near = params._replace(latents=params.latents / 10)
+    near = with_prior(near.vaes, near.latents)
+    norms = jnp.linalg.norm(explained(near, x, steps=60, step_size=0.1, clip=0.8), axis=-1)
+    assert float(norms.max()) <= 0.8 + 1e-5
+    assert float(norms[:, 0].max()) > 0.79  # where they wanted to go on
+    free = jnp.linalg.norm(explained(near, x, steps=60, step_size=0.1), axis=-1)
+    assert float(free[:, 0].max()) > 1
+
+
+def test_the_logits_of_an_image_do_not_depend_on_its_batch(params):
+    x = some_images(3)
+    apply_fn = jax.jit(analysis_by_synthesis(CLASSES, steps=10).apply)
+    logits = apply_fn(params, x)
+    np.testing.assert_allclose(apply_fn(params, x[3:4]), logits[3:4], rtol=1e-5)
+    np.testing.assert_allclose(logits, -elbos(params, x, explained(params, x, steps=10)), rtol=1e-5)
+
+
+def test_the_gradient_holds_the_latents(params):
+    x = jnp.asarray(some_images(4, 2))
+    net = analysis_by_synthesis(CLASSES, steps=5, scales=(1.0, 3.0))
+    z = explained(params, x, steps=5)
+    gradient = jax.grad(lambda x: net.apply(params, x)[:, 1].sum())(x)
+    expected = -3 * 2 * (x - decode(of_class(params, 1), z[:, 1])) / 784
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_binary_looks_at_black_and_white_and_weighs_the_classes(params):
+    x = some_images(5)
+    at_two_values = black_and_white(x)
+    np.testing.assert_array_equal(at_two_values, x > 0.5)
+    np.testing.assert_array_equal(black_and_white(at_two_values), at_two_values)
+    plain = analysis_by_synthesis(CLASSES, steps=3)
+    binary = analysis_by_synthesis(CLASSES, steps=3, binary=True, scales=(1.0, 1.5))
+    logits = binary.apply(params, x)
+    np.testing.assert_allclose(logits, plain.apply(params, at_two_values) * np.float32([[1, 1.5]]), rtol=1e-6)
+    np.testing.assert_array_equal(binary.apply(params, at_two_values), logits)
+    assert not np.allclose(logits[:, 0], plain.apply(params, x)[:, 0], rtol=1e-3)
+
+
+def test_it_is_a_network_that_can_be_attacked():
+    net = analysis_by_synthesis(2, draws=20, latent=2, steps=2)
+    x = jnp.asarray(some_images(6, 4))
+    made = net.init(KEY, x)
+    labels = net.apply(made, x).argmax(1).astype(jnp.int32)
+    found = jit_attack(pgd(linf(), steps=2), net.apply)(made, KEY, x, labels, eps=0.4)
+    assert float(found.success.mean()) > 0.5
+
+
+def test_the_least_probable_draws_are_dismissed():
+    z = prior_latents(KEY, 4000, 3, dismissed=0.25)
+    assert z.shape == (4000, 3)
+    norms = np.linalg.norm(z, axis=1)
+    # the chi distribution of 3 degrees has three quarters of its mass below 2.0269
+    assert 1.95 < norms.max() < 2.1
+    np.testing.assert_allclose(np.asarray(z).mean(0), 0, atol=0.06)
+    assert np.linalg.norm(prior_latents(KEY, 4000, 3, dismissed=0), axis=1).max() > 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (partial(analysis_by_synthesis, steps=-1), "steps must not be negative"),
+        (partial(analysis_by_synthesis, clip=0), "clip must be positive"),
+        (partial(analysis_by_synthesis, 3, scales=(1.0, 2.0)), "scales needs one number a class, 3; got 2"),
+        (partial(prior_latents, KEY, 10, dismissed=1.0), r"dismissed must be in \[0, 1\); got 1.0"),
+        (partial(analysis_by_synthesis().init, KEY, np.zeros((1, 8, 8, 1))), r"images \[B, 28, 28, 1\]"),
+    ],
+    ids=["steps", "clip", "scales", "dismissed", "digits"],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_images_of_another_size_are_refused(params):
+    with pytest.raises(ValueError, match=r"images \[B, 28, 28, 1\]; got x.shape=\(2, 32, 32, 1\)"):
+        explained(params, np.zeros((2, 32, 32, 1), np.float32))
