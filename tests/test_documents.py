@@ -76,11 +76,23 @@ def power_law_explained(printed):
     assert printed.count("independent: ") == 3
 
 
+def certified_and_wrong(printed):
+    found = re.findall(r"(\w+): test error +(\S+)%, certified at 0\.2: (\d+)%", printed)
+    (_, _, of_plain), (_, error, of_certified) = found
+    assert int(of_plain) < 5 and int(of_certified) > 45 and float(error) < 8
+    values = dict(re.findall(r"(certified accuracy|robust accuracy|clean error)\S* ?.*: (\S+)\n", printed))
+    assert 0.4 < float(values["certified accuracy"]) <= float(values["robust accuracy"])
+    (counted,) = re.findall(r"another digit: (\d+) of (\d+) changed images; .* in (\d+) of them", printed)
+    wrong, changed, kept = map(int, counted)
+    assert 0 < wrong == kept <= changed
+
+
 SHOWN = {
     "quickstart": exact_metamers,
     "attack_your_model": four_models_attacked,
     "metamers": metamers_on_the_way,
     "why_adversarial_examples": power_law_explained,
+    "certified_and_wrong": certified_and_wrong,
 }
 
 

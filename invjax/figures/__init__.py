@@ -8,6 +8,7 @@ from invjax.figures.charts import bar_panels, curves, histograms, line_panels, p
 from invjax.figures.interval_charts import interval_curves, interval_dots
 from invjax.figures.pictures import adversarial_grid, image_grid, metamer_grid
 from invjax.figures.planes import decision_arrows, decision_slices, plane_panels
+from invjax.figures.sandwiches import sandwich
 from invjax.figures.sensitivity_charts import (
     gap_distributions,
     logits_along,
@@ -38,6 +39,7 @@ __all__ = [
     "predictions",
     "readings",
     "robustness_curves",
+    "sandwich",
     "save",
     "scatter_panels",
     "sensitivity",

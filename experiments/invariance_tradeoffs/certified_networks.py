@@ -1,0 +1,215 @@
+"""Networks that are trained to be certified, on MNIST: their architectures, and the schedules of their training.
+
+Bounds of IBP are as loose as a layer mixes values that are all uncertain. The networks for a CPU therefore begin with
+what every one of them learns at radius 0.4 if it is trained for long enough: they round gray to black and white. Which
+gray is black and how steeply it turns white are parameters like others. What is black or white is certain then, and
+only what was gray is not. The network of CROWN-IBP's authors, for accelerators, is as they describe it.
+"""
+
+import dataclasses
+import functools
+import itertools
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.invariance_tradeoffs.pretrained import convolved
+from invjax import _check, fast_convs
+from invjax.certified_training import certified_loss
+from invjax.data import Dataset, as_float, batches
+from invjax.training import TrainStep, data_mesh, fit, init_state, make_train_step
+from invjax.types import Key, Net, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The data and the training of the networks."""
+
+    dataset: Literal["mnist"] = "mnist"
+    """Which images: people labelled examples of MNIST alone."""
+    data_dir: str | None = None
+    """Where they and the human labels are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"
+    """Which architecture."""
+    train_size: int | None = None
+    """Use this many training images; None: all."""
+    epochs: int = 30
+    """Passes over the training set."""
+    natural_epochs: float = 0.5
+    """Of these, the first ones with a radius of 0, in which the learning rate rises."""
+    ramp_epochs: float = 4
+    """Of these, those after that, in which the radius grows to its end; then the learning rate falls along a cosine."""
+    batch_size: int = 96
+    """Images in a step."""
+    learning_rate: float = 2e-3
+    """Adam's, at its highest."""
+    train_eps: float = 0.42
+    """The radius at the end, in linf: slightly beyond the one that is to be certified."""
+    natural: float = 0.0
+    """Share of the natural loss at the end (kappa); it falls from 1 while the radius grows."""
+    crown: float = 0.0
+    """Share of CROWN-IBP in the bounds at the beginning (beta); it falls to 0 while the radius grows. 0 is IBP."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training a seed."""
+
+
+class Layers(NamedTuple):
+    """An architecture: convolutions `(side of the kernel, channels, stride)`, then dense layers; ReLU between.
+
+    Attributes:
+        convolutions: as above.
+        dense: widths of the hidden dense layers.
+        rounding: whether pixels are rounded before.
+    """
+
+    convolutions: tuple[tuple[int, int, int], ...]
+    dense: tuple[int, ...]
+    rounding: bool = True
+
+
+ARCHITECTURES = {
+    "tiny CNN": Layers(((4, 4, 2), (4, 8, 2)), (16,)),
+    "CNN": Layers(((4, 32, 2), (4, 64, 2)), (256,)),
+    "large CNN": Layers(((3, 64, 1), (3, 64, 1), (3, 128, 2), (3, 128, 1), (3, 128, 1)), (512,), rounding=False),
+}
+"""By name."""
+
+
+def init(layers: Layers, key: Key, x: jax.Array) -> Params:
+    """Kernels whose bounds neither grow nor vanish from layer to layer, and biases of 0.
+
+    A radius grows by the sum of the absolute weights, so the standard deviation is `sqrt(2 pi) / fan_in`, with which
+    half of that sum is 1. Source: Shi et al. 2021, *Fast Certified Robust Training with Short Warmup*.
+    """
+    height, width, channels = x.shape[1:]
+    shapes = []
+    for side, wanted, stride in layers.convolutions:
+        shapes.append((side, side, channels, wanted))
+        height, width, channels = -(-height // stride), -(-width // stride), wanted
+    shapes += itertools.pairwise((height * width * channels, *layers.dense, 10))
+    keys = jax.random.split(key, len(shapes))
+    params = {
+        "layers": [
+            {
+                "kernel": (2 * jnp.pi) ** 0.5 / np.prod(shape[:-1]) * jax.random.normal(one, shape, x.dtype),
+                "bias": jnp.zeros(shape[-1], x.dtype),
+            }
+            for one, shape in zip(keys, shapes, strict=True)
+        ]
+    }
+    # 0 up to 0.4, 1 from 0.6, and a line between
+    rounding = {"scale": jnp.array([-5.0, -1.0], x.dtype), "shift": jnp.array([3.0, 1.0], x.dtype)}
+    return {"rounding": rounding, **params} if layers.rounding else params
+
+
+def rounded(rounding: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Two ReLUs of each pixel, of falling lines: its bounds are those of its ends, without slack."""
+    for i in range(2):
+        x = jax.nn.relu(rounding["scale"][i] * x + rounding["shift"][i])
+    return x
+
+
+def apply(layers: Layers, params: Params, x: jax.Array) -> jax.Array:
+    """Logits. Zeros are padded so that a stride of s leaves a side of `n / s`."""
+    x = rounded(params["rounding"], x) if layers.rounding else x
+    split = len(layers.convolutions)
+    for (side, _, stride), layer in zip(layers.convolutions, params["layers"], strict=False):
+        _check.divisible("a convolution", x.shape[1:3], stride, "crop or pad the images")
+        padding = (side - stride + 1) // 2
+        x = jax.nn.relu(convolved(x, layer["kernel"], layer["bias"], stride=stride, padding=padding))
+    x = x.reshape(len(x), -1)
+    *hidden, last = params["layers"][split:]
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"][None])
+    return x @ last["kernel"] + last["bias"][None]
+
+
+@functools.cache
+def network(name: str) -> Net:
+    """The network of that name: one object, so that what is compiled for it serves all seeds."""
+    layers = ARCHITECTURES[name]
+    return Net(functools.partial(init, layers), fast_convs(functools.partial(apply, layers)))
+
+
+class Schedules(NamedTuple):
+    """What changes in a training: `step -> number`.
+
+    Attributes:
+        eps: the radius.
+        natural: the share of the natural loss.
+        crown: the share of CROWN-IBP; the number 0 where there is none.
+        learning_rate: of the optimiser.
+    """
+
+    eps: optax.Schedule
+    natural: optax.Schedule
+    crown: optax.Schedule | float
+    learning_rate: optax.Schedule
+
+
+def schedules(config: Settings, per_epoch: int) -> Schedules:
+    """First natural training, then the ramp, then a falling learning rate.
+
+    Raises:
+        ValueError: a negative number of epochs, or more of the first two kinds than there are.
+    """
+    _check.number("natural_epochs", config.natural_epochs)
+    _check.number("ramp_epochs", config.ramp_epochs)
+    first, growing = (round(epochs * per_epoch) for epochs in (config.natural_epochs, config.ramp_epochs))
+    last = config.epochs * per_epoch - first - growing
+    if last < 0:
+        raise ValueError(
+            f"natural_epochs={config.natural_epochs} and ramp_epochs={config.ramp_epochs} must not be more than "
+            f"epochs={config.epochs} together; lower them"
+        )
+
+    def ramp(start, end):
+        return optax.linear_schedule(start, end, max(growing, 1), first)
+
+    rate = config.learning_rate
+    learning_rate = optax.join_schedules(
+        [
+            optax.linear_schedule(rate / 10, rate, max(first, 1)),
+            optax.constant_schedule(rate),
+            optax.cosine_decay_schedule(rate, max(last, 1)),
+        ],
+        [first, first + growing],
+    )
+    crown = ramp(config.crown, 0.0) if config.crown else 0.0
+    return Schedules(ramp(0.0, config.train_eps), ramp(1.0, config.natural), crown, learning_rate)
+
+
+@functools.cache  # one object for all seeds
+def _train_step(config: Settings, per_epoch: int) -> tuple[TrainStep, Any]:
+    eps, natural, crown, learning_rate = schedules(config, per_epoch)
+    certified = certified_loss(network(config.network).apply, eps=eps, kappa=natural, beta=crown)
+
+    def loss_fn(params, key, batch):
+        images, labels, step = batch
+        return certified(params, key, (jnp.asarray(as_float(images)), labels, step))
+
+    optimizer = optax.adam(learning_rate)
+    return make_train_step(loss_fn, optimizer), optimizer
+
+
+def train(config: Settings, seed: int, data: Dataset, folder: Path) -> Params:
+    """Train a network, or go on with it."""
+    per_epoch = len(data.labels) // config.batch_size
+    step_fn, optimizer = _train_step(dataclasses.replace(config, seeds=(), data_dir=None), per_epoch)
+    draw = batches([data.images, data.labels], config.batch_size, seed)
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = network(config.network).init(init_key, jnp.asarray(as_float(data.images[:1])))
+    state, _ = fit(
+        init_state(run_key, params, optimizer),
+        step_fn,
+        lambda step: (*draw(step), np.int32(step)),
+        config.epochs * per_epoch,
+        mesh=data_mesh(),
+        directory=folder,
+        description=folder.name,
+    )
+    return state.params
