@@ -6,7 +6,7 @@ of a program. JAX writes the two gradients of a convolution in other layouts, so
 fast layout:
 
     y     = x * w
-    dL/dx = dL/dy  *  flip(w)^T          (input and output channels swapped; strides become dilations of dL/dy)
+    dL/dx = dL/dy  *  flip(w)^T          (input and output channels swapped; strides: see `_by_phase`)
     dL/dw = (x^T * (dL/dy)^T)^T          (batch and channels swapped; strides become dilations of dL/dy)
 
 `conv_general_dilated` stands in for `lax.conv_general_dilated` (flax modules accept it by that name) and `fast_convs`
@@ -31,9 +31,9 @@ def _lax_conv(x, w, *, strides, padding, lhs_dilation, rhs_dilation):
     return lax.conv_general_dilated(x, w, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers=_LAYOUT)
 
 
-def _output_aval(x, w, **params):
+def _output_aval(function, x, w, **params):
     shapes = jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)
-    return jax.core.ShapedArray(jax.eval_shape(partial(_lax_conv, **params), *shapes).shape, x.dtype)
+    return jax.core.ShapedArray(jax.eval_shape(partial(function, **params), *shapes).shape, x.dtype)
 
 
 def _span(size, dilation):
@@ -42,6 +42,8 @@ def _span(size, dilation):
 
 
 def _input_gradient(ct, x, w, *, strides, padding, lhs_dilation, rhs_dilation):
+    if strides != (1, 1) and lhs_dilation == rhs_dilation == (1, 1):
+        return transposed_p.bind(ct, w, strides=strides, padding=padding, size=x.aval.shape[1:3])
     pads = []
     for axis, (before, _) in enumerate(padding):
         reach = _span(w.shape[axis], rhs_dilation[axis]) - 1
@@ -63,26 +65,63 @@ def _kernel_gradient(ct, x, w, *, strides, padding, lhs_dilation, rhs_dilation):
     return dw.transpose(1, 2, 0, 3)
 
 
-def _batch(args, dims, **params):
+def _by_phase(ct, w, *, strides, padding, size):
+    """The transpose of a convolution with strides, as one without: `ct [B, h, w, O] -> [B, *size, I]`.
+
+    Inputs that are a multiple of the stride apart meet the same part of the kernel. Each such phase is a convolution of
+    `ct` as it is, where dilation would multiply zeros: one convolution gives all phases as channels, six times faster
+    for 4x4 kernels and strides of 2.
+    """
+    (tall, wide), (kh, kw, inputs, outputs) = strides, w.shape
+    taps = -(-kh // tall), -(-kw // wide)
+    w = jnp.pad(w, ((0, taps[0] * tall - kh), (0, taps[1] * wide - kw), (0, 0), (0, 0)))
+    phases = w.reshape(taps[0], tall, taps[1], wide, inputs, outputs).transpose(0, 2, 5, 1, 3, 4)
+    phases = jnp.flip(phases.reshape(*taps, outputs, -1), (0, 1))
+    full = tuple((count - 1, count - 1) for count in taps)
+    y = conv_p.bind(ct, phases, strides=(1, 1), padding=full, lhs_dilation=(1, 1), rhs_dilation=(1, 1))
+    batch, height, width, _ = y.shape
+    y = y.reshape(batch, height, width, tall, wide, inputs).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(batch, height * tall, width * wide, inputs)
+    ends = [(-low, end + low - have, 0) for (low, _), end, have in zip(padding, size, y.shape[1:3], strict=True)]
+    return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
+
+
+def _as_convolution(g, ct, w, *, strides, padding, size):
+    return conv_p.bind(g, w, strides=strides, padding=padding, lhs_dilation=(1, 1), rhs_dilation=(1, 1))
+
+
+def _transposed_kernel_gradient(g, ct, w, *, strides, padding, size):
+    return _kernel_gradient(ct, g, w, strides=strides, padding=padding, lhs_dilation=(1, 1), rhs_dilation=(1, 1))
+
+
+def _batch(primitive, channel, args, dims, **params):
     (x, w), (x_dim, w_dim) = args, dims
     if w_dim is None:  # fold the mapped axis into the batch
         x = jnp.moveaxis(x, x_dim, 0)
-        y = conv_p.bind(x.reshape(-1, *x.shape[2:]), w, **params)
+        y = primitive.bind(x.reshape(-1, *x.shape[2:]), w, **params)
         return y.reshape(*x.shape[:2], *y.shape[1:]), 0
-    if x_dim is None:  # fold the mapped axis into the output channels
-        w = jnp.moveaxis(w, w_dim, 3)
-        y = conv_p.bind(x, w.reshape(*w.shape[:3], -1), **params)
-        return y.reshape(*y.shape[:3], *w.shape[3:]), 3
+    if x_dim is None:  # fold the mapped axis into the kernel's axis of output channels
+        w = jnp.moveaxis(w, w_dim, channel)
+        y = primitive.bind(x, w.reshape(*w.shape[:channel], -1, *w.shape[channel + 2 :]), **params)
+        return y.reshape(*y.shape[:3], *w.shape[channel : channel + 2]), 3
     pairs = jnp.moveaxis(x, x_dim, 0), jnp.moveaxis(w, w_dim, 0)
-    return lax.map(lambda pair: conv_p.bind(*pair, **params), pairs), 0  # a grouped convolution is slow on CPU
+    return lax.map(lambda pair: primitive.bind(*pair, **params), pairs), 0  # a grouped convolution is slow on CPU
 
 
-conv_p = core.Primitive("canonical_conv")
-conv_p.def_impl(lambda x, w, **params: jax.jit(partial(_lax_conv, **params))(x, w))
-conv_p.def_abstract_eval(_output_aval)
-mlir.register_lowering(conv_p, mlir.lower_fun(_lax_conv, multiple_results=False))
-ad.defbilinear(conv_p, _input_gradient, _kernel_gradient)
-batching.primitive_batchers[conv_p] = _batch
+def _primitive(name, function, gradients, channel):
+    """A bilinear primitive whose kernel has its output channels on axis `channel`."""
+    primitive = core.Primitive(name)
+    primitive.def_impl(lambda x, w, **params: jax.jit(partial(function, **params))(x, w))
+    primitive.def_abstract_eval(partial(_output_aval, function))
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
+    ad.defbilinear(primitive, *gradients)
+    batching.primitive_batchers[primitive] = partial(_batch, primitive, channel)
+    return primitive
+
+
+conv_p = _primitive("canonical_conv", _lax_conv, (_input_gradient, _kernel_gradient), 3)
+# a primitive of its own, so that its two gradients are the convolution and its kernel's gradient, which are fast
+transposed_p = _primitive("canonical_conv_transposed", _by_phase, (_as_convolution, _transposed_kernel_gradient), 2)
 
 
 def conv_general_dilated(

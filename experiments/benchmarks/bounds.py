@@ -1,0 +1,139 @@
+"""Interval and linear bounds, and their gradients, against auto_LiRPA (PyTorch) on the same weights and images.
+
+`python -m experiments.benchmarks.bounds [--quick] [--out FILE]`; needs the `bench` extra
+
+The network of Wong & Kolter 2018 on MNIST (two 4x4 convolutions of stride 2, two dense layers) with random weights. A
+bound is that of every margin of each image, as `bounds.margins` gives it; a gradient is that of certified training's
+loss, for the parameters. Each side runs on one core, in turn in one process; times are those on the processor.
+
+Our CROWN-IBP is the better of its own bound and of IBP's for each margin, so that tightness is compared with the better
+of theirs. Both sides choose the slope below a ReLU in the same way.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.benchmarks import timing
+from experiments.invariance_tradeoffs.pretrained import wong_kolter, wong_kolter_cnn
+from invjax import bounds
+from invjax.certified_training import worst_cross_entropy
+from invjax.types import Array, Params
+
+try:
+    import torch
+
+    from experiments.benchmarks import lirpa
+except ModuleNotFoundError as error:
+    raise SystemExit('this benchmark needs its extra: pip install "invjax[bench]"') from error
+
+EPS = 0.1
+METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP"}
+"""Our names, and theirs."""
+GOALS = {"ibp": 0.75, "ibp, gradient": 1.0, "crown-ibp": 0.7, "crown-ibp, gradient": 1.5}
+TIGHTNESS = {"ibp": 1e-4, "crown-ibp": 1e-3}
+OURS, THEIRS = "invjax {}", "auto_LiRPA {}"
+
+
+def network() -> torch.nn.Module:
+    """The network with PyTorch's random weights."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 4, 2, 1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 4, 2, 1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(1568, 100),
+        torch.nn.ReLU(),
+        torch.nn.Linear(100, 10),
+    )
+
+
+def margins(method: str, params: Params, x: Array, labels: Array) -> Array:
+    return bounds.margins(partial(wong_kolter_cnn, params), bounds.linf_box(x, EPS), labels, method=method)
+
+
+def gradient(method: str, params: Params, x: Array, labels: Array) -> Params:
+    return jax.grad(lambda params: worst_cross_entropy(margins(method, params, x, labels)).mean())(params)
+
+
+def without_gradient(run: Callable[[], torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return run()
+
+
+def apart(ours: Any, theirs: Any) -> float:
+    """The largest difference, as a share of the largest value."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def measure(batch: int, repeats: int) -> dict[str, Any]:
+    """Seconds of each round by name, and how far bounds are apart; for a process of its own on one core."""
+    torch.set_num_threads(1)
+    net, rng = network(), np.random.default_rng(0)
+    params = wong_kolter({name: value.detach().numpy() for name, value in net.state_dict().items()})
+    x, labels = rng.random((batch, 28, 28, 1), np.float32), rng.integers(0, 10, batch).astype(np.int32)
+    box = [torch.from_numpy(np.array(end).transpose(0, 3, 1, 2).copy()) for end in bounds.linf_box(x, EPS)]
+    peer = lirpa.Peer(net, *box, torch.from_numpy(labels).long(), 10)
+    shared = jax.device_put((params, x, labels))
+    candidates: dict[str, Callable[[], Any]] = {}
+    for ours, theirs in METHODS.items():
+        bound = partial(peer.margins, theirs)
+        candidates |= {
+            OURS.format(ours): partial(jax.jit(partial(margins, ours)), *shared),
+            THEIRS.format(ours): partial(without_gradient, bound),
+            OURS.format(f"{ours}, gradient"): partial(jax.jit(partial(gradient, ours)), *shared),
+            THEIRS.format(f"{ours}, gradient"): partial(peer.gradient, theirs),
+        }
+    found = {name: run() for name, run in candidates.items()}
+    best = found[THEIRS.format("ibp")]
+    differences = {"ibp": apart(found[OURS.format("ibp")], best)}
+    best = torch.maximum(best, found[THEIRS.format("crown-ibp")])
+    differences["crown-ibp"] = apart(found[OURS.format("crown-ibp")], best)
+    for name in METHODS:  # a ReLU on the edge of two slopes changes the gradient, so that single values may differ
+        ours = found[OURS.format(f"{name}, gradient")]["dense1"]["kernel"]
+        theirs = found[THEIRS.format(f"{name}, gradient")][-2].T
+        difference = float(np.median(np.abs(np.asarray(ours) - theirs.numpy())) / np.abs(ours).max())
+        assert difference < 1e-4, f"the gradient of {name} differs by {difference}"
+    return {"times": timing.alternate(candidates, repeats, time.process_time), "differences": differences}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("--batch", "--repeats"):
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
+    options = timing.parse(__doc__, parser)
+    jax.config.update("jax_enable_compilation_cache", False)
+    if options.batch:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before JAX counts the cores
+        print(json.dumps(measure(options.batch, options.repeats)))
+        return
+    batch, repeats = (4, 2) if options.quick else (100, options.repeats or 25)
+    command = [sys.executable, "-m", "experiments.benchmarks.bounds", "--batch", str(batch), "--repeats", str(repeats)]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    about, rows = f"batch {batch}, one core", []
+    for name, goal in GOALS.items():
+        ours, theirs = OURS.format(name), THEIRS.format(name)
+        rows += [
+            timing.milliseconds(f"{about}: {ours}", found["times"][ours]),
+            timing.row(f"{about}: {ours} / {theirs}", timing.ratio(found["times"], ours, theirs), goal=goal),
+        ]
+    for name, goal in TIGHTNESS.items():
+        what = f"{name}: largest difference of the margins' bounds / the largest bound"
+        rows.append(timing.row(what, found["differences"][name], "share", goal))
+    timing.report("bounds", rows, options, ("torch", "auto_LiRPA"))
+
+
+if __name__ == "__main__":
+    main()
