@@ -223,10 +223,15 @@ PIECES = {
 
 @pytest.mark.parametrize("name", PIECES)
 def test_every_value_is_inside_and_bounds_are_inside_those_of_intervals(name):
-    """After a mixing layer, so that the inputs of the piece depend on each other."""
+    """Between layers that mix: its inputs depend on each other, and what is subtracted from it depends on them, too."""
     (w, _), piece = mlp((6, 6))[0], PIECES[name]
-    function = lambda x: piece(x @ w)  # noqa: E731
     rng = np.random.default_rng(len(name))
+    slopes = rng.normal(size=(6, jax.eval_shape(piece, jnp.zeros((1, 6))).shape[1]))
+
+    def function(x):
+        value = piece(x @ w)
+        return jnp.concatenate([value, value - x @ slopes, value[:, :6] - (x @ w)[:, : value.shape[1]]], 1)
+
     x = rng.normal(size=(4, 6))
     box = Interval(x - rng.random((4, 6)), x + rng.random((4, 6)) ** 3)
     found, outer = crown(function, box), ibp(function, box)

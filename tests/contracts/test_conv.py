@@ -245,6 +245,37 @@ def test_plain_image_convolutions_take_the_fast_path(arguments):
     assert "canonical_conv" in program and "conv_general_dilated" not in program
 
 
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (2, 4), (None, 4)])
+def test_the_gradient_of_strides_is_the_same_for_many_images_and_kernels(float64, axes):
+    def pulled(implementation, ct, w):
+        conv = partial(implementation, window_strides=(2, 3), padding=((1, 0), (0, 2)), dimension_numbers=NHWC)
+        return jax.vjp(lambda x: conv(x, w), jnp.zeros((2, 6, 7, 2)))[1](ct)[0]
+
+    shapes = [(2, 2, 3, 3), (4, 3, 2, 3)]
+    for i, axis in enumerate(axes):
+        if axis is not None:
+            shapes[i] = (*shapes[i][:axis], 5, *shapes[i][axis:])
+    ct, w = normal(1, shapes[0]), normal(2, shapes[1])
+    found, expected = (
+        jax.jit(jax.vmap(partial(pulled, implementation), axes))(ct, w)
+        for implementation in (conv_general_dilated, lax.conv_general_dilated)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_no_gradient_of_a_convolution_with_strides_multiplies_zeros():
+    """Of the image, of the kernel, and those of the image's gradient: none dilates an image."""
+    conv = partial(conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=NHWC)
+
+    def gradients(x, w):
+        pull = lambda x, w: jax.grad(lambda x: (conv(x, w) ** 2).sum())(x)  # noqa: E731
+        return pull(x, w), jax.grad(lambda x, w: (pull(x, w) ** 3).sum(), (0, 1))(x, w)
+
+    shapes = jax.ShapeDtypeStruct((2, 8, 6, 2), jnp.float32), jax.ShapeDtypeStruct((4, 3, 2, 3), jnp.float32)
+    program = jax.jit(gradients).lower(*shapes).compile().as_text()
+    assert "convolution(" in program and "lhs_dilate" not in program
+
+
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
 def test_on_other_backends_it_is_lax(monkeypatch, backend):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
