@@ -76,6 +76,18 @@ def power_law_explained(printed):
     assert printed.count("independent: ") == 3
 
 
+def robust_and_too_invariant(printed):
+    assert 15 < int(re.findall(r"(\d+)% of the images have changed their meaning", printed)[0]) < 60
+
+    def values(model):
+        return {name: float(value) for name, value in re.findall(rf" {model}: ([^:\n]+): (\S+)\n", printed)}
+
+    plain, robust = values("plain"), values("robust")
+    assert robust["robust accuracy, linf, eps 0.25"] > plain["robust accuracy, linf, eps 0.25"] + 0.2
+    seen = "agreement where another class is seen, moved"
+    assert plain[seen] > robust[seen] + 0.2 and plain["invariance error, moved"] < robust["invariance error, moved"]
+
+
 def certified_and_wrong(printed):
     found = re.findall(r"(\w+): test error +(\S+)%, certified at 0\.2: (\d+)%", printed)
     (_, _, of_plain), (_, error, of_certified) = found
@@ -92,6 +104,7 @@ SHOWN = {
     "attack_your_model": four_models_attacked,
     "metamers": metamers_on_the_way,
     "why_adversarial_examples": power_law_explained,
+    "too_invariant": robust_and_too_invariant,
     "certified_and_wrong": certified_and_wrong,
 }
 
