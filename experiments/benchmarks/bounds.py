@@ -44,7 +44,7 @@ METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP"}
 """Our names, and theirs."""
 GOALS = {"ibp": 0.75, "ibp, gradient": 1.0, "crown-ibp": 0.7, "crown-ibp, gradient": 1.5}
 TIGHTNESS = {"ibp": 1e-4, "crown-ibp": 1e-3}
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_ARENA_MAX": "1"}
 """For the C library: what is freed stays in the process. Otherwise a call takes up to twice as long on either side, for
 it gets its memory from the system again, and how long is a matter of what was called before."""
 OURS, THEIRS = "invjax {}", "auto_LiRPA {}"

@@ -188,8 +188,8 @@ def report(
     certified = {}
     for threat, eps in threats:
         if certify is not None and threat.name in REGIONS:
-            curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], norm=threat.name, method=certify,
-                                      batch_size=batch_size, mesh=mesh)  # fmt: skip
+            how = {"norm": threat.name, "method": certify, "batch_size": batch_size, "mesh": mesh}
+            curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], **how)
             certified[threat.name] = curve.broken_at > eps
     return Report(right, sensitivity, invariance, certified)
 

@@ -90,21 +90,10 @@ def _conv(x, kernel, stride, padding):
 
 
 def _transposed_conv(x, kernel, stride):
-    """`y[i * stride + a] = sum x[i] kernel[a]`, along both axes.
-
-    Each of the `stride^2` grids that interleave in y is an ordinary convolution of x; side by side as channels of one
-    convolution they take two thirds of the time of a dilated one on CPU.
-    """
-    size, (inputs, outputs) = kernel.shape[0], kernel.shape[2:]
-    taps = -(-size // stride)
-    kernel = jnp.pad(kernel, ((0, taps * stride - size),) * 2 + ((0, 0),) * 2)
-    kernel = kernel.reshape(taps, stride, taps, stride, inputs, outputs).transpose(0, 2, 4, 1, 3, 5)
-    y = _conv(x, jnp.flip(kernel, (0, 1)).reshape(taps, taps, inputs, -1), 1, taps - 1)
-    batch, height, width, _ = y.shape
-    y = y.reshape(batch, height, width, stride, stride, outputs).swapaxes(2, 3)
-    y = y.reshape(batch, height * stride, width * stride, outputs)
-    height, width = ((side - 1) * stride + size for side in x.shape[1:3])
-    return y[:, :height, :width]
+    """`y[i * stride + a] = sum x[i] kernel[a]`, along both axes."""
+    height, width = ((side - 1) * stride + reach for side, reach in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    y = jax.ShapeDtypeStruct((len(x), height, width, kernel.shape[3]), x.dtype)
+    return jax.linear_transpose(lambda y: _conv(y, kernel.swapaxes(2, 3), stride, 0), y)(x)[0]
 
 
 def mnist_shaped(x: Array) -> None:
