@@ -152,7 +152,7 @@ EXPERIMENT = common.Experiment(
     name="invariance_tradeoffs/robustness_costs",
     item="P4 figure 6: agreement with people against the radius of linf and l1 training",
     presets=PRESETS,
-    times={"smoke": "under a minute", "default": "30 minutes of CPU time; 40 minutes beside other work", "paper": "an accelerator, not run"},
+    times={"smoke": "under a minute", "default": "40 minutes beside other work", "paper": "an accelerator, not run"},
     run=run,
 )
 
