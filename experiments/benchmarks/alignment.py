@@ -77,7 +77,7 @@ def linf_table(data_dir: str | None, count: int, queries: int) -> list[timing.Ro
                 p = bank.pixels[members[c]]
                 ((p**2).sum(1)[:, None] - 2 * p @ t.T + squares[None]).min()
 
-    seen = {"ours": [], "scipy and scikit-learn": [], "exhaustive": [], "whole": []}
+    seen: dict[str, list[float]] = {"ours": [], "scipy and scikit-learn": [], "exhaustive": [], "whole": []}
     for i in range(queries + 1):  # the first one warms up
         runs = {
             "ours": lambda i=i: ours(i),

@@ -90,8 +90,8 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
     net, rng = network(), np.random.default_rng(0)
     params = wong_kolter({name: value.detach().numpy() for name, value in net.state_dict().items()})
     x, labels = rng.random((batch, 28, 28, 1), np.float32), rng.integers(0, 10, batch).astype(np.int32)
-    box = [torch.from_numpy(np.array(end).transpose(0, 3, 1, 2).copy()) for end in bounds.linf_box(x, EPS)]
-    peer = lirpa.Peer(net, *box, torch.from_numpy(labels).long(), 10)
+    lower, upper = (torch.from_numpy(np.array(e).transpose(0, 3, 1, 2).copy()) for e in bounds.linf_box(x, EPS))
+    peer = lirpa.Peer(net, lower, upper, torch.from_numpy(labels).long(), 10)
     shared = jax.device_put((params, x, labels))
     candidates: dict[str, Callable[[], Any]] = {}
     for ours, theirs in METHODS.items():
@@ -112,7 +112,7 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
         theirs = found[THEIRS.format(f"{name}, gradient")][-2].T
         difference = float(np.median(np.abs(np.asarray(ours) - theirs.numpy())) / np.abs(ours).max())
         assert difference < 1e-4, f"the gradient of {name} differs by {difference}"
-    times = {}
+    times: dict[str, list[float]] = {}
     for name in GOALS:
         pair = {side.format(name): candidates[side.format(name)] for side in (OURS, THEIRS)}
         times |= timing.alternate(pair, repeats, time.process_time)

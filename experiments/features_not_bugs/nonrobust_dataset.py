@@ -82,7 +82,7 @@ PRESETS = {
     ),
 }
 
-PUBLISHED = {
+PUBLISHED: dict[str, dict] = {
     "standard": {"D_rand": 63.3, "D_det": 43.7, "relabelled": 16.2, "D": 95.3},
     "robust": {"D_rand": 25.2, "D_det": 5.8, "relabelled": 65.5, "D": None},
 }
@@ -178,12 +178,12 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 def rows(config: Config, runs: list[dict]) -> list[common.Row]:
     """The table."""
-    published = PUBLISHED if config.dataset == "cifar10" else {source: {} for source in networks.SOURCES}
+    published = PUBLISHED if config.dataset == "cifar10" else {name: {} for name in networks.SOURCES}
     differs = (
         f"{config.network}, {config.train_size or 'all'} training images, eps {config.train_eps:g}, "
         f"{config.attack_steps} steps; last iterates"
     )
-    table = []
+    table: list[common.Row] = []
     for source in networks.SOURCES:
         for kind in KINDS[::-1]:
             name = f"trained on {kind} of the {source} model: test accuracy"

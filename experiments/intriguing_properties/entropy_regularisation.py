@@ -170,7 +170,7 @@ def rows(config: Config, results: dict[str, dict[str, list[dict]]]) -> list[comm
     """The table, at the radius of the training."""
     at = int(np.argmin(np.abs(np.linspace(0, config.largest, config.points) - config.train_eps)))
     radius = np.linspace(0, config.largest, config.points)[at]
-    table = []
+    table: list[common.Row] = []
     for name, by_arm in results.items():
         for arm, runs in by_arm.items():
             for attack in attacks_for(config):

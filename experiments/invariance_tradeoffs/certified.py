@@ -37,7 +37,7 @@ from invjax.training import data_mesh
 SETS = {"linf 0.4": "automated", "manual linf 0.4": "by hand"}
 """The examples of the paper, and what they are called here."""
 
-PUBLISHED = {
+PUBLISHED: dict[str, dict] = {
     "certified": {0.4: 87},
     "people": {"linf 0.4": 63, "manual linf 0.4": 12},
     "originals": {"linf 0.4": 96},
@@ -134,7 +134,7 @@ def read(config: Config) -> Data:
         for name, net in pretrained(config.pretrained_dir, config.data_dir).items()
         if net.ball is not None and net.ball[0] == "linf" and config.released_images
     }
-    images, labels = as_float(test.images[: config.test_size]), np.asarray(test.labels[: config.test_size])
+    images, labels = np.asarray(as_float(test.images[: config.test_size])), np.asarray(test.labels[: config.test_size])
     return Data(train, images, labels, {name: human[name] for name in SETS}, released)
 
 

@@ -66,7 +66,7 @@ def beside_people(
     Raises:
         RuntimeError: it says something else than was certified.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, of_set in human.items():
         seen = over_batches(partial(jax.jit(apply_fn), params), [of_set.images], 50, data_mesh()).argmax(1)
         curve = evaluation.certificate_curve(

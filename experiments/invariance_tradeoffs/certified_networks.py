@@ -86,7 +86,7 @@ def init(layers: Layers, key: Key, x: jax.Array) -> Params:
     half of that sum is 1. Source: Shi et al. 2021, *Fast Certified Robust Training with Short Warmup*.
     """
     height, width, channels = x.shape[1:]
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     for side, wanted, stride in layers.convolutions:
         shapes.append((side, side, channels, wanted))
         height, width, channels = -(-height // stride), -(-width // stride), wanted

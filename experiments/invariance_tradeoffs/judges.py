@@ -67,7 +67,7 @@ WITNESS = "witness"
 """A CNN like the first voter, but trained on other images: it judges the judge, and has no vote."""
 
 
-def redrawn(config: Settings, key: Key, images: Images, ink: bool) -> jax.Array:
+def redrawn(config: Settings, key: Key, images: Images, ink: bool) -> Images:
     """The images as if drawn again."""
     move_key, ink_key = jax.random.split(key)
     images = augment(move_key, images, shift=3.0 * images.shape[1] / 28, elastic=config.elastic)

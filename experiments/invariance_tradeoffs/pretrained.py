@@ -73,7 +73,7 @@ def schott_cnn(binary: bool) -> ApplyFn:
     """Four convolutions, between them batch norm as it was at the end of training, and ELU."""
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        x = black_and_white(x) if binary else x
+        x = jax.numpy.asarray(black_and_white(x)) if binary else x
         for i, stride in enumerate((1, 2, 2, 1)):
             if i:
                 mean, variance, scale, shift = (

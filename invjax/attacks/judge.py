@@ -66,7 +66,8 @@ def votes(voters: Sequence[LogitsFn], x: Array) -> Int[Array, "batch classes"]:
     shapes = [jax.eval_shape(voter, x).shape for voter in voters]
     if len(set(shapes)) != 1 or len(shapes[0]) != 2 or shapes[0][0] != len(x):
         raise ValueError(f"every voter must map images {x.shape} to logits [{len(x)}, classes]; got {shapes}")
-    return sum(_first_alone(voter(x)) for voter in voters)
+    x = jnp.asarray(x)
+    return jnp.stack([_first_alone(voter(x)) for voter in voters]).sum(0)
 
 
 def _first_alone(logits):

@@ -151,13 +151,13 @@ def _least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], j
         intervals = [found[out] for out in operation.outputs]
         coarse.append(enclosure if isinstance(enclosure, Exact) else intervals)
         fine.append(coarse[-1] if enclosure is None else enclosure)
-    plain = jax.vmap(partial(_backwards, graph, coarse, region, output))
+    plain: Callable[[jax.Array], jax.Array] = jax.vmap(partial(_backwards, graph, coarse, region, output))
     if method == "ibp":
         return plain
-    found = [plain, jax.vmap(partial(_backwards, graph, fine, region, output))]
+    ways: list[Callable[[jax.Array], jax.Array]] = [plain, jax.vmap(partial(_backwards, graph, fine, region, output))]
     if method == "crown":  # narrower intervals choose other slopes, and those may be the worse ones
-        found.append(_least(graph, region, "crown-ibp"))
-    return lambda rows: reduce(jnp.maximum, (least(rows) for least in found))
+        ways.append(_least(graph, region, "crown-ibp"))
+    return lambda rows: reduce(jnp.maximum, (way(rows) for way in ways))
 
 
 def _both_ends(least: Callable, variable: Variable) -> tuple[jax.Array, jax.Array]:

@@ -123,7 +123,7 @@ def smoothed(
 
     chosen = answers(0, selection).argmax(-1)
     counts = answers(selection, trials)[jnp.arange(len(x)), chosen]
-    radius = smoothing_radius(np.asarray(counts), trials, sigma=sigma, alpha=alpha)
+    radius = np.asarray(smoothing_radius(np.asarray(counts), trials, sigma=sigma, alpha=alpha))
     return Smoothed(np.where(radius > 0, np.asarray(chosen), ABSTAIN).astype(np.int32), radius)
 
 

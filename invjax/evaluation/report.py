@@ -10,7 +10,7 @@ Source: Cubuk et al. 2018, section 2; Tramèr et al. 2020, definitions 1 and 2.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -188,7 +188,7 @@ def report(
     certified = {}
     for threat, eps in threats:
         if certify is not None and threat.name in REGIONS:
-            how = {"norm": threat.name, "method": certify, "batch_size": batch_size, "mesh": mesh}
+            how: dict[str, Any] = {"norm": threat.name, "method": certify, "batch_size": batch_size, "mesh": mesh}
             curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], **how)
             certified[threat.name] = curve.broken_at > eps
     return Report(right, sensitivity, invariance, certified)

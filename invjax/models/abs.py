@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from invjax import _check
 from invjax.models.class_vae import ClassVae, decode, elbo, init_class_vae, mnist_shaped, stack_vaes
-from invjax.types import Array, Images, Key, Logits, Net
+from invjax.types import Array, Images, Key, Net
 
 BINARY_SCALES = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
 """By which Binary-ABS multiplies the elbo of each digit, as released."""
@@ -189,8 +189,8 @@ def analysis_by_synthesis(
         vaes = stack_vaes([init_class_vae(class_key, latent) for class_key in keys])
         return with_prior(vaes, prior_latents(prior_key, draws, latent))
 
-    def apply(params: Any, x: Images) -> Logits:
-        x = black_and_white(x) if binary else x
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        x = jnp.asarray(black_and_white(x)) if binary else x
         fixed = jax.lax.stop_gradient((params, x))
         z = explained(*fixed, steps=steps, step_size=step_size, clip=clip, kl_weight=kl_weight)
         costs = jax.lax.map(lambda one: elbo(one[0], x, one[1], kl_weight), (params.vaes, z.swapaxes(0, 1)))
