@@ -33,7 +33,7 @@ def number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must not be negative; got {name}={value}")
 
 
-def within(name: str, x: Any, bounds: tuple[float, float]) -> None:
+def within(name: str, x: Any, bounds: tuple[float | int, float | int]) -> None:
     """`x` is floating point, finite, and inside `bounds`."""
     floating(name, x)
     finite(name, x)

@@ -395,10 +395,25 @@ def test_certificates_lie_below_every_attack_and_hold_at_smaller_radii(norm):
     assert (np.diff(accuracy) <= 0).all() and accuracy[0] == CLEAN.mean() and accuracy[-1] < accuracy[0]
 
 
+def test_a_certificate_is_about_the_ball_of_its_attack():
+    """Images reach down to -1: what holds for those of [0, 1] says nothing."""
+    images, labels = np.full((1, 1, 1, 1), 0.1, np.float32), np.zeros(1, np.int32)
+    found = report(
+        KEY,
+        lambda params, x: jnp.stack([x[:, 0, 0, 0] + 0.1, 0 * x[:, 0, 0, 0]], 1),
+        (),
+        images,
+        labels,
+        threats=[(linf(bounds=(-1, 1)), 0.5)],
+        certify="ibp",
+    )
+    assert found.sensitivity["linf"].success.all() and not found.certified["linf"].any()
+
+
 def test_a_certificate_counts_for_all_smaller_radii(monkeypatch):
     """Bounds that hold at 0.2 and not at 0.1: what is certified at the larger radius is so at the smaller one."""
     module = sys.modules["invjax.evaluation.certificate"]
-    odd = lambda apply, norm, method, params, eps, x, labels: jnp.full(len(x), jnp.abs(eps - 0.1) > 0.01)  # noqa: E731
+    odd = lambda apply, norm, method, bounds, slack, params, eps, x, labels: jnp.full(len(x), jnp.abs(eps - 0.1) > 0.01)  # noqa: E731
     monkeypatch.setattr(module, "_certified", odd)
     found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=(0.1, 0.2))
     np.testing.assert_array_equal(found.broken_at, np.where(CLEAN, np.inf, 0))

@@ -177,16 +177,12 @@ def interval(human: dict[str, HumanLabelled], name: str, agrees: list[int]) -> t
 
 
 def apart(human: dict[str, HumanLabelled], name: str, higher: list[int], lower: list[int]) -> str:
-    """Whether one agreement lies above another by more than their intervals: of one training, and of all pooled."""
+    """Whether one agreement lies above another by more than their intervals, those of one training with their mean."""
     total = int(human[name].changed.sum())
-
-    def compared(first: tuple[float, float], second: tuple[float, float]) -> str:
-        above = "above" if first[0] > second[1] else "not above"
-        return f"{100 * first[0]:.0f} to {100 * first[1]:.0f} is {above} {100 * second[0]:.0f} to {100 * second[1]:.0f}"
-
-    of_means = compared(*(wilson(float(np.mean(counts)), total) for counts in (higher, lower)))
-    pooled = compared(*(wilson(sum(counts), total * len(counts)) for counts in (higher, lower)))
-    return f"95 % interval {of_means} ({total} images); over all seeds {pooled}"
+    first, second = (wilson(float(np.mean(counts)), total) for counts in (higher, lower))
+    above = "above" if first[0] > second[1] else "not above"
+    low, high = (f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}" for interval in (first, second))
+    return f"95 % interval {low} is {above} {high} ({total} images)"
 
 
 def agreement_row(

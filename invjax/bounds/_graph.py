@@ -18,7 +18,8 @@ from jax.extend import core
 
 from invjax._conv import conv_general_dilated
 
-_RANDOM = ("random_bits", "random_seed", "random_split", "random_fold_in", "rng_bit_generator", "threefry2x32")
+_RANDOM = ("random_bits", "random_seed", "random_split", "random_fold_in", "random_gamma", "rng_uniform",
+           "rng_bit_generator", "threefry2x32")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,14 @@ def trace(function: Callable, x: Any) -> tuple[Graph, Any]:
     return Graph(source, _live(operations, outputs), tuple(outputs)), jax.tree.structure(shapes)
 
 
+def _draws(eqn: Any) -> str | None:
+    """The primitive that draws random numbers in an equation, or in what it calls."""
+    if eqn.primitive.name in _RANDOM:
+        return eqn.primitive.name
+    inner = (_draws(inner) for body in _bodies(eqn.params) for inner in body.jaxpr.eqns)
+    return next((name for name in inner if name is not None), None)
+
+
 def _live(operations: list[Operation], outputs: list[Any]) -> tuple[Operation, ...]:
     needed, kept = set(map(id, outputs)), []
     for operation in reversed(operations):
@@ -96,12 +105,13 @@ def _inline(closed: core.ClosedJaxpr, args: list[Any], operations: list[Operatio
         return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
-        name, operands = eqn.primitive.name, [read(atom) for atom in eqn.invars]
-        if name in _RANDOM:
+        draws = _draws(eqn)
+        if draws is not None:
             raise ValueError(
-                f"the model draws random numbers ({name}): its bounds would hold for this one draw; "
+                f"the model draws random numbers ({draws}): its bounds would hold for this one draw; "
                 "switch dropout and other noise off, such as by train=False or deterministic=True"
             )
+        operands = [read(atom) for atom in eqn.invars]
         env.update(zip(eqn.outvars, _apply(eqn, operands, operations), strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -157,11 +167,19 @@ def _opened(eqn: Any) -> core.ClosedJaxpr | None:
     if eqn.primitive.name == "scan":
         avals = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars]
         return jax.make_jaxpr(partial(_unrolled, bodies[0], _counts(eqn, bodies[0]), eqn.params))(*avals)
-    return bodies[0] if len(bodies[0].jaxpr.invars) == len(eqn.invars) else None
+    # what is no call, such as a reduction, has a body of other shapes
+    inside, outside = ([atom.aval for atom in atoms] for atoms in (_ends_of(bodies[0].jaxpr), _ends_of(eqn)))
+    same = [(aval.shape, aval.dtype) for aval in inside] == [(aval.shape, aval.dtype) for aval in outside]
+    return bodies[0] if same else None
+
+
+def _ends_of(jaxpr_or_eqn: Any) -> list[Any]:
+    return [*jaxpr_or_eqn.invars, *jaxpr_or_eqn.outvars]
 
 
 def _bodies(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
-    for value in params.values():
+    values = (item for value in params.values() for item in (value if isinstance(value, tuple) else (value,)))
+    for value in values:
         if isinstance(value, core.ClosedJaxpr):
             yield value
         elif isinstance(value, core.Jaxpr) and not value.constvars:

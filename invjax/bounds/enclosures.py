@@ -153,6 +153,16 @@ def _power(function, x):
     return _bent_where(even | (x.lower > 0) | (x.upper < 0), function, x, interval.power(function, x))
 
 
+def _bent_in_its_domain(rule):
+    """`bent` where the interval of the output, by this rule, is finite: the function's domain may end in the box."""
+
+    def lines(function, x):
+        known = rule(function, x)
+        return _bent_where(jnp.isfinite(known.lower) & jnp.isfinite(known.upper), function, x, known)
+
+    return lines
+
+
 def _elu(function, x):
     # a call that is kept whole takes arrays of its own shape only
     scale = -function(jnp.full_like(x.lower, -jnp.inf))  # of the exponential part; above 1 the slope falls at 0
@@ -196,13 +206,15 @@ def _register(rule: Rule, names: str) -> None:
         register_enclosure(name, rule)
 
 
-_register(affine, "add add_any sub concatenate stack pad select_n dynamic_update_slice scatter scatter-add")
+_register(affine, "add add_any sub concatenate stack pad select_n gather dynamic_update_slice scatter scatter-add")
 _register(_linear, "neg div reduce_sum cumsum reduce_window_sum convert_element_type copy name device_put")
-_register(_linear, "reshape transpose broadcast_in_dim squeeze slice rev split unstack tile gather dynamic_slice")
+_register(_linear, "reshape transpose broadcast_in_dim squeeze slice rev split unstack tile dynamic_slice")
 _register(_linear_in_each, "dot_general conv_general_dilated canonical_conv canonical_conv_transposed")
 _register(_product, "mul")
 _register(_convex, "max abs square exp exp2 expm1 cosh softplus")
-_register(bent, "min log log1p sqrt rsqrt leaky_relu")
+_register(bent, "min leaky_relu")
+_register(_bent_in_its_domain(interval.where_defined(interval.increasing)), "log log1p sqrt")
+_register(_bent_in_its_domain(interval.where_defined(interval.decreasing)), "rsqrt")
 _register(s_shaped, "tanh logistic erf asinh atan")
 _register(_power, "integer_pow")
 _register(_elu, "elu")

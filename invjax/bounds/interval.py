@@ -69,6 +69,8 @@ def ibp(fn: Callable[[jax.Array], Any], interval: Interval) -> Any:
             draws random numbers.
         NotImplementedError: a primitive without a rule, named.
     """
+    if not isinstance(interval, Interval):
+        raise ValueError(f"ibp needs an Interval; got {type(interval).__name__}; use linf_box, or crown for an l2_ball")
     check_region(interval)
     interval = Interval(*map(jnp.asarray, interval))
     graph, tree = trace(fn, interval.lower)
@@ -183,11 +185,32 @@ def power(function: Callable, x: Interval) -> Interval:
 
 def _greater(function, x, y):
     """Comparisons that become true as x rises: an interval of truth values, from what is sure to what is possible."""
-    return Interval(function(_lower(x), _upper(y)), function(_upper(x), _lower(y)))
+    possible = function(_upper(x), _lower(y)) | _unknown(x) | _unknown(y)
+    return Interval(function(_lower(x), _upper(y)), possible)
 
 
 def _less(function, x, y):
-    return Interval(function(_upper(x), _lower(y)), function(_lower(x), _upper(y)))
+    possible = function(_lower(x), _upper(y)) | _unknown(x) | _unknown(y)
+    return Interval(function(_upper(x), _lower(y)), possible)
+
+
+def _unknown(operand):
+    """Where an interval says nothing: its ends are NaN."""
+    if not isinstance(operand, Interval) or not jnp.issubdtype(operand.lower.dtype, jnp.inexact):
+        return False
+    return jnp.isnan(operand.lower) | jnp.isnan(operand.upper)
+
+
+def where_defined(rule):
+    """The rule of a function that is NaN outside of its domain: where the box reaches out of it, nothing is known."""
+
+    def known(function, x):
+        # -0.0 is the end of a box that ends at 0, and 1 / sqrt(-0.0) is minus infinity
+        found = rule(function, Interval(*(jnp.where(end == 0, 0, end) for end in x)))
+        nothing = jnp.isnan(found.lower) | jnp.isnan(found.upper)
+        return Interval(*(jnp.where(nothing, jnp.nan, end) for end in found))
+
+    return known
 
 
 def _unequal(function, x, y):
@@ -232,9 +255,10 @@ _register(increasing, "add add_any max min clamp reduce_sum reduce_max reduce_mi
 _register(increasing, "reshape transpose broadcast_in_dim squeeze slice rev split concatenate stack unstack tile pad")
 _register(increasing, "reduce_window_sum reduce_window_max reduce_window_min cumlogsumexp and or")
 _register(increasing, "copy name device_put sharding_constraint optimization_barrier reduce_precision")
-_register(increasing, "exp exp2 expm1 log log1p sqrt cbrt tanh logistic softplus erf erf_inv sinh asinh atan")
-_register(increasing, "log2 asin atanh floor ceil round sign")
-_register(decreasing, "neg erfc rsqrt acos not")
+_register(increasing, "exp exp2 expm1 cbrt tanh logistic softplus erf sinh asinh atan floor ceil round sign")
+_register(decreasing, "neg erfc not")
+_register(where_defined(increasing), "log log1p log2 sqrt asin acosh atanh erf_inv")
+_register(where_defined(decreasing), "rsqrt acos")
 _register(linear, "dot_general conv_general_dilated canonical_conv canonical_conv_transposed")
 _register(turning(0.0), "abs square cosh elu leaky_relu")
 _register(turning(-1.2784645427610738), "silu")

@@ -104,6 +104,12 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
         NotImplementedError: a primitive without a rule, named; see `register_rule`.
     """
     _check.one_of("intermediate", intermediate, ("crown", "ibp"))
+    check_region(region)
+    found = jax.eval_shape(fn, jax.ShapeDtypeStruct(_box(region).lower.shape, _box(region).lower.dtype))
+    if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:1] != _box(region).lower.shape[:1]:
+        raise ValueError(
+            f"crown needs a function that returns one array, the batch first; got {found}; use ibp for trees"
+        )
     region, graph = _prepare(fn, region)
     (output,) = graph.outputs
 
@@ -199,8 +205,9 @@ def _through(operation: Operation, enclosure: Any, rows: list[jax.Array]) -> tup
         return (), sum(map(_least_in_box, rows, enclosure))
     if isinstance(enclosure, Lines):
         (row,), (lower, upper) = rows, enclosure
-        line = [jnp.where(row > 0, low, high) for low, high in zip(lower, upper, strict=True)]
-        return (row * line[0],), (row * line[1]).sum()
+        chosen = [jnp.where(row > 0, low, high) for low, high in zip(lower, upper, strict=True)]
+        slope, offset = (jnp.where(row == 0, 0, row * part) for part in chosen)  # an infinite line of no weight is none
+        return (slope,), offset.sum()
     if isinstance(enclosure, Between):
         signs = [jnp.maximum(row, 0) for row in rows], [jnp.minimum(row, 0) for row in rows]
         (below, first), (above, second) = (

@@ -117,7 +117,9 @@ def smoothed(
             noise = jax.vmap(lambda k, image: jax.random.normal(jax.random.fold_in(k, i), image.shape, x.dtype))(
                 keys, x
             )
-            return counts + jax.nn.one_hot(logits_fn(x + sigma * noise).argmax(-1), classes, dtype=jnp.int32)
+            logits = logits_fn(x + sigma * noise)
+            votes = jax.nn.one_hot(logits.argmax(-1), classes, dtype=jnp.int32)
+            return counts + jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), votes, 0)  # NaN is no answer
 
         return lax.fori_loop(first, first + count, draw, jnp.zeros((len(x), classes), jnp.int32))
 

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from invjax import _check, bounds
+from invjax import _check
+from invjax.attacks.threats import Bounds
+from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
 from invjax.evaluation.curve import Curve
 from invjax.streaming import correct, over_batches
 from invjax.types import ApplyFn, Params
 
-REGIONS = {"linf": bounds.linf_box, "l2": bounds.l2_ball}
+REGIONS = {"linf": linf_box, "l2": l2_ball}
 """By the threat's name, the ball that can be certified."""
 
 
@@ -29,6 +31,8 @@ def certificate_curve(
     epsilons: Sequence[float | int] | np.ndarray,
     norm: str = "linf",
     method: str = "crown-ibp",
+    bounds: Bounds = (0.0, 1.0),
+    slack: float = 1e-4,
     batch_size: int = 128,
     mesh: Mesh | None = None,
 ) -> Curve:
@@ -37,11 +41,13 @@ def certificate_curve(
     Args:
         apply_fn: `(params, x) -> logits`, each image's depending on that image alone.
         params: of the model.
-        images: `[N, ...]` in [0, 1], to which the balls are clipped.
+        images: `[N, ...]` in `bounds`.
         labels: `[N]`.
         epsilons: the radii, in any order.
         norm: 'linf' or 'l2'; for l2 only the CROWN methods use more than the box around the ball.
         method: 'ibp', 'crown-ibp' or 'crown', see `bounds.margins`.
+        bounds: the range of pixels, to which the balls are clipped.
+        slack: by which a margin must exceed 0, see `bounds.certified`.
         batch_size: images certified at once.
         mesh: spread each batch over these devices.
 
@@ -50,19 +56,19 @@ def certificate_curve(
         is certified at one radius is so at all smaller ones, also where the bounds at those fail to show it.
 
     Raises:
-        ValueError: negative radii, another norm or method, images outside [0, 1], labels of another shape.
+        ValueError: negative radii, another norm or method, images outside `bounds`, labels of another shape.
         NotImplementedError: the model has a primitive without a rule; see `bounds.register_rule`.
     """
     _check.one_of("norm", norm, tuple(REGIONS))
-    _check.one_of("method", method, bounds.METHODS)
-    _check.within("images", images, (0.0, 1.0))
+    _check.one_of("method", method, METHODS)
+    _check.within("images", images, bounds)
     grid = np.asarray(epsilons, np.float64)
     if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
         raise ValueError(f"epsilons must be a list of numbers that are not negative; got {epsilons}")
     grid, labels = np.sort(grid), np.asarray(labels)
     right = correct(apply_fn, params, images, labels, batch_size, mesh)
     holds = np.zeros((len(labels), len(grid)), bool)
-    run = partial(jax.jit(partial(_certified, apply_fn, norm, method)), params)
+    run = partial(jax.jit(partial(_certified, apply_fn, norm, method, bounds, slack)), params)
     standing = np.flatnonzero(right)
     for i, eps in enumerate(grid):
         if standing.size:
@@ -73,6 +79,6 @@ def certificate_curve(
     return Curve(grid, np.where(right, first, 0.0))
 
 
-def _certified(apply_fn, norm, method, params, eps, x, labels):
-    region = REGIONS[norm](x, eps)
-    return bounds.certified(bounds.margins(partial(apply_fn, params), region, labels, method=method))
+def _certified(apply_fn, norm, method, bounds, slack, params, eps, x, labels):
+    region = REGIONS[norm](x, eps, bounds=bounds)
+    return certified(margins(partial(apply_fn, params), region, labels, method=method), slack=slack)

@@ -165,6 +165,12 @@ def report(
     for name, given in relabelled.items():
         _check_relabelled(name, given, images)
     right = correct(apply_fn, params, images, labels, batch_size, mesh)
+    certified = {}
+    for threat, eps in threats:  # before the attacks: what cannot be certified is found at once
+        if certify is not None and threat.name in REGIONS:
+            how: dict[str, Any] = {"norm": threat.name, "method": certify, "batch_size": batch_size, "mesh": mesh}
+            curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], bounds=threat.bounds, **how)
+            certified[threat.name] = curve.broken_at > eps
     sensitivity = {}
     bar = progress(0, len(names), "report")
     for threat, eps in threats:
@@ -185,12 +191,6 @@ def report(
     invariance = {
         name: _invariance(name, given, apply_fn, params, labels, batch_size, mesh) for name, given in relabelled.items()
     }
-    certified = {}
-    for threat, eps in threats:
-        if certify is not None and threat.name in REGIONS:
-            how: dict[str, Any] = {"norm": threat.name, "method": certify, "batch_size": batch_size, "mesh": mesh}
-            curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], **how)
-            certified[threat.name] = curve.broken_at > eps
     return Report(right, sensitivity, invariance, certified)
 
 

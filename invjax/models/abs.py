@@ -2,7 +2,7 @@ r"""Analysis by synthesis: an image belongs to the class whose generative model 
 
 Each class has a variational autoencoder of its own. To classify x, each class looks for the latents z that explain x,
 
-    elbo_c(x) = min_z [ |x - G_c(z)|^2 + beta / 2 |z|^2 ] / D,    logits = -elbo,
+    cost_c(x) = min_z [ |x - G_c(z)|^2 + beta / 2 |z|^2 ] / D,    logits = -cost,
 
 first among many draws from the prior, whose images are the same for every x and are decoded once (`with_prior`), and
 from the best of them by gradient steps. (|z|^2 / 2 is the divergence of N(z, I) from the prior.)
@@ -24,11 +24,11 @@ import optax
 from jaxtyping import Float
 
 from invjax import _check
-from invjax.models.class_vae import ClassVae, decode, elbo, init_class_vae, mnist_shaped, stack_vaes
+from invjax.models.class_vae import ClassVae, decode, init_class_vae, mnist_shaped, negative_elbo, stack_vaes
 from invjax.types import Array, Images, Key, Net
 
 BINARY_SCALES = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
-"""By which Binary-ABS multiplies the elbo of each digit, as released."""
+"""By which Binary-ABS multiplies the cost of each digit, as released."""
 
 _EXACT = jax.lax.Precision.HIGHEST  # distances are differences of large numbers
 _AT_ONCE = 1000  # draws of the prior decoded at once
@@ -117,7 +117,7 @@ def explained(
         start = params.latents[cost.argmin(1)]
 
         def total(z):
-            costs = elbo(vae, x, z, kl_weight)
+            costs = negative_elbo(vae, x, z, kl_weight)
             return costs.sum(), costs
 
         def better(best, z, costs):
@@ -135,7 +135,7 @@ def explained(
 
         first = start, jnp.full(len(x), jnp.inf, x.dtype)
         (z, _, best), _ = jax.lax.scan(step, (start, adam.init(start), first), None, length=steps)
-        return better(best, z, elbo(vae, x, z, kl_weight))[0] if steps else start
+        return better(best, z, negative_elbo(vae, x, z, kl_weight))[0] if steps else start
 
     return jax.lax.map(of_class, (params.vaes, params.images)).swapaxes(0, 1)
 
@@ -152,7 +152,7 @@ def analysis_by_synthesis(
     binary: bool = False,
     scales: Sequence[float] | None = None,
 ) -> Net:
-    """Analysis by synthesis as a network, `apply(params, x [B, 28, 28, 1]) -> logits [B, K]`: minus each class's elbo.
+    """Analysis by synthesis as a network, `apply(params, x [B, 28, 28, 1]) -> logits [B, K]`: minus each class's cost.
 
     The gradient of the logits holds the latents where the search ended; where that is a minimum, this is the gradient
     of the minimum (and it costs no more than one decoding). Binary-ABS is `binary=True, scales=BINARY_SCALES`; its
@@ -167,7 +167,7 @@ def analysis_by_synthesis(
         clip: steps lead to no latents of a larger norm.
         kl_weight: beta.
         binary: look at black and white: values above 1/2 become 1, all others 0.
-        scales: `[K]`, the elbo of each class is multiplied by them; None: by 1.
+        scales: `[K]`, the cost of each class is multiplied by them; None: by 1.
 
     Returns:
         `Net(init, apply)`; `init` makes untrained autoencoders, and trained ones come as `with_prior(vaes, latents)`.
@@ -193,7 +193,7 @@ def analysis_by_synthesis(
         x = jnp.asarray(black_and_white(x)) if binary else x
         fixed = jax.lax.stop_gradient((params, x))
         z = explained(*fixed, steps=steps, step_size=step_size, clip=clip, kl_weight=kl_weight)
-        costs = jax.lax.map(lambda one: elbo(one[0], x, one[1], kl_weight), (params.vaes, z.swapaxes(0, 1)))
+        costs = jax.lax.map(lambda one: negative_elbo(one[0], x, one[1], kl_weight), (params.vaes, z.swapaxes(0, 1)))
         return -costs.T if scales is None else -costs.T * jnp.asarray(np.asarray(scales), x.dtype)[None]
 
     return Net(init, apply)

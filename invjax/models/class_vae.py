@@ -97,11 +97,12 @@ def _transposed_conv(x, kernel, stride):
 
 
 def mnist_shaped(x: Array) -> None:
-    """Refuse all images but those of 28x28 with one channel.
+    """Refuse all images but floating point ones of 28x28 with one channel.
 
     Raises:
-        ValueError: `x` is not `[B, 28, 28, 1]`.
+        ValueError: `x` is of integers, or not `[B, 28, 28, 1]`.
     """
+    _check.floating("x", x)
     if x.shape[1:] != (28, 28, 1):
         raise ValueError(f"analysis by synthesis is built for images [B, 28, 28, 1]; got x.shape={x.shape}")
 
@@ -150,6 +151,6 @@ def vae_loss(
     return loss, {"squared_error": squared_error, "divergence": divergence}
 
 
-def elbo(vae: ClassVae, x: Images, z: Latents, kl_weight: Scalar = 1.0) -> PerExample:
+def negative_elbo(vae: ClassVae, x: Images, z: Latents, kl_weight: Scalar = 1.0) -> PerExample:
     """What it costs one class to explain each image by these latents, `[B]`: the smaller, the better."""
     return (((x - decode(vae, z)) ** 2).sum((1, 2, 3)) + kl_weight * 0.5 * (z**2).sum(1)) / x[0].size

@@ -36,7 +36,7 @@ def keep_largest(values: Float[Array, "batch ..."], count: int) -> Float[Array, 
     return jnp.where(kept, flat, 0).reshape(values.shape)
 
 
-def largest_frequencies(x: Images, count: int) -> Images:
+def largest_frequencies(x: Array, count: int) -> Images:
     """The images `[B, H, W, C]` that have only the `count` largest coefficients of the DCT of each of `x`.
 
     Train on these, with the rest of the pipeline as it is.
@@ -46,12 +46,13 @@ def largest_frequencies(x: Images, count: int) -> Images:
         count: k, coefficients of all channels together.
     """
     _check.positive(count=count)
+    _check.floating("x", x)
     transform = dct2()
     frequencies, _ = transform.forward((), x)
     return transform.inverse((), keep_largest(frequencies, count))[0]
 
 
-def without_outliers(x: Images, frequencies: int, outliers: int, iterations: int = 10) -> Images:
+def without_outliers(x: Array, frequencies: int, outliers: int, iterations: int = 10) -> Images:
     """What iterative hard thresholding takes for the image behind `x [B, H, W, C]`: of `frequencies` coefficients.
 
     Args:
@@ -62,6 +63,7 @@ def without_outliers(x: Images, frequencies: int, outliers: int, iterations: int
     """
     _check.positive(frequencies=frequencies, iterations=iterations)
     _check.number("outliers", outliers)
+    _check.floating("x", x)
 
     def step(_, clean):
         noise = keep_largest(x - clean, outliers) if outliers else jnp.zeros_like(x)

@@ -89,6 +89,7 @@ FUNCTIONS = {
     "sums": (lambda x: x.sum(0) + x.mean(1) + jnp.cumsum(x, 0)[1], (3, 3), None, -2, 2),
     "moved": (lambda x: jnp.flip(jnp.pad(x.T, ((0, 1), (2, 0)))[1:, None], 2), (3, 4), AFFINE, -2, 2),
     "taken": (lambda x: x[np.array([2, 0, 0])] + lax.dynamic_slice(x, (1, 0), (3, 4)), (4, 4), None, -2, 2),
+    "filled": (lambda x: x.at[np.array([1, 9])].get(mode="fill", fill_value=-5.0), (4, 4), AFFINE, -2, 2),
     "written": (lambda x: jnp.ones((5, 4)).at[1:4].set(x), (3, 4), AFFINE, -2, 2),
     "joined": (lambda x: jnp.concatenate([x, jnp.ones((1, 4)), *jnp.split(x, 3)]), (3, 4), AFFINE, -2, 2),
     "repeated": (lambda x: x.repeat(3, 1), (3, 4), AFFINE, -2, 2),
@@ -211,6 +212,34 @@ def test_float32_stays_and_a_name_alone_is_not_trusted():
     assert found.lower.tolist() == [2, 2] and found.upper.tolist() == [3, 3]
 
 
+OUT_OF_ITS_DOMAIN = {
+    # a box out of which the function leaves its domain, and a point of it where the function's value is known
+    "root": (lambda x: jnp.sqrt(x - 0.5), (0.0, 1.0), 0.75),
+    "log": (jnp.log, (-1.0, 1.0), 0.5),
+    "inverse error function": (lax.erf_inv, (0.0, 2.0), 0.5),
+    "choice by a log": (lambda x: jnp.where(jnp.log(x - 0.2) < -1, -100.0, 1.0), (0.0, 1.2), 0.3),
+    "choice by an inverse root": (lambda x: jnp.where(lax.rsqrt(x) > 2, -100.0, 1.0), (-1.0, 3.0), 0.1),
+    "inverse root up to -0": (lambda x: lax.rsqrt(-x), (-1.0, 0.0), -0.01),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_ITS_DOMAIN)
+def test_nothing_is_known_where_a_function_may_be_undefined(name):
+    function, (low, high), point = OUT_OF_ITS_DOMAIN[name]
+    found = ibp(function, Interval(jnp.full(1, low), jnp.full(1, high)))
+    inside = (found.lower <= function(jnp.full(1, point))) & (function(jnp.full(1, point)) <= found.upper)
+    nothing = jnp.isnan(found.lower) & jnp.isnan(found.upper)
+    assert bool((inside | nothing)[0]), found
+    sign = -1 if "choice" in name else 1
+
+    def logits(x):
+        return jnp.stack([jnp.full(len(x), 3.0), sign * function(x[:, 0])], 1)
+
+    box = Interval(jnp.full((1, 1), low), jnp.full((1, 1), high))
+    for method in bounds.METHODS:
+        assert not bounds.certified(bounds.margins(logits, box, np.zeros(1, int), method=method))[0]
+
+
 # What is refused
 
 
@@ -228,6 +257,7 @@ def test_a_primitive_without_a_rule_is_named_and_can_be_given_one(monkeypatch):
     [
         (lambda x: jnp.ones(3)[x.astype(int)], "converts one to int"),
         (lambda x: x[x.argmax()], "'argmax'"),
+        (lambda x: lax.reduce(x, 0.0, lambda a, b: jnp.sqrt(a * a + b * b), (0,)), "'reduce'"),
         (lambda x: lax.while_loop(lambda v: v.sum() < 1, lambda v: v + 1, x), "'while'"),
     ],
 )
@@ -240,6 +270,23 @@ def test_dropout_is_refused():
     dropout = nn.Dropout(0.5, deterministic=False)
     with pytest.raises(ValueError, match=r"draws random numbers \(random_\w+\).*switch dropout"):
         ibp(lambda x: dropout.apply({}, x, rngs={"dropout": jax.random.key(0)}), Interval(jnp.zeros(2), jnp.ones(2)))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda key: lax.cond(True, lambda: jax.random.normal(key, (2,)), lambda: jnp.zeros(2)),
+        lambda key: jax.random.gamma(key, 1.0, (2,)),
+    ],
+)
+def test_noise_inside_of_other_operations_is_refused(noise):
+    with pytest.raises(ValueError, match="draws random numbers"):
+        ibp(lambda x: x + noise(jax.random.key(0)), Interval(jnp.zeros(2), jnp.ones(2)))
+
+
+def test_a_ball_is_refused():
+    with pytest.raises(ValueError, match=r"ibp needs an Interval; got Ball; use linf_box"):
+        ibp(jnp.tanh, bounds.l2_ball(jnp.ones((1, 2)), 0.1))
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ def test_the_radius_of_a_half_space_is_a_little_below_the_distance():
     assert found.radius[2:].tolist() == [0, 0]
 
 
+def test_nan_is_no_answer():
+    found = smoothed(jax.random.key(0), lambda x: jnp.full((len(x), 2), jnp.nan), X, sigma=0.5, trials=100)
+    assert found.label.tolist() == 4 * [ABSTAIN] and found.radius.tolist() == 4 * [0]
+
+
 def test_an_image_gets_the_same_noise_in_any_company():
     found = smoothed(jax.random.key(0), half_space, X, sigma=0.5, trials=50)
     order = np.array([1, 0])

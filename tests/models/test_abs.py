@@ -10,7 +10,7 @@ import pytest
 from invjax.attacks import jit_attack, linf, pgd
 from invjax.models import analysis_by_synthesis, init_class_vae, prior_latents, stack_vaes, with_prior
 from invjax.models.abs import AbsParams, black_and_white, explained
-from invjax.models.class_vae import decode, elbo
+from invjax.models.class_vae import decode, negative_elbo
 
 KEY = jax.random.key(0)
 CLASSES, DRAWS = 2, 30
@@ -32,7 +32,10 @@ def of_class(params, c):
 def costs_of_draws(params, x):
     """`[B, K, N]`, one after the other."""
     every = [
-        [elbo(of_class(params, c), jnp.broadcast_to(one, (DRAWS, 28, 28, 1)), params.latents) for c in range(CLASSES)]
+        [
+            negative_elbo(of_class(params, c), jnp.broadcast_to(one, (DRAWS, 28, 28, 1)), params.latents)
+            for c in range(CLASSES)
+        ]
         for one in x
     ]
     return np.array(every)
@@ -43,7 +46,7 @@ def some_images(seed, count=5):
 
 
 def elbos(params, x, z):
-    return np.stack([elbo(of_class(params, c), x, z[:, c]) for c in range(CLASSES)], 1)
+    return np.stack([negative_elbo(of_class(params, c), x, z[:, c]) for c in range(CLASSES)], 1)
 
 
 def test_the_prior_is_decoded_class_by_class(params):

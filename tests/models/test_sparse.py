@@ -107,3 +107,10 @@ def test_bad_numbers_are_refused():
         l0_sparse(net, 3, 17).apply(net.init(jax.random.key(0), x), x)
     with pytest.raises(ValueError, match="count must be positive"):
         largest_frequencies(x, 0)
+
+
+def test_integer_images_are_refused():
+    with pytest.raises(ValueError, match="x must be floating point; got dtype uint8"):
+        without_outliers(np.zeros((1, 4, 4, 1), np.uint8), 3, 2)
+    with pytest.raises(ValueError, match="x must be floating point; got dtype uint8"):
+        largest_frequencies(np.zeros((1, 4, 4, 1), np.uint8), 3)
