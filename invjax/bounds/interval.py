@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from invjax.bounds._graph import Graph, Variable, trace
-from invjax.bounds.base import Interval, check_region
+from invjax.bounds.base import Interval, Region, check_region
 
 Rule = Callable[..., Any]
 """`(function, *operands) -> Interval`: `function` is the primitive with its parameters, arrays in, an array out;
@@ -45,7 +45,7 @@ def register_rule(primitive: core.Primitive | str, rule: Rule) -> None:
     _RULES[primitive if isinstance(primitive, str) else primitive.name] = rule
 
 
-def ibp(fn: Callable[[jax.Array], Any], interval: Interval) -> Any:
+def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
     """Bounds of `fn(x)` for all `x` in a box.
 
     Interval arithmetic over the operations of any JAX function: dense layers and convolutions, sums and products,

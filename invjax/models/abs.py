@@ -189,8 +189,8 @@ def analysis_by_synthesis(
         vaes = stack_vaes([init_class_vae(class_key, latent) for class_key in keys])
         return with_prior(vaes, prior_latents(prior_key, draws, latent))
 
-    def apply(params: Any, x: jax.Array) -> jax.Array:
-        x = jnp.asarray(black_and_white(x)) if binary else x
+    def apply(params: Any, x: Array) -> jax.Array:
+        x = jnp.asarray(black_and_white(x) if binary else x)
         fixed = jax.lax.stop_gradient((params, x))
         z = explained(*fixed, steps=steps, step_size=step_size, clip=clip, kl_weight=kl_weight)
         costs = jax.lax.map(lambda one: negative_elbo(one[0], x, one[1], kl_weight), (params.vaes, z.swapaxes(0, 1)))
