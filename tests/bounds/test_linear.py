@@ -373,3 +373,12 @@ BOX = linf_box(np.full((2, 6), 0.5), 0.1)
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(partial(apply, mlp((6, 4))))
+
+
+@pytest.mark.parametrize("method", bounds.METHODS)
+def test_the_value_of_what_is_not_there_counts(method):
+    def logits(x):
+        return jnp.stack([x[:, 0], x.at[:, 3].get(mode="fill", fill_value=0.9)], 1)
+
+    box = Interval(jnp.array([[0.5, 0.4]]), jnp.array([[0.7, 0.6]]))
+    np.testing.assert_allclose(bounds.margins(logits, box, jnp.array([0]), method=method), [[0.5 - 0.9]], rtol=1e-6)
