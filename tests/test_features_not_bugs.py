@@ -59,7 +59,8 @@ def test_a_smoke_run_of_the_nonrobust_data_set_tells_the_labels_apart(tmp_path):
     [
         (robust_dataset, {"starts": ()}, "starts must be some of images, noise"),
         (robust_dataset, {"epsilons": (0.5, 0.1)}, "epsilons must ascend"),
-        (nonrobust_dataset, {"train_eps": 0.0}, "train_eps must be positive"),
+        (nonrobust_dataset, {"eps": 0.0}, "eps must be positive"),
+        (nonrobust_dataset, {"planted": 5.0}, r"planted must be in \[0, 4\)"),
     ],
 )
 def test_bad_settings_are_refused(experiment, changes, message, tmp_path):
@@ -73,3 +74,15 @@ def test_moved_images_are_the_same_pixels_elsewhere():
     assert found.shape == x.shape and (found.sum((1, 2)) == 1).all()
     places = {(int(i), int(j)) for i, j in zip(*np.nonzero(found[..., 0])[1:], strict=True)}
     assert len(places) > 30 and {i for i, _ in places} == set(range(9))
+
+
+def test_a_planted_pattern_tells_the_class_at_its_length():
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(size=(40, 6, 6, 1)).astype(np.float32), np.arange(40) % 10
+    found = networks.plant(images, labels, 0.6)
+    assert found.min() >= 0 and found.max() <= 1 and found.dtype == np.float32
+    patterns = found - (0.1 + 0.8 * images)
+    np.testing.assert_allclose(np.linalg.norm(patterns.reshape(40, -1), axis=1), 0.6, rtol=1e-4)
+    np.testing.assert_allclose(patterns[:10], patterns[10:20], atol=1e-6)
+    assert min(np.linalg.norm(patterns[i] - patterns[j]) for i in range(10) for j in range(i)) > 0.3
+    np.testing.assert_array_equal(networks.plant(images, labels, 0.0), images)

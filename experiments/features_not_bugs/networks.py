@@ -38,6 +38,8 @@ class Settings:
     """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     train_size: int | None = None
     """Use this many training images; None: all."""
+    planted: float = 0.0
+    """Length in l2 of a faint pattern of its class on each image: a non-robust feature by construction; 0: none."""
     network: Literal["linear", "MLP", "CNN", "ResNet"] = "CNN"
     """Which network."""
     hidden: tuple[int, ...] = (200, 200)
@@ -65,7 +67,7 @@ class Settings:
     augment: bool = False
     """Random shifts of up to 4 pixels and reflections in training, where not said otherwise."""
     train_eps: float = 1.5
-    """Radius in l2 of the adversarial training and of the relabelling attack."""
+    """Radius in l2 of the adversarial training."""
     train_steps: int = 5
     """Steps of the attack in the adversarial training, of eps / 5, from the image on."""
     images: int = 500
@@ -82,12 +84,41 @@ class Settings:
     """One run of everything a seed."""
 
 
+def title(config: Settings) -> str:
+    """What the images are, for figures."""
+    return config.dataset + (f" with a planted pattern of {config.planted:g} in l2" if config.planted else "")
+
+
+def about(config: Settings) -> str:
+    """The data and the network, for the last column of a table."""
+    return f"{title(config)}, {config.train_size or 'all'} training images, {config.network}"
+
+
+def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
+    """Images with the pattern of their class, always the same ones: random signs of `norm` in l2, on less contrast.
+
+    Who reads the pattern is right on all images, and sees another class after a change of about `norm / sqrt(2)`.
+
+    Raises:
+        ValueError: a pattern so strong that nothing is left of the image, or of negative length.
+    """
+    limit = 0.5 * np.sqrt(images[0].size)
+    if not 0 <= norm < limit:
+        raise ValueError(f"planted must be in [0, {limit:g}); got planted={norm}")
+    if not norm:
+        return images
+    height = norm / np.sqrt(images[0].size)
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (10, *images.shape[1:]))
+    return (height + (1 - 2 * height) * images + height * signs[labels]).clip(0, 1).astype(np.float32)
+
+
 def datasets(config: Settings) -> tuple[Data, Data]:
     """Training and test set."""
 
     def one(split: str, size: int | None) -> Data:
         data = load(config.dataset, split, config.data_dir)
-        return np.asarray(as_float(data.images[:size], data.levels)), np.asarray(data.labels[:size])
+        images, labels = np.asarray(as_float(data.images[:size], data.levels)), np.asarray(data.labels[:size])
+        return plant(images, labels, config.planted), labels
 
     return one("train", config.train_size), one("test", None)
 
@@ -98,6 +129,7 @@ def network(config: Settings, name: str | None = None) -> Net:
     nets = {
         "linear": lambda: mlp(10, ()),
         "MLP": lambda: mlp(10, config.hidden),
+        "deep MLP": lambda: mlp(10, 2 * config.hidden),
         "CNN": lambda: mnist_cnn(10, config.channels, config.dense),
         "ResNet": lambda: resnet(10, config.stages, (config.blocks,) * len(config.stages)),
     }

@@ -1,0 +1,109 @@
+"""Data sets of relabelled adversarial examples, and what is learnt from them: shared by several experiments."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.features_not_bugs import networks
+from invjax import features
+from invjax.attacks import l2, pgd
+from invjax.training import data_mesh
+from invjax.types import Params
+
+KINDS = ("D_rand", "D_det")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(networks.Settings):
+    """The targeted attack that makes the data, and the training on them."""
+
+    eps: float = 1.25
+    """Radius in l2 of the targeted attack that makes the data."""
+    attack_steps: int = 20
+    """Steps of the targeted attack, from the image on."""
+    step_size: float | None = None
+    """Their length in l2; by default 2.5 eps / steps."""
+    exclude_true: bool = False
+    """Draw the targets of D_rand from the other classes alone; as published one in ten is the label itself."""
+    rates: tuple[float, float] | None = None
+    """Learning rates on D_rand and on D_det; by default the same as elsewhere."""
+    moved: tuple[bool, bool] = (False, False)
+    """Shifts and reflections in training on D_rand and on D_det."""
+
+
+def check(config: Settings) -> None:
+    """Refuse a radius within which nothing can change.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if not config.eps > 0:
+        raise ValueError(f"eps must be positive; got eps={config.eps}")
+
+
+def about(config: Settings) -> str:
+    """How the data were made, for the last column of a table."""
+    return f"{networks.about(config)}, eps {config.eps:g}, {config.attack_steps} steps; last iterates"
+
+
+def construct(
+    config: Settings,
+    kind: str,
+    source: str,
+    params: Params,
+    data: networks.Data,
+    seed: int,
+    path: Path,
+    name: str | None = None,
+) -> features.Constructed:
+    """D_rand or D_det, kept at `path`.
+
+    Args:
+        config: the attack.
+        kind: which of the two.
+        source: what the model is called.
+        params: of the model.
+        data: the original images and labels.
+        seed: of the targets.
+        path: of the file.
+        name: of the model's network, by default the configured one.
+    """
+    images, labels = data
+    target_key, key = jax.random.split(jax.random.key(seed))
+    if kind == "D_rand":
+        targets = features.random_targets(target_key, labels, classes=10, exclude_true=config.exclude_true)
+    else:
+        targets = features.next_targets(labels, classes=10)
+    return features.relabelled_dataset(
+        key,
+        pgd(l2(), steps=config.attack_steps, random_start=False, targeted=True),
+        networks.network(config, name).apply,
+        params,
+        images,
+        np.asarray(targets),
+        eps=config.eps,
+        step_size=config.step_size,
+        about={"data": config.dataset, "source": source, "network": name or config.network, "targets": kind},
+        path=path,
+        mesh=data_mesh(),
+        description=f"{kind} of the {source} model, seed {seed}",
+    )
+
+
+def learn(
+    config: Settings, kind: str, made: features.Constructed, seed: int, folder: Path, *, name: str | None = None
+) -> Params:
+    """A network trained on such a data set."""
+    i = KINDS.index(kind)
+    return networks.train(
+        config,
+        seed + 1000,
+        (made.images, made.labels),
+        folder,
+        name=name,
+        learning_rate=None if config.rates is None else config.rates[i],
+        augment=config.moved[i],
+        description=f"{name or config.network} on {kind}, seed {seed}",
+    )
