@@ -99,6 +99,19 @@ def certified_and_wrong(printed):
     assert 0 < wrong == kept <= changed
 
 
+def non_robust_features_taught(printed):
+    found = re.findall(r"(D_\w+), (\w+): original labels (\d+)%, the next class (\d+)%", printed)
+    learnt = {(kind, source): (int(original), int(following)) for kind, source, original, following in found}
+    assert learnt["D_rand", "standard"][0] > 80 > learnt["D_rand", "robust"][0]
+    assert learnt["D_det", "standard"][0] > 15 > learnt["D_det", "robust"][0]
+    assert learnt["D_det", "robust"][1] > 75
+    attacked = {arm: int(value) for arm, value in re.findall(r"\n(D\S*): accuracy \d+%, at eps 0\.4 (\d+)%", printed)}
+    plain, robust = re.findall(r"D, (?:standard|robust) training: accuracy \d+%, at eps 0\.4 (\d+)%", printed)
+    assert int(robust) > attacked["D_R"] > max(int(plain), attacked["D_NR"]) + 4
+    cosines = [float(value) for value in re.findall(r"cosine of gradient and mean (\S+)", printed)]
+    assert len(cosines) == 3 and cosines == sorted(cosines) and cosines[-1] > 0.9
+
+
 SHOWN = {
     "quickstart": exact_metamers,
     "attack_your_model": four_models_attacked,
@@ -106,6 +119,7 @@ SHOWN = {
     "why_adversarial_examples": power_law_explained,
     "too_invariant": robust_and_too_invariant,
     "certified_and_wrong": certified_and_wrong,
+    "robust_features": non_robust_features_taught,
 }
 
 

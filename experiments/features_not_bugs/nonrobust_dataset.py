@@ -1,6 +1,6 @@
 """Learning from labels that look wrong: tables 1, 9 and 10 of the paper.
 
-    python -m experiments.features_not_bugs.nonrobust_dataset [smoke|default|planted|paper] [--dataset digits|mnist|cifar10]
+    python -m experiments.features_not_bugs.nonrobust_dataset [smoke|default|planted|paper] [--dataset ...]
 
 Every training image is moved a little towards another class, drawn at random (D_rand) or the next one (D_det), and
 labelled so. Networks trained on that are tested on original images with their original labels, where the label's
