@@ -387,7 +387,7 @@ EXPERIMENT = common.Experiment(
     name="features_not_bugs/gaussian",
     item="P3 figure 4 and theorems 1, 2 and 3: robust maximum likelihood of two Gaussians",
     presets=PRESETS,
-    times={"smoke": "under half a minute", "default": "3 minutes on 2 CPU cores"},
+    times={"smoke": "under half a minute", "default": "15 seconds on 2 CPU cores"},
     run=run,
 )
 
