@@ -30,23 +30,23 @@ def data(count=COUNT):
     return rng.uniform(size=(count, 4, 4, 1)).astype(np.float32), rng.integers(0, CLASSES, count).astype(np.int32)
 
 
-def params():
-    return NET.init(jax.random.key(0), jnp.asarray(data(1)[0]))
+def params(seed=0):
+    return NET.init(jax.random.key(seed), jnp.asarray(data(1)[0]))
 
 
 def representation(x):
     return penultimate(NET)(params(), x)
 
 
-def inverted(path=None, key=KEY, **changes):
+def inverted(path=None, key=KEY, seed=0, **changes):
     options = {"steps": 5, "batch_size": 8, "part_size": 16, "path": path} | changes
-    return features.robust_dataset(key, penultimate(NET), params(), *data(), **options)
+    return features.robust_dataset(key, penultimate(NET), params(seed), *data(), **options)
 
 
-def relabelled(path=None, targets=None, **changes):
+def relabelled(path=None, targets=None, attack=TOWARD, **changes):
     targets = np.asarray(features.next_targets(data()[1], classes=CLASSES)) if targets is None else targets
     options = {"eps": 0.5, "batch_size": 8, "part_size": 16, "path": path} | changes
-    return features.relabelled_dataset(KEY, TOWARD, NET.apply, params(), data()[0], targets, **options)
+    return features.relabelled_dataset(KEY, attack, NET.apply, params(), data()[0], targets, **options)
 
 
 # the representation -------------------------------------------------------------------------------------------------
@@ -165,6 +165,48 @@ def test_what_fools_the_model_alone_does_not_fool_the_others():
     assert followers[0] > 0.3 and followers[1] == 0
 
 
+def test_of_the_images_on_the_way_one_is_kept_that_no_other_model_takes_for_the_target():
+    """At first no other model sees the target, and from some step on they all do, while the loss still falls."""
+    x, labels, targets = np.full((1, 2), 0.1, np.float32), np.array([0]), np.array([1])
+
+    def model(z):
+        return jnp.stack([jnp.zeros(1), 100 * (z[:, 0] - 0.2), jnp.full(1, -9.0)], -1)
+
+    def others(z):  # they hardly mind a target, and see it from 0.5 on
+        return jnp.stack([jnp.zeros(1), 0.01 * (z[:, 0] - 0.5), jnp.full(1, -9.0)], -1)[None]
+
+    attack = features.non_transferable(others, labels, steps=20)
+    found = features.relabel_by_attack(KEY, attack, model, x, targets, eps=0.8)
+    plain = attacks.pgd(attacks.l2(), steps=20, targeted=True, random_start=False)
+    assert features.relabel_by_attack(KEY, plain, model, x, targets, eps=0.8).x[0, 0] > 0.6
+    assert 0.2 < found.x[0, 0] <= 0.5 and found.success.all()
+
+
+def test_an_attack_that_flees_its_labels_makes_no_data_set():
+    fleeing = attacks.pgd(attacks.l2(), steps=3)
+    with pytest.raises(ValueError, match="attack must be targeted"):
+        relabelled(attack=fleeing)
+    with pytest.raises(ValueError, match="attack must be targeted"):
+        features.relabel_by_attack(KEY, attacks.fgsm(), partial(NET.apply, params()), *data(), eps=0.1)
+
+    def unknown(key, logits_fn, x, labels, **options):
+        return fleeing(key, logits_fn, x, labels, **options)
+
+    made = relabelled(attack=unknown, eps=2.0)
+    seen = np.asarray(NET.apply(params(), jnp.asarray(made.images)).argmax(1))
+    np.testing.assert_array_equal(made.details["success"], seen == made.labels)
+    assert made.details["success"].mean() < 0.5
+
+
+def test_images_outside_of_the_box_are_refused_before_a_non_transferable_attack_is_compiled():
+    x, y = 255 * data()[0][:4], data()[1][:4]
+    ensemble_fn = lambda z: jnp.stack([NET.apply(params(), z)])  # noqa: E731
+    attack = features.non_transferable(ensemble_fn, y, steps=1)
+    run = attacks.jit_attack(attack, NET.apply)
+    with pytest.raises(ValueError, match="x must lie in"):
+        run(params(), KEY, x, y, eps=0.5)
+
+
 # whole data sets ----------------------------------------------------------------------------------------------------
 
 
@@ -187,8 +229,10 @@ def test_an_example_is_the_same_in_any_batch_and_on_any_devices():
     for changes in ({"batch_size": 16}, {"batch_size": 8, "mesh": data_mesh()}):
         other = inverted(start="noise", **changes)
         np.testing.assert_allclose(other.images, whole.images, atol=1e-5)
-    one = relabelled()
-    np.testing.assert_allclose(relabelled(batch_size=16, mesh=data_mesh()).images, one.images, atol=1e-5)
+    for attack in (TOWARD, attacks.pgd(attacks.l2(), steps=1, targeted=True)):  # the second starts at random
+        one = relabelled(attack=attack)
+        other = relabelled(attack=attack, batch_size=16, mesh=data_mesh())
+        np.testing.assert_allclose(other.images, one.images, atol=1e-5)
 
 
 def test_starts_are_drawn_without_a_look_at_the_image():
@@ -256,6 +300,12 @@ def test_a_full_disk_leaves_nothing_half_written(which, tmp_path, monkeypatch):
     assert relabelled(path).sha256 == relabelled().sha256
 
 
+def test_numbers_in_arrays_are_kept_as_numbers(tmp_path):
+    made = relabelled(tmp_path / "made.npz", eps=jnp.asarray(0.5), step_size=jnp.asarray(0.25))
+    assert made.recipe["eps"] == 0.5 and made.recipe["step_size"] == 0.25
+    assert inverted(tmp_path / "other.npz", step_size=jnp.asarray(0.5)).recipe["step_size"] == 0.5
+
+
 def test_another_run_at_the_same_path_is_refused(tmp_path):
     path = tmp_path / "made.npz"
     inverted(path)
@@ -263,6 +313,7 @@ def test_another_run_at_the_same_path_is_refused(tmp_path):
         ({"steps": 6}, "program_sha256"),
         ({"key": jax.random.key(9)}, "inputs_sha256"),
         ({"batch_size": 16}, "batch_size"),
+        ({"seed": 1}, "params_sha256"),
         ({"about": {"model": "another"}}, "model"),
     ):
         with pytest.raises(ValueError, match=f"made otherwise: its recipe has {name}"):
@@ -280,7 +331,11 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"made\.npz is damaged"):
         features.load(path)
-    features.save(path, made._replace(images=made.images + 1))
+    with pytest.raises(ValueError, match="made is not what was made"):
+        features.save(path, made._replace(images=made.images + 1))
+    features.save(path, made)
+    arrays = storage.read_arrays(path)
+    storage.write_arrays(path, arrays | {"images": made.images + 1})
     with pytest.raises(ValueError, match="its hash differs"):
         features.load(path)
     np.savez(path, images=made.images)
@@ -315,6 +370,8 @@ def robustify(x=None, x0=None, features_fn=representation, **options):
         (lambda: features.next_targets(np.array([0, 4]), classes=4), r"labels must be in \[0, 4\)"),
         (lambda: features.random_targets(KEY, np.array([0]), classes=1), "classes must be at least 2"),
         (lambda: features.construct(KEY, dict, None, [], recipe={}), "arrays must have one length"),
+        (lambda: features.construct(KEY, lambda p, k, i, x: {"images": x}, None, data()[:1], recipe={}), "no labels"),
+        (lambda: inverted(about={"seed": np.float32(1)}), "recipe must hold what JSON takes"),
         (lambda: features.adversarial_squares(KEY, count=2, flip=0.5), r"flip must be in \[0, 1/2\)"),
         (lambda: features.adversarial_squares(KEY, count=2, spread=1), r"spread must be in \[0, 1\)"),
     ],

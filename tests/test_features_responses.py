@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -51,6 +52,67 @@ def test_transfer_is_measured_for_each_architecture(tmp_path, monkeypatch):
     assert drawn(tmp_path) == {"transfer"} and resumes(transfer, tmp_path, measured, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("goal", "before", "after", "share"),
+    [
+        ("untargeted", [0, 1, 2, 3, 9, 9], [0, 5, 2, 7, 4, 8], 50.0),  # two of the four that were right
+        ("targeted", [1, 0, 0, 0, 0, 0], [0, 2, 3, 0, 0, 0], 40.0),  # two of the five that were not there yet
+    ],
+)
+def test_transfer_counts_those_that_could_follow(goal, before, after, share, monkeypatch):
+    config = dataclasses.replace(transfer.PRESETS["smoke"], network="linear", images=6, eps=100.0, eval_steps=20)
+    net, labels = networks.network(config), np.arange(6)
+    x = np.random.default_rng(0).uniform(0.4, 0.6, (6, 8, 8, 1)).astype(np.float32)
+    source = net.init(jax.random.key(0), x)
+    script, seen = [np.array(before), np.array(after)], []
+    monkeypatch.setattr(networks, "predictions", lambda net, params, x: (seen.append(x), script.pop(0))[1])
+    assert transfer.transferred(config, goal, source, {"MLP": None}, (x, labels), 0) == {"MLP": pytest.approx(share)}
+    np.testing.assert_array_equal(seen[0], x)
+    reached = np.asarray(net.apply(source, seen[1])).argmax(1)
+    assert (reached == (labels + 1) % 10).all() if goal == "targeted" else (reached != labels).all()
+
+
+def published(experiment, preset, *numbers):
+    rows = experiment.rows(experiment.PRESETS[preset], *([n] for n in numbers))
+    return {row.name: row.published for row in rows if row.published is not None}
+
+
+def test_published_numbers_stand_on_their_rows():
+    found = {name: dict.fromkeys(leakage.SETS, 1.0) for name in leakage.PUBLISHED}
+    attacked = {leakage.ROBUST: 1.0, leakage.STANDARD: 1.0}
+    assert published(leakage, "default", {"accuracy": found, "attacked": attacked}) == {
+        "linear head on robust linear features, trained on D_det: test accuracy": 6.81,
+        "linear head on robust linear features, trained on D_rand: test accuracy": 23.5,
+        "network trained on D_det: test accuracy": 43.7,
+        "network trained on D_rand: test accuracy": 63.3,
+        "network trained on D: test accuracy": 95.3,
+    }
+    of_one = dict.fromkeys(("reached", "transfer", "learnt", "next"), 1.0)
+    config, keys = bugs_too.PRESETS["paper"], ("rule", "after one epoch", "at the end")
+    squares = {key: [1.0] * len(config.square_epsilons) for key in keys} | {f"{key}, by heart": 1.0 for key in keys}
+    assert published(bugs_too, "paper", {bugs_too.PLAIN: of_one, bugs_too.ALONE: of_one}, squares) == {
+        "trained on D_det by non-transferable: test accuracy": 2.8,
+        "trained on D_det by PGD: test accuracy": 33.2,
+        "trained on D_det by non-transferable: test accuracy on the next class": 70.8,
+        "trained on D_det by PGD: test accuracy on the next class": 27.3,
+        "D_det by non-transferable: another model sees the target": 1.7,
+        "D_det by PGD: another model sees the target": 82.5,
+        "D_det by non-transferable: its model sees the target": 99.3,
+        "D_det by PGD: its model sees the target": 99.9,
+    }
+    keys = ("learnt", "first", "errors", "pupil", "teacher", "pupil agrees", "commonest", "foreign")
+    assert published(learning_from_errors, "paper", dict.fromkeys(keys, 1)) == {
+        "learnt from errors alone: test accuracy": 49.7,
+        "the network that made them: test accuracy": 63.1,
+        "training images that it gets wrong": 18_768,
+    }
+    assert published(learning_from_errors, "default", dict.fromkeys(keys, 1)) == {
+        "learnt from answers on images of another kind: test accuracy": 91.04,
+        "the network that gave them: test accuracy": 99.1,
+    }
+    assert not published(leakage, "planted", {"accuracy": found, "attacked": attacked})
+
+
 def test_rank_correlations_know_order_ties_and_constants():
     assert transfer.rank_correlation([1, 2, 30], [0.1, 0.2, 0.3]) == pytest.approx(1)
     assert transfer.rank_correlation([3, 2, 1], [1, 2, 4]) == pytest.approx(-1)
@@ -65,7 +127,14 @@ def test_changes_that_others_withstand_teach_nothing_and_wrong_squares_are_known
     assert measured["D_det by non-transferable: its model sees the target"] > 30
     assert measured["trained on D_det by non-transferable: test accuracy"] < 10
     assert measured["squares: the sign of the mean: accuracy, linf 0.2"] == 100
-    after = "squares: network after 600 epochs"
+    assert measured["trained on D_det by non-transferable: test accuracy on the next class"] > 60
+    early = "squares: network after one epoch"
+    assert (
+        measured[f"{early}: accuracy, linf 0.1"]
+        == 100
+        > measured[f"{early}: training labels known, the wrong ones too"]
+    )
+    after = "squares: network after 500 epochs"
     assert measured[f"{after}: training labels known, the wrong ones too"] == 100
     assert measured[f"{after}: accuracy, linf 0.1"] + 50 < measured[f"{after}: accuracy, linf 0"]
     assert drawn(tmp_path) == {"bugs", "images", "squares"}
@@ -109,6 +178,7 @@ def test_a_class_without_images_is_black_in_the_figure():
         (bugs_too, {"ensemble": 0}, "ensemble must be at least 1"),
         (bugs_too, {"square_epsilons": ()}, "square_epsilons must ascend"),
         (learning_from_errors, {"first_epochs": 0.0}, "first_epochs and foreign_size must be positive"),
+        (learning_from_errors, {"first_epochs": 1.5}, "first_epochs must be whole, or a part of one"),
         (learning_from_errors, {"dataset": "mnist", "foreign": "mnist"}, "both are mnist"),
     ],
 )

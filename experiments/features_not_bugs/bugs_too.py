@@ -37,8 +37,6 @@ class Config(relabelled.Settings):
 
     ensemble: int = 5
     """Models that the changes must not fool (published: 10)."""
-    alone_steps: int = 100
-    """Steps of the attack that they withstand."""
     squares: int = 256
     """Squares to train on (published: 10,000)."""
     side: int = 32
@@ -65,17 +63,16 @@ PRESETS = {
         epochs=20,
         batch_size=64,
         eps=0.8,
-        attack_steps=10,
+        attack_steps=20,
         ensemble=2,
-        alone_steps=20,
-        squares=64,
-        side=16,
-        square_epochs=600,
+        squares=192,
+        square_epochs=500,
+        square_rate=3e-3,
         images=64,
         eval_steps=5,
         seeds=(0,),
     ),
-    "default": Config(planted=1.0, train_size=20_000, network="MLP", hidden=(256, 256)),
+    "default": Config(planted=1.0, train_size=20_000, network="MLP", hidden=(256, 256), attack_steps=100),
     "paper": Config(
         "cifar10",
         network="ResNet",
@@ -111,9 +108,10 @@ def withstood(
 
     def make(params, key, ids, x, y, targets):
         everyone = jax.vmap(apply, (0, None))
-        attack = features.non_transferable(partial(everyone, params["others"]), y, steps=config.alone_steps)
+        attack = features.non_transferable(partial(everyone, params["others"]), y, steps=config.attack_steps)
+        model = partial(apply, params["model"])
         found = features.relabel_by_attack(
-            key, attack, partial(apply, params["model"]), x, targets, eps=config.eps, ids=ids
+            key, attack, model, x, targets, eps=config.eps, step_size=config.step_size, ids=ids
         )
         return {"images": found.x, "labels": targets, "success": found.success, "distance": found.distance}
 
@@ -123,7 +121,11 @@ def withstood(
         make,
         {"model": params, "others": stacked},
         [images, labels, np.asarray(features.next_targets(labels, classes=10))],
-        recipe={"construction": "targeted attack, withstood by an ensemble", "eps": config.eps},
+        recipe={
+            "construction": "targeted attack, withstood by an ensemble",
+            "eps": config.eps,
+            "step_size": config.step_size,
+        },
         path=path,
         mesh=data_mesh(),
         description=f"D_det of non-transferable changes, seed {seed}",
@@ -140,7 +142,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
         return networks.train(config, seed + offset, train, folder / name, description=f"{name}, seed {seed}")
 
     source, witness = model("source", 0), model("witness", 200)
-    others = [model(f"other-{i}", 300 + i) for i in range(config.ensemble)]
+    others = [model(f"other-{i}", 10_000 * (seed + 1) + i) for i in range(config.ensemble)]
     sets = {
         PLAIN: relabelled.construct(config, "D_det", "standard", source, train, seed, folder / PLAIN / "data.npz"),
         ALONE: withstood(config, source, others, train, seed, folder / ALONE / "data.npz"),
@@ -239,7 +241,7 @@ def draw(config: Config, runs: list[tuple[dict, dict]], toys: list[dict], folder
 
 def rows(config: Config, runs: list[dict], toys: list[dict]) -> list[common.Row]:
     """The table."""
-    published = config.dataset == "cifar10"
+    published = networks.comparable(config)
     names = {
         "learnt": "trained on D_det by {}: test accuracy",
         "next": "trained on D_det by {}: test accuracy on the next class",
@@ -250,7 +252,7 @@ def rows(config: Config, runs: list[dict], toys: list[dict]) -> list[common.Row]
     for what, name in names.items():
         for attack in (ALONE, PLAIN):
             number = PUBLISHED[attack][what] if published else None
-            note = f"{relabelled.about(config)}; {config.ensemble} others, {config.alone_steps} steps"
+            note = f"{relabelled.about(config)}; {config.ensemble} others"
             table.append(
                 common.row(name.format(attack), number, [n[attack][what] for n in runs], "%", "" if table else note)
             )

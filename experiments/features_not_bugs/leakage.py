@@ -165,7 +165,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 def rows(config: Config, runs: list[dict]) -> list[common.Row]:
     """The table: leakage first."""
-    published = config.dataset == "cifar10"
+    published = networks.comparable(config)
     names = {
         NETWORK: "network trained on {}: test accuracy",
         ROBUST: "linear head on robust linear features, trained on {}: test accuracy",

@@ -15,6 +15,7 @@ from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import ensemble, l2, pgd, standard
 from invjax.data import as_float, batches, load
 from invjax.evaluation import robustness_curve
+from invjax.features.storage import digest
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import mlp, mnist_cnn, resnet
 from invjax.streaming import over_batches
@@ -82,6 +83,11 @@ class Settings:
     """Queries of its Square (published: 5000)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of everything a seed."""
+
+
+def comparable(config: Settings) -> bool:
+    """Whether the paper's numbers stand for the same images."""
+    return config.dataset == "cifar10" and not config.planted
 
 
 def title(config: Settings) -> str:
@@ -200,15 +206,20 @@ def train(
         config: all that is not given here.
         seed: of its start and of the order of the images.
         data: what to train on.
-        folder: of checkpoints and metrics.
+        folder: of checkpoints and metrics, which lie in a folder of their own for each data set.
         robust: on attacked images.
         name: of the network.
         epochs: passes over the data.
         learning_rate: at the start.
         augment: shifts and reflections.
         description: beside the progress bar.
+
+    Raises:
+        ValueError: fewer than 8 images.
     """
     images, labels = data
+    if len(labels) < 8:
+        raise ValueError(f"{description} needs at least 8 images; got {len(labels)}")
     batch_size = min(config.batch_size, len(labels) - len(labels) % 8)
     epochs = (config.robust_epochs if robust else config.epochs) if epochs is None else epochs
     num_steps = epochs * (len(labels) // batch_size)
@@ -229,7 +240,7 @@ def train(
         lambda step: (*draw(step), np.int32(step)),
         num_steps,
         mesh=data_mesh(),
-        directory=folder,
+        directory=folder / digest({"images": images, "labels": labels})[:12],
         description=description,
     )
     return state.params

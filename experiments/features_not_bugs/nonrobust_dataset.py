@@ -33,15 +33,17 @@ class Config(relabelled.Settings):
 PRESETS = {
     "smoke": Config(
         "digits",
-        train_size=1024,
+        planted=0.4,
         network="MLP",
-        hidden=(64, 64),
-        epochs=20,
-        robust_epochs=20,
+        hidden=(128, 128),
+        epochs=40,
+        robust_epochs=40,
         batch_size=64,
-        train_eps=0.8,
+        learning_rate=3e-3,
+        train_eps=1.2,
         eps=0.8,
         attack_steps=10,
+        exclude_true=True,
         images=64,
         eval_steps=5,
         ensemble_images=0,
@@ -145,7 +147,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 def rows(config: Config, runs: list[dict]) -> list[common.Row]:
     """The table."""
-    published = PUBLISHED if config.dataset == "cifar10" else {name: {} for name in networks.SOURCES}
+    published = PUBLISHED if networks.comparable(config) else {name: {} for name in networks.SOURCES}
     table: list[common.Row] = []
     for source in networks.SOURCES:
         for kind in relabelled.KINDS[::-1]:

@@ -45,7 +45,8 @@ def check(config: Settings) -> None:
 
 def about(config: Settings) -> str:
     """How the data were made, for the last column of a table."""
-    return f"{networks.about(config)}, eps {config.eps:g}, {config.attack_steps} steps; last iterates"
+    targets = ", D_rand without the true class" if config.exclude_true else ""
+    return f"{networks.about(config)}, eps {config.eps:g}, {config.attack_steps} steps{targets}; last iterates"
 
 
 def construct(

@@ -95,7 +95,7 @@ PRESETS = {
 def transferred(
     config: Config, goal: str, source: Params, models: dict[str, Params], data: networks.Data, seed: int
 ) -> dict[str, float]:
-    """How often each network follows the source's adversarial examples, in percent of all images.
+    """How often each network follows the source's adversarial examples, in percent.
 
     Untargeted: of the images that a network gets right, those that it gets wrong once they are attacked. Targeted: the
     images that it takes for the next class, of those that it did not take for it before.
@@ -179,11 +179,15 @@ def rows(config: Config, runs: list[dict]) -> list[common.Row]:
         values = [n[goal]["rank correlation"] for n in runs]
         name = f"rank correlation of transfer and accuracy learnt from D_det, {goal} ({which})"
         table.append(common.row(name, None, values, "", f"{relabelled.about(config)}; {many}"))
+    shares = {
+        "untargeted": f"of the first {config.images} test images, those that it gets right, now wrong",
+        "targeted": f"of the first {config.images} test images, those not taken for the next class before, now taken",
+    }
     for name in config.targets:
         table.append(common.row(f"{name}: accuracy learnt from D_det", None, [n["learnt"][name] for n in runs], "%"))
         for goal in GOALS:
             values = [n[goal][name] for n in runs]
-            table.append(common.row(f"{name}: {goal} transfer", None, values, "%", f"{config.images} images"))
+            table.append(common.row(f"{name}: {goal} transfer", None, values, "%", shares[goal]))
         table.append(common.row(f"{name}: accuracy learnt from D", None, [n["clean"][name] for n in runs], "%"))
     return table
 

@@ -48,9 +48,12 @@ Attack = Callable[..., AttackResult]
 """`(key, logits_fn, x [B, ...], labels [B], *, eps, step_size=None, ids=None) -> AttackResult`."""
 
 
-def bounded(attack: Attack, bounds: Bounds | None) -> Attack:
-    """Note on an attack the box in which its images lie, so that what compiles it can check them before."""
-    attack.bounds = bounds  # type: ignore[attr-defined]
+def bounded(attack: Attack, bounds: Bounds | None, targeted: bool | None = None) -> Attack:
+    """Note on an attack the box in which its images lie, so that what compiles it can check them before.
+
+    Likewise whether its labels are classes to reach; None where that is not known.
+    """
+    attack.bounds, attack.targeted = bounds, targeted  # type: ignore[attr-defined]
     return attack
 
 

@@ -100,7 +100,7 @@ def _climbing(
         found, value, trace = climb(objective_for(logits_fn, x, labels), threat, start, x, eps, sizes)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
 
-    return bounded(attack, threat.bounds)
+    return bounded(attack, threat.bounds, targeted)
 
 
 def _whole_step(one_step: Attack) -> Attack:
@@ -109,7 +109,7 @@ def _whole_step(one_step: Attack) -> Attack:
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
 
-    return bounded(attack, getattr(one_step, "bounds", None))
+    return bounded(attack, getattr(one_step, "bounds", None), getattr(one_step, "targeted", None))
 
 
 def pgd(

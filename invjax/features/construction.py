@@ -21,7 +21,7 @@ from invjax import _check
 from invjax._progress import progress
 from invjax.attacks.base import Attack, check_images
 from invjax.features.inversion import check_features, robustify
-from invjax.features.relabelling import check_targets, relabel_by_attack
+from invjax.features.relabelling import check_targeted, check_targets, relabel_by_attack
 from invjax.features.storage import (
     Constructed,
     digest,
@@ -33,7 +33,7 @@ from invjax.features.storage import (
     write_arrays,
 )
 from invjax.streaming import over_batches
-from invjax.types import ApplyFn, Key, Params
+from invjax.types import ApplyFn, Key, Params, Scalar
 
 Make = Callable[..., dict[str, jax.Array]]
 """`(params, key, ids [B], *batch) -> {"images": [B, ...], "labels": [B], ...}`, of each example by itself."""
@@ -85,8 +85,8 @@ def construct(
         description: beside the progress bar.
 
     Raises:
-        ValueError: no examples, arrays of different lengths, a file or parts at `path` of another run, a damaged one,
-            NaN in what was made.
+        ValueError: no examples, arrays of different lengths, a recipe that JSON cannot take, a `make` without images
+            or labels, a file or parts at `path` of another run, a damaged one, NaN in what was made.
         OSError: the disk is full: what is there is whole, and the same call goes on from it.
     """
     _check.positive(batch_size=batch_size, part_size=part_size)
@@ -97,6 +97,10 @@ def construct(
     batch_size += 0 if mesh is None else -batch_size % mesh.size
     part_size += -part_size % batch_size
     step = jax.jit(make)
+    try:
+        json.dumps(recipe)
+    except TypeError as error:
+        raise ValueError(f"recipe must hold what JSON takes; got {recipe} ({error})") from error
     recipe = recipe | _identity(key, step, params, arrays, batch_size, mesh)
     path = None if path is None else Path(path)
     if path is not None and path.exists():
@@ -133,7 +137,11 @@ def construct(
 def _identity(key, step, params, arrays, batch_size, mesh):
     """What the run depends on, by its hash where it is large."""
     batch = [jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for array in arrays]
-    program = step.lower(params, key, jax.ShapeDtypeStruct((batch_size,), np.uint32), *batch).as_text()
+    lowered = step.lower(params, key, jax.ShapeDtypeStruct((batch_size,), np.uint32), *batch)
+    missing = {"images", "labels"} - lowered.out_info.keys()
+    if missing:
+        raise ValueError(f"make must give images and labels; it gives no {' and no '.join(sorted(missing))}")
+    program = lowered.as_text()
     return {
         "examples": len(arrays[0]),
         "shape": list(arrays[0].shape[1:]),
@@ -191,7 +199,7 @@ def robust_dataset(
     labels: np.ndarray,
     *,
     steps: int = 1000,
-    step_size: float | int = 0.1,
+    step_size: Scalar = 0.1,
     start: str = "images",
     keep: str = "last",
     about: dict[str, Any] | None = None,
@@ -245,7 +253,7 @@ def robust_dataset(
         )
         return {"images": found.x, "labels": y, "distance": found.distance, "start": drawn}
 
-    recipe = {"construction": "inversion", "steps": steps, "step_size": step_size, "start": start, "keep": keep}
+    recipe = {"construction": "inversion", "steps": steps, "step_size": float(step_size), "start": start, "keep": keep}
     return construct(search, make, params, arrays, recipe=(about or {}) | recipe, path=path, **options)
 
 
@@ -257,8 +265,8 @@ def relabelled_dataset(
     images: np.ndarray,
     targets: np.ndarray,
     *,
-    eps: float | int,
-    step_size: float | int | None = None,
+    eps: Scalar,
+    step_size: Scalar | None = None,
     about: dict[str, Any] | None = None,
     path: str | Path | None = None,
     **options: Any,
@@ -290,6 +298,7 @@ def relabelled_dataset(
         OSError: as in `construct`.
     """
     _check_data(images, targets)
+    check_targeted(attack)
     check_images(attack, images, "images")
     check_targets(targets, _check.logits_of(partial(apply_fn, params), images[:1], targets[:1]))
 
@@ -297,7 +306,8 @@ def relabelled_dataset(
         found = relabel_by_attack(key, attack, partial(apply_fn, params), x, t, eps=eps, step_size=step_size, ids=ids)
         return {"images": found.x, "labels": t, "success": found.success, "distance": found.distance}
 
-    recipe = {"construction": "targeted attack", "eps": eps, "step_size": step_size}
+    length = None if step_size is None else float(step_size)
+    recipe = {"construction": "targeted attack", "eps": float(eps), "step_size": length}
     return construct(key, make, params, [images, targets], recipe=(about or {}) | recipe, path=path, **options)
 
 

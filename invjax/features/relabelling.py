@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from invjax import _check
 from invjax._conv import fast_convs
-from invjax.attacks.base import Attack, AttackResult, example_keys, finish, fooled, prepare
+from invjax.attacks.base import Attack, AttackResult, bounded, example_keys, finish, fooled, prepare
 from invjax.attacks.gradient import climb
 from invjax.attacks.threats import Threat, l2
 from invjax.losses import cross_entropy
@@ -95,17 +95,21 @@ def relabel_by_attack(
         ids: `[B]`, the position of each example in the data set.
 
     Returns:
-        An `AttackResult`; all its images belong to the data set, whether they reach their target or not.
+        An `AttackResult`, whose `success` says whether the model sees the target; all its images belong to the data
+        set, whether they reach it or not.
 
     Raises:
-        ValueError: no images, targets that are not classes of the model or not one an image; whatever the attack
-            refuses.
+        ValueError: no images, targets that are not classes of the model or not one an image, an attack known to be
+            untargeted; whatever the attack refuses.
     """
     if not len(x):
         raise ValueError(f"x must hold at least one image; got shape {x.shape}; check the data's split")
     classes = _check.logits_of(logits_fn, x, targets)
     check_targets(targets, classes)
-    return attack(key, logits_fn, x, jnp.asarray(targets), eps=eps, step_size=step_size, ids=ids)
+    check_targeted(attack)
+    targets = jnp.asarray(targets)
+    found = attack(key, logits_fn, x, targets, eps=eps, step_size=step_size, ids=ids)
+    return found._replace(success=fooled(logits_fn(jnp.asarray(found.x)), targets, targeted=True))
 
 
 def check_targets(targets: Labels, classes: int) -> None:
@@ -114,6 +118,12 @@ def check_targets(targets: Labels, classes: int) -> None:
         _check.labels(targets, classes)
     except ValueError as error:
         raise ValueError(f"targets: {error}") from error
+
+
+def check_targeted(attack: Attack) -> None:
+    """An attack that walks towards its labels, as far as is known, else a `ValueError`."""
+    if getattr(attack, "targeted", None) is False:
+        raise ValueError("attack must be targeted, this one flees its labels; make it with targeted=True")
 
 
 def non_transferable(
@@ -164,4 +174,4 @@ def non_transferable(
         found, value, trace = climb(objective, threat, x, x, eps, sizes)
         return finish(logits_fn, threat.distance, found, x, targets, value, trace, targeted=True)
 
-    return attack
+    return bounded(attack, threat.bounds, targeted=True)

@@ -102,8 +102,11 @@ def save(path: Path, made: Constructed) -> None:
     """Write a data set; the same data set gives the same bytes.
 
     Raises:
+        ValueError: it does not hold what its hash is of, so that its recipe would be another's.
         OSError: it could not be written; nothing of it is left.
     """
+    if digest({"images": made.images, "labels": made.labels, **made.details}) != made.sha256:
+        raise ValueError(f"made is not what was made: its hash is not {made.sha256!r}; save it as it came")
     about = {"recipe": np.asarray(json.dumps(made.recipe, sort_keys=True)), "sha256": np.asarray(made.sha256)}
     write_arrays(path, {"images": made.images, "labels": made.labels, **made.details, **about})
 
