@@ -170,7 +170,7 @@ def test_of_the_images_on_the_way_one_is_kept_that_no_other_model_takes_for_the_
     x, labels, targets = np.full((1, 2), 0.1, np.float32), np.array([0]), np.array([1])
 
     def model(z):
-        return jnp.stack([jnp.zeros(1), 100 * (z[:, 0] - 0.2), jnp.full(1, -9.0)], -1)
+        return jnp.stack([jnp.zeros(1), 4 * (z[:, 0] - 0.2), jnp.full(1, -9.0)], -1)
 
     def others(z):  # they hardly mind a target, and see it from 0.5 on
         return jnp.stack([jnp.zeros(1), 0.01 * (z[:, 0] - 0.5), jnp.full(1, -9.0)], -1)[None]
