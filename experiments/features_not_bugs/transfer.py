@@ -198,7 +198,7 @@ EXPERIMENT = common.Experiment(
     presets=PRESETS,
     times={
         "smoke": "under a minute",
-        "default": "20 minutes on 2 CPU cores",
+        "default": "16 minutes on 2 CPU cores",
         "planted": "4 minutes",
         "paper": "an accelerator, not run",
     },
