@@ -28,10 +28,13 @@ def find() -> list[common.Experiment]:
 
 
 def headline(experiment: common.Experiment) -> dict | None:
-    """The first row of the published table, MNIST's before others, or None."""
-    tables = sorted(
-        (common.RESULTS / experiment.name).glob("*/table.json"), key=lambda path: ("mnist" not in path.parts[-2], path)
-    )
+    """The first row of the published table, the default's and MNIST's before others, or None."""
+
+    def order(path: Path) -> tuple:
+        run = path.parent.name
+        return not run.startswith("default-"), "mnist" not in run, path
+
+    tables = sorted((common.RESULTS / experiment.name).glob("*/table.json"), key=order)
     return json.loads(tables[0].read_text())[0] | {"run": tables[0].parent.name} if tables else None
 
 

@@ -90,6 +90,17 @@ def test_publish_copies_the_small_things_and_list_shows_them(smoke_run, monkeypa
     assert len(lines) == len(FOUND) and all(line.startswith("python -m experiments.") for line in lines)
 
 
+def test_the_headline_is_the_defaults(monkeypatch, tmp_path):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    for run in ("another-mnist", "default-cifar10", "default-digits"):
+        (tmp_path / metamers.EXPERIMENT.name / run).mkdir(parents=True)
+        (tmp_path / metamers.EXPERIMENT.name / run / "table.json").write_text(json.dumps([{"measured": run}]))
+    assert commands.headline(metamers.EXPERIMENT)["measured"] == "default-cifar10"
+    (tmp_path / metamers.EXPERIMENT.name / "default-mnist").mkdir()
+    (tmp_path / metamers.EXPERIMENT.name / "default-mnist" / "table.json").write_text('[{"measured": 1}]')
+    assert commands.headline(metamers.EXPERIMENT) == {"measured": 1, "run": "default-mnist"}
+
+
 def test_publish_refuses_an_unfinished_run(tmp_path):
     with pytest.raises(SystemExit, match=r"table\.json.* missing; finish the run first"):
         commands.main(["publish", str(tmp_path)])
