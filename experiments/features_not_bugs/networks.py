@@ -85,6 +85,24 @@ class Settings:
     """One run of everything a seed."""
 
 
+SMALL: dict[str, Any] = {"dataset": "cifar10", "channels": (16, 32), "dense": 128}
+"""What CPUs can train on a part of CIFAR-10."""
+
+PAPER: dict[str, Any] = {
+    "dataset": "cifar10",
+    "network": "ResNet",
+    "epochs": 150,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "augment": True,
+    "eval_steps": 100,
+}
+"""What the paper's networks on CIFAR-10 have in common, but for their size."""
+
+ROBUST_PAPER: dict[str, Any] = {"robust_epochs": 150, "train_eps": 0.5, "train_steps": 7}
+"""Its adversarial training."""
+
+
 def comparable(config: Settings) -> bool:
     """Whether the paper's numbers stand for the same images."""
     return config.dataset == "cifar10" and not config.planted

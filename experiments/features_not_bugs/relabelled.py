@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +32,16 @@ class Settings(networks.Settings):
     """Learning rates on D_rand and on D_det; by default the same as elsewhere."""
     moved: tuple[bool, bool] = (False, False)
     """Shifts and reflections in training on D_rand and on D_det."""
+
+
+SMALL: dict[str, Any] = networks.SMALL | {"epochs": 10, "eps": 2.0, "attack_steps": 10}
+"""Small networks see little in small changes: the radius is larger than the paper's."""
+
+PLANTED: dict[str, Any] = {"planted": 1.0, "network": "MLP", "hidden": (256, 256)}
+"""MNIST with a non-robust feature by construction."""
+
+PAPER: dict[str, Any] = networks.PAPER | {"eps": 0.5, "attack_steps": 100, "step_size": 0.1}
+"""CIFAR-10 as published."""
 
 
 def check(config: Settings) -> None:
