@@ -33,17 +33,17 @@ def number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must not be negative; got {name}={value}")
 
 
-def within(name: str, x: Any, bounds: tuple[float | int, float | int]) -> None:
-    """`x` is floating point, finite, and inside `bounds`."""
+def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
+    """`x` is floating point, finite, and inside `box`."""
     floating(name, x)
     finite(name, x)
     if _concrete(x) and x.size:
         low, high = float(np.min(np.asarray(x))), float(np.max(np.asarray(x)))
         slack = 1e-6 * max(1.0, abs(high))
-        if low < bounds[0] - slack or high > bounds[1] + slack:
+        if low < box[0] - slack or high > box[1] + slack:
             raise ValueError(
-                f"{name} must lie in {bounds}; got values from {low:.4g} to {high:.4g}; scale them, or pass the "
-                "model's own range as bounds= of the threat (for a model of standardised images: interop.normalized)"
+                f"{name} must lie in {box}; got values from {low:.4g} to {high:.4g}; scale them, or pass the "
+                "model's own range as box= of the threat (for a model of standardised images: interop.normalized)"
             )
 
 

@@ -41,8 +41,14 @@ LogitsFn = Callable[[jax.Array], jax.Array]
 ApplyFn = Callable[[Params, jax.Array], jax.Array]
 """`(params, x [B, ...]) -> [B, K]`: what training takes."""
 
-LossFn = Callable[[Params, Key, Any], tuple[jax.Array, dict[str, jax.Array]]]
-"""`(params, key, batch) -> (scalar loss, metrics)`: what `training.make_train_step` takes."""
+LossFn = Callable[[Params, Key, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+"""`(params, key, batch, step) -> (scalar loss, metrics)`: what `training.make_train_step` takes."""
+
+Schedule = Scalar | Callable[[jax.Array], Scalar]
+"""A number, or `step -> number`, as the schedules of optax."""
+
+Box = tuple[float | int, float | int]
+"""The range of pixel values, `(low, high)`."""
 
 
 class Code(NamedTuple):

@@ -123,14 +123,14 @@ def test_an_attack_compiles_once_and_is_that_on_the_original(make):
     attack = attacks.pgd(steps=2)
     run = attacks.jit_attack(attack, counted)
     key = jax.random.key(3)
-    found = run(params, key, images(), LABELS, eps=0.1)
+    found = run(key, params, images(), LABELS, eps=0.1)
     traced = len(calls)
     bare = jit(lambda x: attack(key, original, x, LABELS, eps=0.1))(images())
     np.testing.assert_allclose(found.x, bare.x, atol=1e-6)
     chex.assert_trees_all_equal(found.success, bare.success)
     assert float(found.distance.max()) > 0.09
 
-    other = run(make(1)[1][1], key, images(), LABELS, eps=0.05)
+    other = run(key, make(1)[1][1], images(), LABELS, eps=0.05)
     assert len(calls) <= traced + 1  # for the check of the shapes; no new trace of the attack
     assert float(jnp.abs(other.x - found.x).max()) > 0.01
 

@@ -25,10 +25,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from experiments import common
 from experiments.benchmarks import timing
-from invjax.attacks import aligned_neighbours, reference_bank
-from invjax.attacks.alignment import _warped
-from invjax.attacks.nearest import nearest_of, pixels_of
-from invjax.attacks.warps import affine_grid
+from invjax.attacks import _warped, affine_grid, aligned_neighbours, nearest_of, pixels_of, reference_bank
 from invjax.data import as_float, load
 
 
@@ -52,7 +49,7 @@ def linf_table(data_dir: str | None, count: int, queries: int) -> list[timing.Ro
     images, labels, x, y = digits(data_dir, count)
     started = time.perf_counter()
     bank = reference_bank(images, labels, norm="linf")
-    jax.block_until_ready(bank.bounds(bank.pixels[:1]))
+    jax.block_until_ready(bank.lower_bounds(bank.pixels[:1]))
     build = time.perf_counter() - started
     classes = range(10)
     members = {c: np.flatnonzero(labels == c) for c in classes}
@@ -133,7 +130,7 @@ def l0_seconds(data_dir: str | None, count: int, transforms: int, repeats: int) 
     bank = reference_bank(images, labels, norm="l0")
     grid = affine_grid(rotation=np.linspace(-20, 20, transforms // 25))
     queries = pixels_of(np.asarray(_warped(x[0], grid)), "l0")
-    return timing.alternate({"": lambda: bank.bounds(queries)}, repeats)[""]
+    return timing.alternate({"": lambda: bank.lower_bounds(queries)}, repeats)[""]
 
 
 def l0_table(data_dir: str | None, count: int, transforms: int, repeats: int) -> list[timing.Row]:

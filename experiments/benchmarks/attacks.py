@@ -254,7 +254,7 @@ def ours(net: Net, params: Params, x: np.ndarray, labels: np.ndarray, eps: float
     """PGD by this library."""
     run = attacks.jit_attack(attacks.pgd(attacks.linf(), steps=steps), net.apply)
     params, images, classes = sharded(params, x, labels)
-    return partial(run, params, jax.random.key(0), images, classes, eps=eps)
+    return partial(run, jax.random.key(0), params, images, classes, eps=eps)
 
 
 def gradients(net: Net, params: Params, x: np.ndarray, labels: np.ndarray, steps: int) -> Callable[[], Any]:
@@ -308,7 +308,7 @@ def trained(data_dir: str | None, steps: int, net: Net) -> Params:
     """Parameters after a few steps of ordinary training on MNIST."""
     data = load("mnist", "train", data_dir)
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         return cross_entropy(net.apply(params, as_float(batch[0])), batch[1]).mean(), {}
 
     optimizer = optax.adam(1e-3)
@@ -406,7 +406,7 @@ def time_projections(cores: int, repeats: int) -> dict[str, dict[str, float]]:
         peer = partial(sorted_projection, torch.from_numpy(z), torch.from_numpy(x), L1_EPS)
         candidates: dict[str, Callable] = {"torch": peer}
         for name, bounds in {"ball": (-jnp.inf, jnp.inf), "ball and box": (0.0, 1.0)}.items():
-            project = jax.jit(jax.vmap(attacks.l1(bounds=bounds).project, (0, 0, None)))
+            project = jax.jit(jax.vmap(attacks.l1(box=bounds).project, (0, 0, None)))
             candidates[name] = partial(project, *shard_batch(data_mesh(), (z, x)), L1_EPS)
         difference = float(np.abs(np.asarray(candidates["ball"]()) - peer().numpy()).max())
         assert difference < 1e-4, f"the two projections of {size} values differ by {difference}"

@@ -28,7 +28,7 @@ import numpy as np
 from experiments.benchmarks import timing
 from experiments.invariance_tradeoffs.pretrained import wong_kolter, wong_kolter_cnn
 from invjax import bounds
-from invjax.certified_training import worst_cross_entropy
+from invjax.training import worst_cross_entropy
 from invjax.types import Array, Params
 
 try:

@@ -37,7 +37,7 @@ def measure(train: Dataset, test: Dataset, blocks: int, steps: int, pairs: int, 
     model = preset("mnist", blocks=(blocks, blocks))
     plain = preset("mnist", blocks=(blocks, blocks), save_memory=False)
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         logits = model.apply(params, dequantize(key, as_float(batch[0])))
         return cross_entropy(logits, batch[1]).mean(), {}
 

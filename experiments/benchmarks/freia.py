@@ -61,7 +61,9 @@ def jax_training(name: str, batch: Batch, devices: int) -> tuple[TrainState, Cal
     """A state, and the step `(state, batch of host arrays) -> state` on so many devices."""
     model, mesh = preset(name), data_mesh(jax.devices()[:devices])
     params = jax.jit(model.bijector.init)(jax.random.key(0), batch[0])
-    train_step = jax.jit(make_train_step(lambda params, key, batch: (sum(losses(model, params, batch)), {}), OPTIMIZER))
+    train_step = jax.jit(
+        make_train_step(lambda params, key, batch, step: (sum(losses(model, params, batch)), {}), OPTIMIZER)
+    )
     state = jax.device_put(init_state(jax.random.key(1), params, OPTIMIZER), NamedSharding(mesh, PartitionSpec()))
     # two steps in flight on the CPU devices of one process can wait for each other for ever
     return state, lambda state, batch: jax.block_until_ready(train_step(state, shard_batch(mesh, batch))[0])

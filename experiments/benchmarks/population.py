@@ -20,10 +20,8 @@ import optax
 
 from experiments.benchmarks import timing
 from invjax.losses import cross_entropy
-from invjax.models import mlp
-from invjax.models.population import Layers, groups_of_one_shape, masked_mlp
-from invjax.population_training import population_mesh, population_trainer
-from invjax.training import init_state, make_train_step
+from invjax.models import Layers, groups_of_one_shape, masked_mlp, mlp
+from invjax.training import init_state, make_train_step, population_mesh, population_trainer
 
 GOAL = 1 / 3
 OPTIMIZER = optax.adam(1e-3)
@@ -65,7 +63,7 @@ def populations(task: Task, mesh: Any = None) -> Callable[[], Any]:
         def init_fn(key, member, net=net):
             return net.init(key, member, jnp.zeros((1, task.inputs)))
 
-        def loss_fn(member, params, key, batch, net=net):
+        def loss_fn(member, params, key, batch, step, net=net):
             return cross_entropy(net.apply(params, member, batch[0]), batch[1]).mean(), {}
 
         train = population_trainer(init_fn, loss_fn, lambda member: OPTIMIZER, mesh=mesh)
@@ -88,7 +86,7 @@ def one_by_one(task: Task, every: int) -> Callable[[], Any]:
     for widths in architectures(task)[::every]:
         net = mlp(10, [int(width) for width in widths if width])
 
-        def loss_fn(params, key, batch, net=net):
+        def loss_fn(params, key, batch, step, net=net):
             return cross_entropy(net.apply(params, batch[0]), batch[1]).mean(), {}
 
         runs.append((jax.jit(net.init), jax.jit(make_train_step(loss_fn, OPTIMIZER))))

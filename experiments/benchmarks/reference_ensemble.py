@@ -25,10 +25,9 @@ import optax
 from experiments import common
 from experiments.benchmarks import timing
 from invjax import attacks
-from invjax.adversarial_training import adversarial_loss
 from invjax.data import as_float, batches, load
 from invjax.models import mnist_cnn
-from invjax.training import data_mesh, fit, init_state, make_train_step, shard_batch
+from invjax.training import adversarial_loss, data_mesh, fit, init_state, make_train_step, shard_batch
 from invjax.types import Params
 
 try:
@@ -110,7 +109,7 @@ def lengths(change: np.ndarray, norm: str) -> np.ndarray:
 
 def invjax_ensemble(params: Params, steps: int, queries: int) -> Run:
     """The standard ensemble of this library."""
-    stages = attacks.standard(attacks.linf(), classes=CLASSES, steps=steps, queries=queries)
+    stages = attacks.standard(attacks.linf(), num_classes=CLASSES, steps=steps, queries=queries)
     run = attacks.ensemble(stages, NET.apply, batch_size=PART, mesh=data_mesh(jax.devices()[:CORES]))
     return lambda images, labels: run(params, jax.random.key(0), images, labels, eps=EPS).x
 
@@ -189,7 +188,7 @@ def invjax_smallest(norm: str, params: Params, steps: int) -> dict[str, Run]:
 
         def found(images, labels):
             x, classes = shard_batch(mesh, (images, labels))
-            return np.asarray(run(params, jax.random.key(0), x, classes, eps=FARTHEST[norm]).x)
+            return np.asarray(run(jax.random.key(0), params, x, classes, eps=FARTHEST[norm]).x)
 
         return found
 

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from invjax.data import Dataset, as_float, batches, load
+from invjax.evaluation import over_batches
 from invjax.losses import (
     ADVERSARIES,
     cross_entropy,
@@ -25,7 +26,6 @@ from invjax.losses import (
     independence_cross_entropy,
 )
 from invjax.models import Code, InvertibleClassifier, mlp, preset
-from invjax.streaming import over_batches
 from invjax.training import (
     Game,
     TrainState,
@@ -123,7 +123,7 @@ def training_for(config: Settings, loss: str, levels: int, num_steps: int) -> Tr
     def critic_params(key):
         return critic.init(key, jnp.zeros((1, int(np.prod(model.shape)) - model.num_classes)))
 
-    def ce_loss(params, key, batch):
+    def ce_loss(params, key, batch, step):
         code, _ = encode(params, key, batch)
         return cross_entropy(code.logits, batch[1]).mean(), {"error": error_rate(code.logits, batch[1])}
 
@@ -134,7 +134,7 @@ def training_for(config: Settings, loss: str, levels: int, num_steps: int) -> Tr
             "bits_per_dim": parts.bits_per_dim.mean(),
         }
 
-    def joint_loss(params, key, batch):
+    def joint_loss(params, key, batch, step):
         code, logdet = encode(params["model"], key, batch)
         parts = gradient_reversal_ice(code, logdet, partial(critic.apply, params["critic"]), batch[1], **weights)
         return parts.total.mean(), summary(parts, code, batch) | {"nuisance_cross_entropy": parts.nuisance.mean()}
@@ -199,7 +199,7 @@ def train_network(
     num_steps = epochs * (len(data.labels) // config.batch_size)
     optimizer = optimizer_for(dataclasses.replace(config, learning_rate=learning_rate), num_steps)
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         logits = net.apply(params, jnp.asarray(as_float(batch[0], data.levels)))
         return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
 

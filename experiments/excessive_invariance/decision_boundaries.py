@@ -23,8 +23,8 @@ from invjax import figures
 from invjax.analysis import decision_segment, decision_slice, train_head
 from invjax.attacks import metamers
 from invjax.data import Dataset, as_float
+from invjax.evaluation import over_batches
 from invjax.models import mlp
-from invjax.streaming import over_batches
 from invjax.types import LogitsFn
 
 CLASSIFIERS = ("logits", "nuisance")

@@ -27,11 +27,10 @@ from experiments import common
 from experiments.excessive_invariance.metamers import exactness, pair_up
 from invjax import figures
 from invjax.attacks import metamers
-from invjax.data import Dataset, as_float, batches, load
-from invjax.data.load import LazyImages
+from invjax.data import Dataset, LazyImages, as_float, batches, load
+from invjax.evaluation import correct, over_batches
 from invjax.losses import cross_entropy, dequantize, error_rate
 from invjax.models import InvertibleClassifier, num_params, preset
-from invjax.streaming import correct, over_batches
 from invjax.training import TrainStep, data_mesh, fit, init_state, make_train_step
 from invjax.types import Params
 
@@ -140,7 +139,7 @@ def training_for(config: Config, save_memory: bool) -> tuple[TrainStep, optax.Gr
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm_up, max(config.steps, 2))
     optimizer = optax.adam(rate)
 
-    def loss_fn(params: Params, key: Any, batch: Any):
+    def loss_fn(params: Params, key: Any, batch: Any, step):
         logits = model.apply(params, dequantize(key, as_float(batch[0])))
         return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
 

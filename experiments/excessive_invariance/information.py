@@ -22,7 +22,7 @@ from invjax import figures
 from invjax.analysis import fresh_head, reading
 from invjax.data import Dataset, binary_shift
 from invjax.models import mlp, mnist_cnn
-from invjax.theory import (
+from invjax.theory.information import (
     exclusive_or,
     independent_nuisance,
     mutual_information,

@@ -25,9 +25,9 @@ from experiments.excessive_invariance.metamers import pair_up
 from invjax import figures
 from invjax.attacks import interpolate
 from invjax.data import Dataset, as_float, batches
+from invjax.evaluation import over_batches
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import InvertibleClassifier, coupled_classifier, gaussianize, mnist_cnn
-from invjax.streaming import over_batches
 from invjax.training import fit, init_state, make_train_step
 from invjax.types import ApplyFn, Params
 
@@ -81,7 +81,7 @@ def judge(config: Config, seed: int, train: Dataset, folder: Path) -> tuple[Appl
     net = mnist_cnn(10, config.judge_channels, config.judge_dense)
     num_steps = config.judge_epochs * (len(train.labels) // config.batch_size)
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         logits = net.apply(params, as_float(batch[0], train.levels))
         return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
 

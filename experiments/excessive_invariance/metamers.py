@@ -23,9 +23,9 @@ from invjax import figures
 from invjax.analysis import fresh_head, reading
 from invjax.attacks import metamers
 from invjax.data import Dataset, as_float
+from invjax.evaluation import over_batches
 from invjax.losses import bits_per_dim, dequantize
 from invjax.models import InvertibleClassifier, mlp, mnist_cnn
-from invjax.streaming import over_batches
 from invjax.types import Net
 
 SPLITS = ("train", "test")

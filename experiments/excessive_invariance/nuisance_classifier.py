@@ -25,9 +25,9 @@ from invjax import figures
 from invjax.analysis import reading, train_head
 from invjax.attacks import metamers
 from invjax.data import Dataset, as_float, batches, load
+from invjax.evaluation import over_batches
 from invjax.losses import bits_per_dim, cross_entropy, dequantize, error_rate
 from invjax.models import Code, InvertibleClassifier, coupled_classifier, gaussianize, mlp, mnist_cnn
-from invjax.streaming import over_batches
 from invjax.training import data_mesh, fit, init_state, make_train_step
 from invjax.types import Net, Params
 
@@ -104,7 +104,7 @@ def shifted(key: jax.Array, x: jax.Array, most: int) -> jax.Array:
 def train(config: Config, model: InvertibleClassifier, data: Dataset, seed: int, folder: Path) -> Params:
     """Train with cross-entropy alone, or go on with it."""
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         images, labels = batch
         move_key, noise_key = jax.random.split(key)
         x = shifted(move_key, as_float(images, data.levels), config.shift)

@@ -22,8 +22,8 @@ from invjax import figures
 from invjax.analysis import reading
 from invjax.attacks import feature_adversary, metamers
 from invjax.data import Dataset, as_float
+from invjax.evaluation import over_batches
 from invjax.models import resnet
-from invjax.streaming import over_batches
 from invjax.types import Net, Params
 
 NETS = ("fi-RevNet", "ResNet")

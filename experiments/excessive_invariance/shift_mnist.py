@@ -21,11 +21,10 @@ import numpy as np
 from experiments import common
 from experiments.excessive_invariance import classifiers
 from invjax import figures
-from invjax.data import TEXTURES, Dataset, as_float, binary_shift, texture_shift, textures_in
-from invjax.data.shift_mnist import VARIANTS
+from invjax.data import TEXTURES, VARIANTS, Dataset, as_float, binary_shift, texture_shift, textures_in
+from invjax.evaluation import correct
 from invjax.losses import dequantize
 from invjax.models import generative_classifier, resnet
-from invjax.streaming import correct
 from invjax.types import Net, Params
 
 ARMS = ("ResNet, CE", "fi-RevNet, CE", "fi-RevNet, iCE", "generative")

@@ -80,7 +80,7 @@ def train(config: Settings, key: jax.Array) -> Params:
     model, optimizer = model_for(config), optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
     draw = partial(spheres.sample, dimension=config.dimension, radii=config.radii)
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         x, labels = draw(key, count=config.batch_size)
         logits = model.apply(params, x)
         return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}

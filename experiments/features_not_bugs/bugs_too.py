@@ -111,7 +111,7 @@ def withstood(
         jax.random.key(seed),
         make,
         {"model": params, "others": stacked},
-        [images, labels, np.asarray(features.next_targets(labels, classes=10))],
+        [images, labels, np.asarray(features.next_targets(labels, num_classes=10))],
         recipe={
             "construction": "targeted attack, withstood by an ensemble",
             "eps": config.eps,
@@ -161,7 +161,7 @@ def squares(config: Config, seed: int, folder: Path) -> tuple[dict[str, Any], di
     test = np.asarray(x), np.asarray(y)
     plain = dataclasses.replace(config, optimizer="adam", learning_rate=config.square_rate)
     net = networks.network(plain, plain.square_network)
-    attack = pgd(linf(bounds=(-jnp.inf, jnp.inf)), steps=config.eval_steps)
+    attack = pgd(linf(box=(-jnp.inf, jnp.inf)), steps=config.eval_steps)
     sign = np.where(test[1] == 1, 1, -1) * test[0].mean((1, 2, 3))
     numbers: dict[str, Any] = {"rule": [100 * float((sign > eps).mean()) for eps in config.square_epsilons]}
     for name, epochs in (("after one epoch", 1), ("at the end", config.square_epochs)):

@@ -19,7 +19,7 @@ import scipy.optimize
 
 from experiments import common
 from invjax import figures
-from invjax.theory import gaussian, gaussian_attacks, gaussian_classifiers
+from invjax.theory import gaussian
 
 SHOWN = (0.0, 1.0, 10.0)
 """The radii of figure 4."""
@@ -107,19 +107,19 @@ def measured(name: str, closed: float | None, value: float, note: str = "") -> C
 def points_of(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Samples, their labels, and the samples times y."""
     mean, covariance = laboratory(config)
-    x, labels = gaussian_classifiers.sample(jax.random.key(0), mean, covariance, count=config.samples)
-    return np.asarray(x), np.asarray(labels), np.asarray(gaussian_classifiers.signed(x, labels))
+    x, labels = gaussian.sample(jax.random.key(0), mean, covariance, count=config.samples)
+    return np.asarray(x), np.asarray(labels), np.asarray(gaussian.signed(x, labels))
 
 
 def theorem_1(config: Config) -> list[Check]:
     """What the attack of each convention gains, against the trace formula."""
     mean, covariance = laboratory(config)
     _, _, z = points_of(config)
-    loss_of = jax.jit(lambda z: gaussian_attacks.negative_log_likelihood(z, mean, covariance))
+    loss_of = jax.jit(lambda z: gaussian.negative_log_likelihood(z, mean, covariance))
     clean, checks = np.asarray(loss_of(z)), []
     for convention, (of_q, of_length) in gaussian.CONVENTIONS.items():
         for penalty in config.penalties:
-            attack = partial(gaussian_attacks.lagrangian_attack, penalty=penalty, convention=convention)
+            attack = partial(gaussian.lagrangian_attack, penalty=penalty, convention=convention)
             delta = np.asarray(attack(z, mean, covariance))
             gain = 2 * of_q * (np.asarray(loss_of(z + delta)) - clean)
             square = (delta**2).sum(-1)
@@ -144,7 +144,7 @@ def theorem_2(config: Config) -> list[Check]:
     checks = []
     for eps in config.epsilons:
         robust = gaussian.robust_covariance(covariance, eps=eps)
-        loss_of = jax.jit(partial(gaussian_attacks.negative_log_likelihood, mean=mean, covariance=robust.covariance))
+        loss_of = jax.jit(partial(gaussian.negative_log_likelihood, mean=mean, covariance=robust.covariance))
         linear = (z - mean) @ robust.attack
         risk = gaussian.risk(mean, robust.covariance, mean, covariance, eps=eps)
         checks += [
@@ -158,7 +158,7 @@ def theorem_2(config: Config) -> list[Check]:
                 ((z - mean + linear) ** 2).sum(-1),
             ),
         ]
-        exact = jax.jit(partial(gaussian_attacks.l2_attack, mean=mean, covariance=robust.covariance, eps=eps))
+        exact = jax.jit(partial(gaussian.l2_attack, mean=mean, covariance=robust.covariance, eps=eps))
         attacked = float(np.mean(loss_of(z + exact(z).delta)))
         checks.append(
             measured(
@@ -171,25 +171,23 @@ def theorem_2(config: Config) -> list[Check]:
         closed = gaussian.robust_covariance(own, eps=eps)
         stretch = float(np.linalg.eigvalsh(closed.attack)[-1])
         for name, attack in (
-            ("average budget", gaussian_attacks.average_attack),
-            ("each point exactly", gaussian_attacks.l2_attack),
+            ("average budget", gaussian.average_attack),
+            ("each point exactly", gaussian.l2_attack),
         ):
-            fit = partial(
-                gaussian_attacks.robust_fit, steps=config.fit_steps, step_size=min(0.5, 1 / (1 + 2 * stretch))
-            )
+            fit = partial(gaussian.robust_fit, steps=config.fit_steps, step_size=min(0.5, 1 / (1 + 2 * stretch)))
             learnt = jax.jit(partial(fit, eps=eps, attack=attack))(train, np.zeros(len(mean)), np.eye(len(mean)))
             found = np.asarray(learnt.covariance)
             apart = np.linalg.norm(found - closed.covariance) / np.linalg.norm(closed.covariance)
             checks.append(
                 measured(
                     f"theorem 2: gradient descent, {name}: relative distance to S_r, eps={eps:g}",
-                    0.0 if attack is gaussian_attacks.average_attack else None,
+                    0.0 if attack is gaussian.average_attack else None,
                     float(apart),
                     f"{config.fit_samples} points, {config.fit_steps} steps from mean 0 and the identity, S_r of the "
                     "covariance of these points",
                 )
             )
-            if attack is gaussian_attacks.average_attack:
+            if attack is gaussian.average_attack:
                 off = float(np.abs(np.asarray(learnt.mean) - own_mean).max())
                 checks.append(measured(f"theorem 2: the same, distance of the mean, eps={eps:g}", 0.0, off))
     return checks
@@ -203,7 +201,7 @@ def relaxation(config: Config) -> list[Check]:
         variances, eps = np.exp(rng.normal(size=size)), 0.5 * math.sqrt(size)
         z = rng.normal(size=(config.dimension_samples, size)) * np.sqrt(variances)
         robust = gaussian.robust_covariance(np.diag(variances), eps=eps).covariance
-        attack = jax.jit(partial(gaussian_attacks.l2_attack, mean=np.zeros(size), covariance=robust, eps=eps))
+        attack = jax.jit(partial(gaussian.l2_attack, mean=np.zeros(size), covariance=robust, eps=eps))
         moved = z + np.asarray(attack(z).delta)
         residual = ((moved**2).mean(0) / np.diag(robust) - 1).mean()
         checks.append(
@@ -225,13 +223,13 @@ def theorem_3(config: Config) -> list[Check]:
     for eps in (0.0, *config.epsilons):
         model = gaussian.robust_covariance(covariance, eps=eps).covariance
         searches = [
-            scipy.optimize.minimize(lambda mean, model=model: gaussian_classifiers.alignment(mean, model), start)
+            scipy.optimize.minimize(lambda mean, model=model: gaussian.alignment(mean, model), start)
             for start in rng.normal(size=(8, len(covariance)))
         ]
         checks.append(
             measured(
                 f"theorem 3: smallest cosine of mean and gradient, eps={eps:g}",
-                gaussian_classifiers.worst_alignment(model).cosine,
+                gaussian.worst_alignment(model).cosine,
                 min(search.fun for search in searches),
                 "first the closed form, then the smallest that eight searches found",
             )
@@ -257,17 +255,17 @@ def errors(config: Config) -> list[Check]:
     checks = []
     for eps in (0.0, *config.epsilons):
         model = gaussian.robust_covariance(covariance, eps=eps).covariance
-        logits_fn = jax.jit(gaussian_classifiers.classifier(mean, model))
+        logits_fn = jax.jit(gaussian.classifier(mean, model))
         direction = np.linalg.solve(model, mean)
         step = direction / np.linalg.norm(direction)
         scale = math.sqrt(direction @ (covariance + np.outer(mean, mean)) @ direction)
         for radius in (0.0, config.attack_eps):
             moved = x - radius * np.where(labels == 1, 1, -1)[:, None] * step
             wrong = 100.0 * (np.asarray(logits_fn(moved)).argmax(-1) != labels)
-            closed = 100 * gaussian_classifiers.error_rate(direction, mean, covariance, eps=radius)
+            closed = 100 * gaussian.error_rate(direction, mean, covariance, eps=radius)
             where = f"trained with eps={eps:g}, attacked with {radius:g}"
             checks.append(simulated(f"error, {where}", closed, wrong) | {"unit": "%"})
-            closed = gaussian_classifiers.robust_usefulness(direction, mean, covariance, eps=radius)
+            closed = gaussian.robust_usefulness(direction, mean, covariance, eps=radius)
             checks.append(simulated(f"usefulness, {where}", closed, (z - radius * step) @ direction / scale))
     return checks
 
@@ -280,13 +278,13 @@ def picture(config: Config) -> dict[str, np.ndarray]:
     models = np.array([gaussian.robust_covariance(covariance, eps=eps).covariance for eps in SHOWN])
     samples, around = [], []
     for model in models:
-        x, labels = gaussian_classifiers.sample(jax.random.key(1), mean, model, count=config.figure_samples)
+        x, labels = gaussian.sample(jax.random.key(1), mean, model, count=config.figure_samples)
         samples.append(np.asarray(x)[np.argsort(labels, kind="stable")])
         around.append(int((labels == 0).sum()))
     eps = np.geomspace(0.01, 100, 81)
     along = [gaussian.robust_covariance(covariance, eps=e).covariance for e in eps]
     directions = [np.linalg.solve(model, mean) for model in along]
-    rate = partial(gaussian_classifiers.error_rate, mean=mean, covariance=covariance)
+    rate = partial(gaussian.error_rate, mean=mean, covariance=covariance)
     return {
         "mean": mean,
         "models": models,
@@ -294,8 +292,8 @@ def picture(config: Config) -> dict[str, np.ndarray]:
         "first_class": np.array(around),
         "eps": eps,
         "eigenvalues": np.array([np.linalg.eigvalsh(model) for model in along]),
-        "cosine": np.array([gaussian_classifiers.alignment(mean, model) for model in along]),
-        "worst_cosine": np.array([gaussian_classifiers.worst_alignment(model).cosine for model in along]),
+        "cosine": np.array([gaussian.alignment(mean, model) for model in along]),
+        "worst_cosine": np.array([gaussian.worst_alignment(model).cosine for model in along]),
         "clean_error": np.array([rate(direction) for direction in directions]),
         "attacked_error": np.array([rate(direction, eps=1) for direction in directions]),
     }

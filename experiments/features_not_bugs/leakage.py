@@ -108,7 +108,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
                 partial(apply, params),
                 made,
                 test,
-                classes=10,
+                num_classes=10,
                 epochs=config.probe_epochs,
                 learning_rate=config.probe_rate,
                 batch_size=config.batch_size,

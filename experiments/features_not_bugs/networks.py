@@ -11,15 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import ensemble, l2, pgd, standard
 from invjax.data import as_float, batches, load
-from invjax.evaluation import robustness_curve
-from invjax.features.storage import digest
+from invjax.evaluation import over_batches, robustness_curve
+from invjax.features import digest
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import mlp, mnist_cnn, resnet
-from invjax.streaming import over_batches
-from invjax.training import data_mesh, fit, init_state, make_train_step
+from invjax.training import adversarial_loss, data_mesh, fit, init_state, make_train_step
 from invjax.types import Key, Net, Params
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -184,7 +182,7 @@ def _training(
     eps, warmup = config.train_eps, max(1, num_steps // 3)
     hardened = adversarial_loss(net.apply, attack, eps=eps, step_size=eps / 5, warmup_steps=warmup)
 
-    def loss_fn(params: Params, key: Key, batch: Any):
+    def loss_fn(params: Params, key: Key, batch: Any, step):
         x, labels, step = batch
         key, move_key = jax.random.split(key)
         x = moved(move_key, x) if augment else x
@@ -284,7 +282,7 @@ def accuracy(net: Net, params: Params, data: Data) -> float:
 
 @cache
 def _ensemble(config: Settings, name: str | None) -> Any:
-    stages = standard(l2(), classes=10, steps=config.ensemble_steps, queries=config.queries)
+    stages = standard(l2(), num_classes=10, steps=config.ensemble_steps, queries=config.queries)
     return ensemble(stages, network(config, name).apply, mesh=data_mesh())
 
 

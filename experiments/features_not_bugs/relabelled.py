@@ -85,9 +85,9 @@ def construct(
     images, labels = data
     target_key, key = jax.random.split(jax.random.key(seed))
     if kind == "D_rand":
-        targets = features.random_targets(target_key, labels, classes=10, exclude_true=config.exclude_true)
+        targets = features.random_targets(target_key, labels, num_classes=10, exclude_true=config.exclude_true)
     else:
-        targets = features.next_targets(labels, classes=10)
+        targets = features.next_targets(labels, num_classes=10)
     return features.relabelled_dataset(
         key,
         pgd(l2(), steps=config.attack_steps, random_start=False, targeted=True),

@@ -20,7 +20,7 @@ from experiments import common
 from experiments.features_not_bugs import networks, relabelled
 from invjax import figures
 from invjax.attacks import jit_attack, l2, pgd
-from invjax.streaming import over_batches
+from invjax.evaluation import over_batches
 from invjax.training import data_mesh
 from invjax.types import Params
 
@@ -98,7 +98,7 @@ def transferred(
     wanted = ((labels + 1) % 10 if targeted else labels).astype(np.int32)
     attack = pgd(l2(), steps=config.eval_steps, random_start=False, targeted=targeted)
     step = jit_attack(attack, networks.network(config).apply)
-    run = partial(step, source, jax.random.key(seed), eps=config.eps)
+    run = partial(step, jax.random.key(seed), source, eps=config.eps)
     changed = over_batches(lambda x, y: run(x, y).x, [images, wanted], mesh=data_mesh())
 
     def rate(name, params):
@@ -135,9 +135,9 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 def rank_correlation(a: list[float], b: list[float]) -> float:
     """Spearman's; 0 where one of both is constant."""
     ranks = np.array([rankdata(a), rankdata(b)])
-    centred = ranks - ranks.mean(1, keepdims=True)
-    scale = np.sqrt((centred**2).sum(1).prod())
-    return float((centred[0] * centred[1]).sum() / scale) if scale else 0.0
+    centered = ranks - ranks.mean(1, keepdims=True)
+    scale = np.sqrt((centered**2).sum(1).prod())
+    return float((centered[0] * centered[1]).sum() / scale) if scale else 0.0
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:

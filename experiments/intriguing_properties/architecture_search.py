@@ -25,11 +25,10 @@ from experiments.intriguing_properties import cells
 from experiments.intriguing_properties.cells import Cell, Space
 from experiments.intriguing_properties.populations import in_batches, one_image, rank_correlation, trainer
 from invjax import figures
-from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import Attack, fgsm, linf, pgd, step_ll
 from invjax.data import Dataset, batches, load
-from invjax.models.population import Convolutions, MaskedNet, masked_cnn, masked_size
-from invjax.population_training import member_of, over_population
+from invjax.models import Convolutions, MaskedNet, masked_cnn, masked_size
+from invjax.training import adversarial_loss, member_of, over_population
 
 POOLED = 2
 """Layers followed by 2x2 pooling."""
@@ -158,7 +157,7 @@ def cell_trainer(config: Config, net: MaskedNet, data: Dataset, num_steps: int) 
     """Trains populations of `(Convolutions, learning rate)`, half of each batch attacked by step l.l."""
     attack = step_ll(linf())
 
-    def loss_fn(member, params, key, batch):
+    def loss_fn(member, params, key, batch, step):
         loss = adversarial_loss(lambda p, x: net.apply(p, member[0], x), attack, eps=config.eps, share=0.5)
         return loss(params, key, batch)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from invjax.models.population import ACTIVATIONS, POOLINGS
+from invjax.models import ACTIVATIONS, POOLINGS
 
 Cell = dict[str, list[int]]
 """Of each gene, its values by layer."""

@@ -18,13 +18,12 @@ import numpy as np
 from experiments import common
 from experiments.intriguing_properties import networks
 from invjax import figures
-from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import Attack, fgsm, linf, pgd, step_ll
 from invjax.data import Dataset
 from invjax.evaluation import robustness_curve
 from invjax.losses import cross_entropy, entropy, error_rate, margin
-from invjax.training import LossFn, data_mesh
-from invjax.types import Labels, Logits, Net, PerExample
+from invjax.training import adversarial_loss, data_mesh
+from invjax.types import Labels, Logits, LossFn, Net, PerExample
 
 ARMS = ("plain", "entropy", "adversarial", "adversarial, entropy")
 
@@ -106,7 +105,7 @@ def loss_for(config: Config, net: Net, arm: str) -> LossFn:
     if "adversarial" in arm:
         return adversarial_loss(net.apply, step_ll(linf()), eps=config.train_eps, share=config.share, loss=loss)
 
-    def plain(params, key, batch):
+    def plain(params, key, batch, step):
         logits = net.apply(params, batch[0])
         return loss(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
 

@@ -18,10 +18,9 @@ import numpy as np
 from experiments import common
 from experiments.intriguing_properties import networks
 from invjax import figures
-from invjax.analysis import linear_epsilon, mean_field_epsilon
-from invjax.analysis.linear_response import linear_response, true_epsilon
+from invjax.analysis import linear_epsilon, linear_response, mean_field_epsilon, true_epsilon
 from invjax.data import Dataset
-from invjax.streaming import over_batches
+from invjax.evaluation import over_batches
 from invjax.training import data_mesh
 from invjax.types import Params
 

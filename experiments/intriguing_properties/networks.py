@@ -12,11 +12,11 @@ import numpy as np
 import optax
 
 from invjax.data import Dataset, as_float, batches, load
+from invjax.evaluation import over_batches
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import mlp, mnist_cnn, resnet
-from invjax.streaming import over_batches
-from invjax.training import LossFn, data_mesh, fit, init_state, make_train_step
-from invjax.types import Net, Params
+from invjax.training import data_mesh, fit, init_state, make_train_step
+from invjax.types import LossFn, Net, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def images_of(data: Dataset) -> np.ndarray:
 def plain_loss(net: Net) -> LossFn:
     """Cross-entropy, of batches (images, labels)."""
 
-    def loss_fn(params: Params, key: Any, batch: Any):
+    def loss_fn(params: Params, key: Any, batch: Any, step):
         logits = net.apply(params, batch[0])
         return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
 
@@ -127,7 +127,7 @@ def train(
     epochs = config.epochs if epochs is None else epochs
     loss_fn = plain_loss(net) if loss_fn is None else loss_fn
 
-    def loss_of_bytes(params: Params, key: Any, batch: Any):
+    def loss_of_bytes(params: Params, key: Any, batch: Any, step):
         return loss_fn(params, key, (jnp.asarray(as_float(batch[0], data.levels)), batch[1]))
 
     init_key, run_key = jax.random.split(jax.random.key(seed))

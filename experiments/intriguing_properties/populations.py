@@ -10,8 +10,8 @@ import optax
 from scipy.stats import rankdata
 
 from invjax.data import Dataset, as_float
-from invjax.models.population import MaskedNet
-from invjax.population_training import Member, population_trainer
+from invjax.models import MaskedNet
+from invjax.training import Member, population_trainer
 
 LARGEST_BATCH = 500
 
@@ -60,7 +60,7 @@ def trainer(
         architecture: what `net` wants to know of a member.
     """
 
-    def loss_of_bytes(member, params, key, batch):
+    def loss_of_bytes(member, params, key, batch, step):
         return loss_fn(member, params, key, (decoded(data, batch[0]), batch[1]))
 
     return population_trainer(

@@ -21,15 +21,12 @@ import numpy as np
 from experiments import common
 from experiments.intriguing_properties import networks
 from invjax import figures
-from invjax.adversarial_training import adversarial_loss
-from invjax.analysis import power_law
-from invjax.analysis.linear_response import attack_direction, true_epsilon
-from invjax.attacks import linf, pgd, smallest
-from invjax.attacks.minimal import distances
+from invjax.analysis import attack_direction, power_law, true_epsilon
+from invjax.attacks import distances, linf, pgd, smallest
 from invjax.data import Dataset
+from invjax.evaluation import over_batches
 from invjax.losses import log_odds
-from invjax.streaming import over_batches
-from invjax.training import data_mesh
+from invjax.training import adversarial_loss, data_mesh
 from invjax.types import Net, Params
 
 DIRECTIONS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}

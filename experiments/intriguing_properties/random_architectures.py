@@ -25,16 +25,8 @@ from invjax.analysis import attack_direction, power_law
 from invjax.attacks import line_search
 from invjax.data import Dataset, batches, load
 from invjax.losses import cross_entropy
-from invjax.models.population import (
-    Convolutions,
-    Layers,
-    MaskedNet,
-    groups_of_one_shape,
-    masked_cnn,
-    masked_mlp,
-    masked_size,
-)
-from invjax.population_training import member_of, over_population
+from invjax.models import Convolutions, Layers, MaskedNet, groups_of_one_shape, masked_cnn, masked_mlp, masked_size
+from invjax.training import member_of, over_population
 
 ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 """By name, the kind of `attack_direction`."""
@@ -153,7 +145,7 @@ def train_group(config: Config, data: Dataset, ids: np.ndarray, members: Any, ne
     per_epoch = len(data.labels) // config.batch_size
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * per_epoch)
 
-    def loss_fn(member, params, key, batch):
+    def loss_fn(member, params, key, batch, step):
         return cross_entropy(net.apply(params, member, batch[0], key), batch[1]).mean(), {}
 
     train = trainer(net, data, loss_fn, lambda member: optax.adam(schedule))

@@ -21,6 +21,8 @@ from experiments.intriguing_properties.networks import images_of
 from experiments.invariance_tradeoffs import judges
 from invjax import figures
 from invjax.attacks import (
+    InvarianceExamples,
+    Judge,
     ReferenceBank,
     affine_grid,
     aligned_neighbours,
@@ -28,7 +30,6 @@ from invjax.attacks import (
     linf_invariance,
     reference_bank,
 )
-from invjax.attacks.invariance import InvarianceExamples, Judge
 from invjax.data import Dataset, HumanLabelled, human_labelled, load
 from invjax.evaluation import wilson
 from invjax.types import LogitsFn

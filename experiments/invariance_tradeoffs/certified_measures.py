@@ -14,7 +14,7 @@ import numpy as np
 from invjax import evaluation
 from invjax.attacks import ensemble, linf, standard
 from invjax.data import HumanLabelled
-from invjax.streaming import over_batches
+from invjax.evaluation import over_batches
 from invjax.training import data_mesh
 from invjax.types import ApplyFn, Params
 
@@ -37,7 +37,7 @@ def check_sandwich(certified: evaluation.Curve, attacked: evaluation.Curve) -> N
 @functools.cache
 def strongest(apply_fn: ApplyFn, steps: int, queries: int) -> Any:
     """The standard ensemble in linf, compiled once a network."""
-    return ensemble(standard(linf(), classes=10, steps=steps, queries=queries), apply_fn, mesh=data_mesh())
+    return ensemble(standard(linf(), num_classes=10, steps=steps, queries=queries), apply_fn, mesh=data_mesh())
 
 
 def by_ensemble(

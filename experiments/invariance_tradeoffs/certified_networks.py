@@ -19,9 +19,8 @@ import optax
 
 from experiments.invariance_tradeoffs.pretrained import convolved
 from invjax import _check, fast_convs
-from invjax.certified_training import certified_loss
 from invjax.data import Dataset, as_float, batches
-from invjax.training import TrainStep, data_mesh, fit, init_state, make_train_step
+from invjax.training import TrainStep, certified_loss, data_mesh, fit, init_state, make_train_step
 from invjax.types import Key, Net, Params
 
 
@@ -188,7 +187,7 @@ def _train_step(config: Settings, per_epoch: int) -> tuple[TrainStep, Any]:
     eps, natural, crown, learning_rate = schedules(config, per_epoch)
     certified = certified_loss(network(config.network).apply, eps=eps, kappa=natural, beta=crown)
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         images, labels, step = batch
         return certified(params, key, (jnp.asarray(as_float(images)), labels, step))
 

@@ -25,8 +25,8 @@ from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
 from invjax import figures
 from invjax.attacks import Attack, Threat, ensemble, jit_attack, l0, l2, linf, pgd, square, standard
 from invjax.data import Dataset, HumanLabelled, as_float
+from invjax.evaluation import over_batches
 from invjax.losses import margin
-from invjax.streaming import over_batches
 from invjax.training import data_mesh
 from invjax.types import ApplyFn, Params
 
@@ -147,7 +147,7 @@ def attack_on(apply_fn: ApplyFn, name: str, steps: int, queries: int) -> Any:
     threat, _ = ATTACKED[name]
     if threat.name == "l0":
         return _in_batches(pgd(threat, steps=steps), apply_fn)
-    return ensemble(standard(threat, classes=10, steps=steps, queries=queries), apply_fn, mesh=data_mesh())
+    return ensemble(standard(threat, num_classes=10, steps=steps, queries=queries), apply_fn, mesh=data_mesh())
 
 
 @functools.cache
@@ -161,9 +161,9 @@ def short_attack_on(apply_fn: ApplyFn, name: str, queries: int, has_gradients: b
 def _in_batches(attack: Attack, apply_fn: ApplyFn) -> Any:
     run = jit_attack(attack, apply_fn)
 
-    def attacked(params, key, images, labels, *, eps):
+    def attacked(key, params, images, labels, *, eps):
         def part(x, y, ids):
-            return run(params, key, x, y, eps=eps, ids=ids)._replace(trace=())
+            return run(key, params, x, y, eps=eps, ids=ids)._replace(trace=())
 
         ids = np.arange(len(images), dtype=np.uint32)
         return over_batches(part, [images, labels, ids], min(250, len(images)), data_mesh())

@@ -17,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.intriguing_properties import networks
-from invjax.attacks import judge
-from invjax.attacks.invariance import Judge
+from invjax.attacks import Judge, judge
 from invjax.data import Dataset, HumanLabelled, as_float, augment, uneven_ink
 from invjax.evaluation import wilson
 from invjax.losses import cross_entropy, error_rate
-from invjax.models import mlp, mnist_cnn
-from invjax.models.class_densities import class_log_densities, fit_class_densities
+from invjax.models import class_log_densities, fit_class_densities, mlp, mnist_cnn
 from invjax.types import Images, Key, LogitsFn, Net
 
 AGREEMENT = 0.7
@@ -90,7 +88,7 @@ def network_voter(config: Settings, name: str, data: Dataset, seed: int, folder:
     make, ink = VOTERS["CNN" if name == WITNESS else name]
     net = make()
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         logits = net.apply(params, redrawn(config, key, batch[0], ink))
         return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
 

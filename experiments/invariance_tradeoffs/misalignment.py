@@ -17,13 +17,7 @@ import numpy as np
 
 from experiments import common
 from invjax import figures
-from invjax.analysis.alignment_of_distances import (
-    NORMS,
-    beyond_nearest_other,
-    distances,
-    one_point_accuracy,
-    order_violations,
-)
+from invjax.analysis import NORMS, beyond_nearest_other, distances, one_point_accuracy, order_violations
 from invjax.data import as_float, load
 
 

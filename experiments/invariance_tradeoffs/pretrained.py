@@ -15,9 +15,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from invjax.models import BINARY_SCALES, analysis_by_synthesis, prior_latents, stack_vaes, with_prior
-from invjax.models.abs import AbsParams, black_and_white
-from invjax.models.class_vae import ClassVae, Layer
+from invjax.models import (
+    BINARY_SCALES,
+    AbsParams,
+    ClassVae,
+    Layer,
+    analysis_by_synthesis,
+    black_and_white,
+    prior_latents,
+    stack_vaes,
+    with_prior,
+)
 from invjax.types import ApplyFn, Params
 
 

@@ -15,15 +15,12 @@ import numpy as np
 import optax
 
 from experiments import common
-from invjax.adversarial_training import adversarial_loss
-from invjax.attacks import Attack, jit_attack, l1, l2, linf, pgd
-from invjax.attacks.transformed import transformed
+from invjax.attacks import Attack, jit_attack, l1, l2, linf, pgd, transformed
 from invjax.data import Dataset, HumanLabelled, as_float, batches, human_labelled, load
-from invjax.evaluation import agreement, wilson
+from invjax.evaluation import agreement, correct, over_batches, wilson
 from invjax.losses import cross_entropy, error_rate, margin
 from invjax.models import l0_sparse, largest_frequencies, mnist_cnn, resnet
-from invjax.streaming import correct, over_batches
-from invjax.training import TrainStep, data_mesh, fit, init_state, make_train_step
+from invjax.training import TrainStep, adversarial_loss, data_mesh, fit, init_state, make_train_step
 from invjax.types import ApplyFn, Params
 
 
@@ -98,7 +95,7 @@ def _train_step(
     net = network(name)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
-    def loss_fn(params: Params, key: Any, batch: Any):
+    def loss_fn(params: Params, key: Any, batch: Any, step):
         images, labels, eps = batch
         x = jnp.asarray(as_float(images))
         x = x if prepare is None else prepare(x)
@@ -158,7 +155,7 @@ def withstands(name: str, params: Params, attack: Attack, eps: float, test: Data
     """Accuracy under an attack on these images."""
     run, key = compiled(name, attack), jax.random.key(seed)
     fallen = over_batches(
-        lambda x, labels, ids: run(params, key, x, labels, eps=eps, ids=ids).success,
+        lambda x, labels, ids: run(key, params, x, labels, eps=eps, ids=ids).success,
         [as_float(test.images[:]), np.asarray(test.labels), np.arange(len(test.labels), dtype=np.uint32)],
         min(500, len(test.labels)),
         data_mesh(),

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from invjax.adversarial_training import adversarial_loss
 from invjax.attacks import linf, pgd
 from invjax.data import Dataset, as_float, batches, load
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import mnist_cnn
-from invjax.training import data_mesh, fit, init_state, make_train_step
+from invjax.training import adversarial_loss, data_mesh, fit, init_state, make_train_step
 from invjax.types import Net, Params
 
 TRAININGS = ("plain", "adversarial")
@@ -69,7 +68,7 @@ def train(config: Settings, data: Dataset, kind: str, seed: int, folder: Path) -
     attack = pgd(linf(), steps=config.train_steps)
     robust_loss = adversarial_loss(net.apply, attack, eps=config.train_eps, warmup_steps=num_steps // 3)
 
-    def loss_fn(params: Params, key: Any, batch: Any):
+    def loss_fn(params: Params, key: Any, batch: Any, step):
         images, labels, step = batch
         x = jnp.asarray(as_float(images, data.levels))
         if kind == "adversarial":

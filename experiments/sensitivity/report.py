@@ -97,7 +97,7 @@ def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Datas
         mesh=mesh,
         directory=folder / "report",
     )
-    stages = standard(linf(), classes=10, steps=config.ensemble_steps, queries=config.queries)
+    stages = standard(linf(), num_classes=10, steps=config.ensemble_steps, queries=config.queries)
     strongest = ensemble(stages, apply_fn, mesh=mesh)(params, key, images, labels, eps=config.epsilons[0])
     suspicions = diagnose(key, apply_fn, params, images[:32], labels[:32], eps=config.epsilons[0], show=None)
     numbers: dict[str, Any] = {

@@ -1,14 +1,8 @@
 """Numbers about a trained model."""
 
-from invjax.analysis.alignment_of_distances import (
-    beyond_nearest_other,
-    distances,
-    one_point_accuracy,
-    order_violations,
-)
-from invjax.analysis.decision import Slice, decision_segment, decision_slice
-from invjax.analysis.information import Reading, fresh_head, reading, train_head
-from invjax.analysis.linear_response import (
+from invjax.analysis._decision import Slice, decision_segment, decision_slice
+from invjax.analysis._information import Reading, fresh_head, reading, train_head
+from invjax.analysis._linear_response import (
     Crossing,
     LinearResponse,
     attack_direction,
@@ -21,14 +15,22 @@ from invjax.analysis.linear_response import (
     rank_means,
     true_epsilon,
 )
-from invjax.analysis.logit_gaps import GapLaw, gap_coefficient, gap_power_law, logit_gaps, uniform_gap_law
-from invjax.analysis.power_law import LogLogFit, PowerLaw, hill, log_log_fit, power_law
+from invjax.analysis._logit_gaps import GapLaw, gap_coefficient, gap_power_law, logit_gaps, uniform_gap_law
+from invjax.analysis._metric_alignment import (
+    NORMS,
+    beyond_nearest_other,
+    distances,
+    one_point_accuracy,
+    order_violations,
+)
+from invjax.analysis._power_law import LogLogFit, PowerLaw, hill, log_log_fit, power_law
 
 __all__ = [
     "Crossing",
     "GapLaw",
     "LinearResponse",
     "LogLogFit",
+    "NORMS",
     "PowerLaw",
     "Reading",
     "Slice",

@@ -1,28 +1,31 @@
 """Ways to fool a classifier. `base` says what an attack is, `threats` what it may do to an image."""
 
-from invjax.attacks.alignment import Neighbours, aligned_neighbours
-from invjax.attacks.apgd import apgd, apgd_targeted
-from invjax.attacks.auto import EnsembleResult, Stage, ensemble, standard
-from invjax.attacks.base import Attack, AttackResult, jit_attack, restarts, worst_of
-from invjax.attacks.diagnose import Finding, diagnose
-from invjax.attacks.fab import fab
-from invjax.attacks.gradient import fgsm, iterated_ll, pgd, step_ll
-from invjax.attacks.invariance import InvarianceExamples, l0_invariance, linf_invariance
-from invjax.attacks.judge import judge
-from invjax.attacks.metamers import feature_adversary, interpolate, metamers
-from invjax.attacks.minimal import line_search, smallest
-from invjax.attacks.nearest import ReferenceBank, reference_bank
-from invjax.attacks.square import square
-from invjax.attacks.threats import Threat, l0, l1, l2, linf
-from invjax.attacks.transformed import transformed
-from invjax.attacks.warps import affine_grid, unwarp, warp
+from invjax._warps import affine_grid, unwarp, warp
+from invjax.attacks import building
+from invjax.attacks._apgd import apgd, apgd_targeted
+from invjax.attacks._attack import Attack, AttackResult, jit_attack
+from invjax.attacks._autoattack import Stage, autoattack, autoattack_stages
+from invjax.attacks._combine import restarts, worst_of
+from invjax.attacks._diagnose import Finding, diagnose
+from invjax.attacks._fab import fab
+from invjax.attacks._gradient import Loss, fgsm, iterated_ll, pgd, step_ll
+from invjax.attacks._invariance import InvarianceExamples, Judge, l0_invariance, linf_invariance
+from invjax.attacks._judge import judge
+from invjax.attacks._metamers import feature_adversary, interpolate, metamers
+from invjax.attacks._neighbour_search import ReferenceBank, nearest_of, pixels_of, reference_bank
+from invjax.attacks._neighbours import Neighbours, aligned_neighbours
+from invjax.attacks._smallest import distances, line_search, smallest
+from invjax.attacks._square import square
+from invjax.attacks._threats import Threat, l0, l1, l2, linf
+from invjax.attacks._transformed import transformed
 
 __all__ = [
     "Attack",
     "AttackResult",
-    "EnsembleResult",
     "Finding",
     "InvarianceExamples",
+    "Judge",
+    "Loss",
     "Neighbours",
     "ReferenceBank",
     "Stage",
@@ -31,8 +34,11 @@ __all__ = [
     "aligned_neighbours",
     "apgd",
     "apgd_targeted",
+    "autoattack",
+    "autoattack_stages",
+    "building",
     "diagnose",
-    "ensemble",
+    "distances",
     "fab",
     "feature_adversary",
     "fgsm",
@@ -48,12 +54,13 @@ __all__ = [
     "linf",
     "linf_invariance",
     "metamers",
+    "nearest_of",
     "pgd",
+    "pixels_of",
     "reference_bank",
     "restarts",
     "smallest",
     "square",
-    "standard",
     "step_ll",
     "transformed",
     "unwarp",

@@ -1,15 +1,10 @@
 """Invertible functions: `Bijector(init, forward, inverse)`, the layers, and how to compose them."""
 
-from invjax.bijectors.base import Bijector, Reversible, chain, invert, memory_saving, repeat
-from invjax.bijectors.conditional import (
-    decision_marginals,
-    decision_whitening,
-    logit_coupling,
-    soft_tails,
-)
-from invjax.bijectors.coupling import additive_coupling, affine_coupling
-from invjax.bijectors.linear import actnorm, conv1x1, dct2, dct_matrix, permute, reverse
-from invjax.bijectors.reshape import factor_out, flatten, pad_channels, roll, squeeze
+from invjax.bijectors._base import Bijector, Reversible, chain, invert, memory_saving, repeat
+from invjax.bijectors._conditional import decision_marginals, decision_whitening, logit_coupling, soft_tails
+from invjax.bijectors._coupling import additive_coupling, affine_coupling
+from invjax.bijectors._linear import actnorm, conv1x1, dct2, dct_matrix, permute, reverse
+from invjax.bijectors._reshape import factor_out, flatten, pad_channels, roll, squeeze
 
 __all__ = [
     "Bijector",

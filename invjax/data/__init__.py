@@ -7,16 +7,18 @@ index means the same image everywhere; `as_float` turns a batch into what every 
 [0, 1].
 """
 
-from invjax.data.augment import augment, uneven_ink
-from invjax.data.batches import batches
-from invjax.data.human import HumanLabelled, human_labelled
-from invjax.data.load import Dataset, as_float, load
-from invjax.data.shift_mnist import TEXTURES, binary_shift, texture_shift, textures_in
+from invjax.data._augment import augment, uneven_ink
+from invjax.data._batches import batches
+from invjax.data._human import HumanLabelled, human_labelled
+from invjax.data._load import Dataset, LazyImages, as_float, load
+from invjax.data._shift_mnist import TEXTURES, VARIANTS, binary_shift, texture_shift, textures_in
 
 __all__ = [
-    "TEXTURES",
     "Dataset",
     "HumanLabelled",
+    "LazyImages",
+    "TEXTURES",
+    "VARIANTS",
     "as_float",
     "augment",
     "batches",

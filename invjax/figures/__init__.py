@@ -3,13 +3,13 @@
 Each function takes host arrays and returns a `matplotlib.figure.Figure`; `save` writes it whole or not at all.
 """
 
-from invjax.figures.canvas import save
-from invjax.figures.charts import bar_panels, curves, histograms, line_panels, pareto, readings, scatter_panels
-from invjax.figures.interval_charts import interval_curves, interval_dots
-from invjax.figures.pictures import adversarial_grid, image_grid, metamer_grid
-from invjax.figures.planes import decision_arrows, decision_slices, plane_panels
-from invjax.figures.sandwiches import sandwich
-from invjax.figures.sensitivity_charts import (
+from invjax.figures._canvas import save
+from invjax.figures._charts import bar_panels, curves, histograms, line_panels, pareto, readings, scatter_panels
+from invjax.figures._interval_charts import interval_curves, interval_dots
+from invjax.figures._pictures import adversarial_grid, image_grid, metamer_grid
+from invjax.figures._planes import decision_arrows, decision_slices, plane_panels
+from invjax.figures._sandwiches import sandwich
+from invjax.figures._sensitivity_charts import (
     gap_distributions,
     logits_along,
     power_laws,
@@ -17,7 +17,7 @@ from invjax.figures.sensitivity_charts import (
     robustness_curves,
     sensitivity,
 )
-from invjax.figures.shares import stacked_shares
+from invjax.figures._shares import stacked_shares
 
 __all__ = [
     "adversarial_grid",

@@ -101,8 +101,8 @@ def test_a_disc_holds_the_points_within_its_radius():
     corners = [np.array(corner, np.float32) for corner in ((0, 0), (1, 0), (0, 1))]
     found = decision_slice(identity, *corners, extent=[(-1, 1), (-1, 3)], resolution=401)
     cell = (2 / 400) * (4 / 400)
-    for centre, radius, area in (((0, 0), 0.5, np.pi / 4), ((-0.4, 2), 0.5, np.pi / 4), ((1, 1), 0.5, np.pi / 8)):
-        np.testing.assert_allclose(found.disc(centre, radius).sum() * cell, area, rtol=0.02)
+    for center, radius, area in (((0, 0), 0.5, np.pi / 4), ((-0.4, 2), 0.5, np.pi / 4), ((1, 1), 0.5, np.pi / 8)):
+        np.testing.assert_allclose(found.disc(center, radius).sum() * cell, area, rtol=0.02)
     chosen = found.disc((-0.4, 2), 0.5)
     np.testing.assert_allclose(found.logits[chosen].mean(0), [-0.4, 2], atol=1e-3)  # the images there
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from invjax import analysis
-from invjax.analysis.linear_response import DIRECTIONS
+from invjax.analysis._linear_response import DIRECTIONS
 from invjax.bijectors import additive_coupling, memory_saving
 from invjax.losses import cross_entropy
 from invjax.models import mlp, mnist_cnn

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from invjax.attacks import apgd, apgd_targeted, l0, l1, l2, linf, pgd
-from invjax.attacks.apgd import _ascend, _checkpoints, wrong_class
+from invjax.attacks._apgd import _ascend, _checkpoints, wrong_class
 from invjax.models import mlp
 
 # compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from invjax.attacks import diagnose, fgsm, l2, linf, pgd
-from invjax.attacks.diagnose import CHECKS, Evidence
+from invjax.attacks._diagnose import CHECKS, Evidence
 from invjax.data import as_float, load
 from invjax.losses import cross_entropy
 from invjax.models import mlp

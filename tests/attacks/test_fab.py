@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 
 from invjax.attacks import fab, l0, l1, l2, linf
-from invjax.attacks.fab import to_hyperplane
+from invjax.attacks._fab import to_hyperplane
 
 # compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

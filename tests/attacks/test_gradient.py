@@ -249,7 +249,7 @@ def test_step_sizes_that_are_negative_or_several_are_refused(monkeypatch, attack
     run = jit_attack(attack, lambda params, x: x)
     for step_size, message in ((-1.0, "must not be negative"), (np.ones(2), "must be one number")):
         with pytest.raises(ValueError, match=f"step_size {message}"):
-            run((), jax.random.key(0), x, labels, eps=0.1, step_size=step_size)
+            run(jax.random.key(0), (), x, labels, eps=0.1, step_size=step_size)
         with pytest.raises(ValueError, match=f"step_size {message}"):
             attack(jax.random.key(0), lambda x: x, x, labels, eps=0.1, step_size=step_size)
 

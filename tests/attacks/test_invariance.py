@@ -21,8 +21,8 @@ from invjax.attacks import (
     unwarp,
     warp,
 )
-from invjax.attacks.invariance import _regions
-from invjax.attacks.nearest import nearest_of, pixels_of
+from invjax.attacks._invariance import _regions
+from invjax.attacks._neighbour_search import nearest_of, pixels_of
 from invjax.data import as_float, load
 
 # compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
@@ -48,11 +48,11 @@ def scipy_warp(image, transform, backwards=False):
     if not backwards:
         linear = np.linalg.inv(linear)
         shift = -linear @ shift
-    centre = (np.array(image.shape[:2]) - 1) / 2
+    center = (np.array(image.shape[:2]) - 1) / 2
     return np.stack(
         [
             ndimage.affine_transform(
-                np.float64(channel), linear, centre + shift - linear @ centre, order=1, mode="grid-constant"
+                np.float64(channel), linear, center + shift - linear @ center, order=1, mode="grid-constant"
             )
             for channel in np.moveaxis(image, -1, 0)
         ],
@@ -139,7 +139,7 @@ def test_bounds_never_exceed_the_distance(norm, components):
     bank = reference_bank(BANK, BANK_LABELS, norm=norm, components=components)
     queries = pixels_of(np.random.default_rng(0).random((7, 8, 8, 1)).astype(np.float32), norm)
     squared = ((bank.pixels[:, None] - queries[None]) ** 2).sum(2).min(1)
-    bounds = np.asarray(bank.bounds(queries))
+    bounds = np.asarray(bank.lower_bounds(queries))
     if components == 5:
         assert (bounds <= squared + 1e-4).all() and (bounds > 0.1 * squared).all()
     else:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from invjax.attacks import Neighbours, judge, l0_invariance, linf_invariance
-from invjax.attacks.judge import votes
+from invjax.attacks._judge import votes
 
 CLASSES = 3
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from invjax.attacks import l0, l1, l2, linf, square
-from invjax.attacks.square import bump, square_sizes
+from invjax.attacks._square import bump, square_sizes
 
 # compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -68,7 +68,7 @@ def test_a_bump_has_length_one_in_two_halves_of_opposite_sign(side):
 
 
 def test_a_bump_rises_in_rings():
-    """The lower half of side 5, 3 x 5, around its centre (1, 2): 1, 1 / 4 and 1 / 9 for each ring and those in it."""
+    """The lower half of side 5, 3 x 5, around its center (1, 2): 1, 1 / 4 and 1 / 9 for each ring and those in it."""
     rings = np.array([[2, 1, 1, 1, 2], [2, 1, 0, 1, 2], [2, 1, 1, 1, 2]])
     heights = np.array([1 + 1 / 4 + 1 / 9, 1 / 4 + 1 / 9, 1 / 9])[rings]
     lower = bump(5)[2:]

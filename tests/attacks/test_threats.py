@@ -52,9 +52,9 @@ SPREADS = (1e-3, 0.1, 1.0, 30.0)
 
 @cache
 def cases(name):
-    """Pairs of a point and a centre inside the box, some at its corners, with a radius each: `z, x, eps`, float64."""
+    """Pairs of a point and a center inside the box, some at its corners, with a radius each: `z, x, eps`, float64."""
     threat, unit, _ = THREATS[name]
-    low, high = np.clip(threat.bounds, -2, 3)
+    low, high = np.clip(threat.box, -2, 3)
     rng = np.random.default_rng(0)
     rows = []
     for radius, spread, _ in itertools.product(RADII, SPREADS, range(4)):
@@ -93,7 +93,7 @@ def test_a_projection_is_inside_the_ball_and_the_box(name, dtype):
     p, z, x, eps = projected(name, dtype)
     assert p.dtype == dtype
     threat = THREATS[name].threat
-    assert (p >= threat.bounds[0]).all() and (p <= threat.bounds[1]).all()
+    assert (p >= threat.box[0]).all() and (p <= threat.box[1]).all()
     p, z, x, eps = double(p, z, x, eps)
     # each value is rounded once as a difference and once as a pixel
     rounding = 2 * float(jnp.finfo(dtype).eps) * np.maximum(1, np.abs(z - x).max((1, 2, 3), keepdims=True))
@@ -127,7 +127,7 @@ def test_a_point_of_the_ball_stays_where_it_is(name, float64):
 def test_an_unlimited_radius_is_a_projection_onto_the_box(name, float64):
     p, z, _, eps = projected(name, "float64")
     free = eps == eps.max()
-    np.testing.assert_allclose(p[free], np.clip(z[free], *THREATS[name].threat.bounds), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(p[free], np.clip(z[free], *THREATS[name].threat.box), rtol=0, atol=1e-12)
 
 
 def feasible_points(name, x, eps, rng):
@@ -140,7 +140,7 @@ def feasible_points(name, x, eps, rng):
     directions = np.concatenate([dense, sparse, signs, axes])
     length = LENGTH[threat.name](directions)
     length = np.where(length > 0, length, 1)[:, None, None, None]
-    full = np.clip(x + eps * directions / length, *threat.bounds)  # clipping brings every value nearer to x
+    full = np.clip(x + eps * directions / length, *threat.box)  # clipping brings every value nearer to x
     return np.concatenate([full, x + rng.random((len(full), 1, 1, 1)) * (full - x)])
 
 
@@ -178,20 +178,20 @@ def test_samples_fill_the_ball_and_never_leave_it(name):
     keys = jax.random.split(jax.random.key(0), 200)
     draws = jit(jax.vmap(threat.sample, (0, None, None)))(keys, x, eps)
     assert draws.dtype == jnp.float32
-    assert (draws >= threat.bounds[0]).all() and (draws <= threat.bounds[1]).all()
+    assert (draws >= threat.box[0]).all() and (draws <= threat.box[1]).all()
     draws, x = double(draws, x)
     change = draws - x
     rounding = 0 if threat.name == "l0" else 2 * float(jnp.finfo(jnp.float32).eps)
     length = LENGTH[threat.name](change)
     assert (length <= eps + LENGTH[threat.name](np.full_like(change, rounding))).all()
     assert length.mean() > 0.4 * eps
-    movable = (x > threat.bounds[0] + 0.1) & (x < threat.bounds[1] - 0.1)  # the others have one way to go
+    movable = (x > threat.box[0] + 0.1) & (x < threat.box[1] - 0.1)  # the others have one way to go
     assert (change.max(0) > 0)[movable].all() and (change.min(0) < 0)[movable].all()
     assert len(np.unique(draws.reshape(200, -1), axis=0)) == 200
 
 
 @pytest.mark.parametrize("name", THREATS)
-def test_a_sample_of_radius_zero_is_the_centre(name):
+def test_a_sample_of_radius_zero_is_the_center(name):
     x = jnp.asarray(cases(name)[1][0], jnp.float32)
     np.testing.assert_array_equal(jit(THREATS[name].threat.sample)(jax.random.key(0), x, 0.0), x)
 
@@ -282,7 +282,7 @@ def l1_reference(z, x, eps, bounds):
 
 
 def l1_cases(count, size, bounds, seed=0):
-    """Changes of many kinds, centres inside and at the corners, radii from nothing to more than enough."""
+    """Changes of many kinds, centers inside and at the corners, radii from nothing to more than enough."""
     rng = np.random.default_rng(seed)
     low, high = np.clip(bounds, -3, 3)
     kinds = {

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax.attacks import jit_attack, linf, pgd
-from invjax.attacks.transformed import transformed
+from invjax.attacks import jit_attack, linf, pgd, transformed
 from invjax.losses import margin
 
 SHAPE = (7, 7, 1)
@@ -29,7 +28,7 @@ def problem():
 def run(problem, attack, eps, rows=slice(None), seed=0):
     weights, x, labels = problem
     ids = jnp.arange(len(x), dtype=jnp.uint32)[rows]
-    return jit_attack(attack, apply_fn)(weights, jax.random.key(seed), x[rows], labels[rows], eps=eps, ids=ids)
+    return jit_attack(attack, apply_fn)(jax.random.key(seed), weights, x[rows], labels[rows], eps=eps, ids=ids)
 
 
 def test_more_tries_find_worse_transforms(problem):

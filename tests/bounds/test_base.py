@@ -16,7 +16,7 @@ def test_a_box_is_clipped_to_the_range_of_pixels():
     box = linf_box(X, 0.5)
     np.testing.assert_array_equal(box.lower, [[0, 0], [0.5, 0]])
     np.testing.assert_array_equal(box.upper, [[0.5, 0.75], [1, 1]])
-    free = linf_box(X, 0.5, bounds=(-np.inf, np.inf))
+    free = linf_box(X, 0.5, box=(-np.inf, np.inf))
     np.testing.assert_array_equal(free.lower, X - 0.5)
     np.testing.assert_array_equal(free.upper, X + 0.5)
 

@@ -93,7 +93,7 @@ def bounds_by_hand(layers, x, eps, intermediate):
 @pytest.mark.parametrize("eps", [0.01, 0.1, 0.5])
 def test_equal_to_an_independent_crown(intermediate, eps):
     layers, x = mlp((6, 8, 7, 4)), np.random.default_rng(1).normal(size=(3, 6))
-    found = crown(partial(apply, layers), linf_box(x, eps, bounds=INFINITE), intermediate=intermediate)
+    found = crown(partial(apply, layers), linf_box(x, eps, box=INFINITE), intermediate=intermediate)
     for i in range(3):
         low, high = bounds_by_hand(layers, x[i], eps, "ibp")
         if intermediate == "crown":  # neither bound is always the better one
@@ -105,7 +105,7 @@ def test_equal_to_an_independent_crown(intermediate, eps):
 
 def test_methods_are_ordered_and_differ():
     layers, x = mlp((6, 8, 7, 4)), np.random.default_rng(1).normal(size=(3, 6))
-    region, labels = linf_box(x, 0.2, bounds=INFINITE), np.array([0, 1, 3])
+    region, labels = linf_box(x, 0.2, box=INFINITE), np.array([0, 1, 3])
     run = partial(margins, partial(apply, layers), region, labels)
     worst, middle, best = (np.asarray(run(method=method)) for method in bounds.METHODS)
     assert worst.shape == (3, 3)
@@ -175,7 +175,7 @@ def test_a_ball_is_also_clipped_to_the_box():
 
 def test_a_ball_gives_better_bounds_than_its_box_and_holds_what_is_sampled():
     layers, x = mlp((6, 8, 7, 4)), np.random.default_rng(1).normal(size=(3, 6))
-    ball = l2_ball(x, 0.3, bounds=INFINITE)
+    ball = l2_ball(x, 0.3, box=INFINITE)
     found, of_box = crown(partial(apply, layers), ball), crown(partial(apply, layers), ball.box)
     assert (found.lower >= of_box.lower).all() and (found.upper < of_box.upper).all()
     steps = np.random.default_rng(2).normal(size=(500, 3, 6))
@@ -248,7 +248,7 @@ def test_lines_are_tighter_than_intervals_where_values_depend_on_each_other(name
     """The difference of a piece and its own linear part: intervals forget that both move together."""
     (w, _), piece = mlp((6, 6))[0], PIECES[name]
     x = np.random.default_rng(3).normal(size=(4, 6))
-    box = linf_box(x, 0.05, bounds=INFINITE)
+    box = linf_box(x, 0.05, box=INFINITE)
 
     def without_its_slope():
         push = jax.jacrev(lambda v: piece(v[None] @ w)[0])
@@ -271,7 +271,7 @@ def test_the_largest_is_followed_exactly_where_none_other_can_be():
 
 def test_margins_see_through_a_log_softmax():
     layers, x = mlp((6, 8, 4)), np.random.default_rng(1).normal(size=(3, 6))
-    region, labels = linf_box(x, 0.1, bounds=INFINITE), np.array([0, 1, 3])
+    region, labels = linf_box(x, 0.1, box=INFINITE), np.array([0, 1, 3])
     plain = margins(partial(apply, layers), region, labels)
     normalised = margins(lambda x: jax.nn.log_softmax(apply(layers, x)), region, labels)
     np.testing.assert_allclose(plain, normalised, rtol=1e-9)
@@ -312,7 +312,7 @@ def test_constant_logits_have_constant_margins():
 @pytest.mark.parametrize("method", bounds.METHODS)
 def test_margins_have_the_gradient_that_differences_show(method):
     layers, x = mlp((6, 8, 7, 4)), np.random.default_rng(1).normal(size=(3, 6))
-    region, labels = linf_box(x, 0.2, bounds=INFINITE), np.array([0, 1, 3])
+    region, labels = linf_box(x, 0.2, box=INFINITE), np.array([0, 1, 3])
 
     @jax.jit
     def total(scale):
@@ -331,7 +331,7 @@ def test_gradients_at_a_point_and_of_dead_units_are_numbers():
     def total(params, region):
         return bounds.margins(partial(apply, params), region, np.array([1])).sum()
 
-    for region in (linf_box(x, 0.0), l2_ball(x, 0.0), l2_ball(x, 0.1, bounds=INFINITE)):
+    for region in (linf_box(x, 0.0), l2_ball(x, 0.0), l2_ball(x, 0.1, box=INFINITE)):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(dead, region)))
 
 

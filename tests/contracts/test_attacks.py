@@ -165,7 +165,7 @@ def run(name, *, params=None, key=KEY, order=None, x=None, labels=None, eps=None
     x = images() if x is None else x
     y = usual_labels(member.targeted) if labels is None else labels
     eps = member.eps if eps is None else eps
-    return compiled(name)[0](params or trained(), key, x[order], y[order], eps=eps, ids=order)
+    return compiled(name)[0](key, params or trained(), x[order], y[order], eps=eps, ids=order)
 
 
 @cache
@@ -306,7 +306,7 @@ def test_images_in_bfloat16_stay_so(name, parameters):
 @pytest.mark.parametrize("name", ["pgd-linf", "pgd-l1"])
 def test_images_in_bfloat16_stay_in_ball_and_box(name):
     member, x = ATTACKS[name], jnp.asarray(images(), jnp.bfloat16)
-    found = jit_attack(member.make(3), mlp_by_hand)(trained(), KEY, x, usual_labels(), eps=member.eps)
+    found = jit_attack(member.make(3), mlp_by_hand)(KEY, trained(), x, usual_labels(), eps=member.eps)
     assert found.x.min() >= 0 and found.x.max() <= 1
     change = np.asarray(found.x, np.float64) - np.asarray(x, np.float64)
     rounding = np.full_like(change, 2.0**-8)
@@ -322,7 +322,7 @@ def mlp_by_hand(params, x):
 
 
 def test_a_bare_function_is_attacked_like_a_flax_network():
-    found = jit_attack(ATTACKS["pgd-linf"].make(STEPS), mlp_by_hand)(trained(), KEY, images(), usual_labels(), eps=0.1)
+    found = jit_attack(ATTACKS["pgd-linf"].make(STEPS), mlp_by_hand)(KEY, trained(), images(), usual_labels(), eps=0.1)
     assert_same(found, result("pgd-linf"), rtol=1e-5, atol=1e-6)
 
 
@@ -492,7 +492,7 @@ def test_bad_input_is_refused_before_anything_runs(monkeypatch, name, compile, a
     x, y, eps, ids, apply = given.values()
     with pytest.raises(ValueError, match=re.escape(message)):
         if compile:
-            jit_attack(attack, apply)(LINEAR, KEY, x, y, eps=eps, ids=ids)
+            jit_attack(attack, apply)(KEY, LINEAR, x, y, eps=eps, ids=ids)
         else:
             attack(KEY, shape_only(partial(apply, LINEAR)), x, y, eps=eps, ids=ids)
 
@@ -505,7 +505,7 @@ def nan_logits(w, x):
 def test_nan_logits_are_refused_and_never_a_success(attack):
     with pytest.raises(ValueError, match=r"the model's logits holds 30 NaN or infinite values of 30"):
         attack(KEY, partial(nan_logits, LINEAR), images(), usual_labels(), eps=0.1)
-    found = jit_attack(attack, nan_logits)(LINEAR, KEY, images(), usual_labels(), eps=0.1)  # too late to refuse
+    found = jit_attack(attack, nan_logits)(KEY, LINEAR, images(), usual_labels(), eps=0.1)  # too late to refuse
     assert not found.success.any()
 
 

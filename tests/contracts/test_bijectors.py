@@ -34,7 +34,7 @@ from invjax.bijectors import (
     soft_tails,
     squeeze,
 )
-from invjax.models.nets import conv_net, mlp
+from invjax.models import conv_net, mlp
 from invjax.types import Net
 
 BATCH = 3
@@ -134,7 +134,7 @@ def randomised(seed, params, scale=0.1):
 
 
 def make(bijector, shape, seed=0):
-    """`(params, x)` with randomised parameters and data that is neither centred nor of unit scale."""
+    """`(params, x)` with randomised parameters and data that is neither centered nor of unit scale."""
     x = jnp.asarray(0.3 + 0.7 * np.asarray(normal(seed, (BATCH, *shape))))
     return randomised(seed + 1, jit(bijector.init)(jax.random.key(seed), x)), x
 

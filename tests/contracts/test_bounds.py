@@ -129,7 +129,7 @@ def logits_in_the_box(name):
     attack = attacks.jit_attack(attacks.pgd(steps=10, targeted=True), member.net.apply)
     for step in range(1, CLASSES):
         targets = (labels + step) % CLASSES
-        found = attack(params, jax.random.key(step), x, targets.astype(np.int32), eps=member.eps).x
+        found = attack(jax.random.key(step), params, x, targets.astype(np.int32), eps=member.eps).x
         logits.append(np.asarray(apply(np.clip(found, low, high)))[None])
     return np.concatenate(logits)
 
@@ -198,7 +198,7 @@ def trained():
     x, y = data.as_float(train.images, train.levels), train.labels
     net = models.mlp(10, (32,))
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         return cross_entropy(net.apply(params, batch[0]), batch[1]).mean(), {}
 
     optimizer = optax.adam(3e-3)
@@ -217,7 +217,7 @@ def test_no_certified_image_can_be_broken_and_accuracies_are_ordered(method):
     shares = []
     for eps in (0.005, 0.02, 0.05):
         certified = np.asarray(bounds.certified(run(eps)))
-        survives = ~np.asarray(attack(params, jax.random.key(2), x, y, eps=eps).success)
+        survives = ~np.asarray(attack(jax.random.key(2), params, x, y, eps=eps).success)
         assert not (certified & ~survives).any() and not (certified & ~clean).any()
         shares.append(certified.mean())
     assert shares == sorted(shares, reverse=True)
@@ -229,7 +229,7 @@ def test_a_certificate_for_l2_is_kept():
     margins = jax.jit(lambda eps: bounds.margins(partial(net.apply, params), bounds.l2_ball(x, eps), y, method="crown"))
     attack = attacks.jit_attack(attacks.pgd(attacks.l2(), steps=20), net.apply)
     certified = np.asarray(bounds.certified(margins(0.15)))
-    survives = ~np.asarray(attack(params, jax.random.key(2), x, y, eps=0.15).success)
+    survives = ~np.asarray(attack(jax.random.key(2), params, x, y, eps=0.15).success)
     assert 0.3 < certified.mean() <= survives.mean()
     assert not (certified & ~survives).any()
 

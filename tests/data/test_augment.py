@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage, stats
 
 from invjax import data
-from invjax.data.augment import _displaced, _smooth_noise
+from invjax.data._augment import _displaced, _smooth_noise
 
 KEY = jax.random.key(0)
 STILL = {"rotation": 0, "shift": 0, "scale": 0, "shear": 0}
@@ -24,14 +24,14 @@ def uneven_ink(key, x, **numbers):
 
 
 def blob(count, size=29, at=(0, 0), width=2.0):
-    """Round blobs, `at` so many pixels down and right of the centre."""
+    """Round blobs, `at` so many pixels down and right of the center."""
     rows, columns = np.meshgrid(*[np.arange(size) - (size - 1) / 2] * 2, indexing="ij")
     image = np.exp(-((rows - at[0]) ** 2 + (columns - at[1]) ** 2) / (2 * width**2))
     return jnp.asarray(np.repeat(image[None, ..., None], count, 0), jnp.float32)
 
 
-def centres(images):
-    """Centres of mass, pixels down and right of the centre, `[B, 2]`."""
+def centers(images):
+    """Centers of mass, pixels down and right of the center, `[B, 2]`."""
     half = (images.shape[1] - 1) / 2
     return np.array([ndimage.center_of_mass(np.asarray(image)[..., 0]) for image in images]) - half
 
@@ -42,27 +42,27 @@ def test_nothing_moves_where_all_ranges_are_zero():
 
 
 def test_shifts_fill_their_range_in_both_directions():
-    moved = centres(augment(KEY, blob(200), **STILL | {"shift": 3}))
+    moved = centers(augment(KEY, blob(200), **STILL | {"shift": 3}))
     assert np.abs(moved).max() < 3.05 and (moved.max(0) > 2.8).all() and (moved.min(0) < -2.8).all()
     # uniform, and the two directions are drawn apart
     assert moved.std() == pytest.approx(3 / np.sqrt(3), rel=0.1) and abs(np.corrcoef(moved.T)[0, 1]) < 0.2
 
 
 def test_rotations_turn_about_the_centre_within_their_range():
-    moved = centres(augment(KEY, blob(200, at=(0, 8)), **STILL | {"rotation": 20}))
+    moved = centers(augment(KEY, blob(200, at=(0, 8)), **STILL | {"rotation": 20}))
     np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 8, atol=0.1)
     angles = np.rad2deg(np.arctan2(-moved[:, 0], moved[:, 1]))
     assert 19 < angles.max() < 20.5 and -20.5 < angles.min() < -19
 
 
 def test_scales_keep_the_centre_and_fill_their_range():
-    scaled = centres(augment(KEY, blob(200, at=(0, 6), width=1), **STILL | {"scale": 0.25}))
+    scaled = centers(augment(KEY, blob(200, at=(0, 6), width=1), **STILL | {"scale": 0.25}))
     assert 4.45 < scaled[:, 1].min() < 4.6 and 7.4 < scaled[:, 1].max() < 7.55 and np.abs(scaled[:, 0]).max() < 0.05
 
 
 def test_shears_are_slopes():
-    sheared = centres(augment(KEY, blob(200, at=(0, 6), width=1), **STILL | {"shear": 0.2}))
-    along = centres(augment(KEY, blob(200, at=(6, 0), width=1), **STILL | {"shear": 0.2}))
+    sheared = centers(augment(KEY, blob(200, at=(0, 6), width=1), **STILL | {"shear": 0.2}))
+    along = centers(augment(KEY, blob(200, at=(6, 0), width=1), **STILL | {"shear": 0.2}))
     moved = np.stack([sheared - np.array([[0, 6]]), along - np.array([[6, 0]])])
     # one of the axes stays, and the other leans by up to 0.2 of the way
     np.testing.assert_allclose(np.sort(np.abs(moved).max(1).ravel()), [0, 0, 0, 1.2], atol=0.05)
@@ -88,12 +88,12 @@ def test_smooth_noise_has_variance_one_everywhere_and_no_jumps():
 
 
 def test_elastic_noise_displaces_by_pixels():
-    moved = centres(augment(KEY, blob(300, width=1.0), **STILL, elastic=1.0))
+    moved = centers(augment(KEY, blob(300, width=1.0), **STILL, elastic=1.0))
     # a blob averages the field over its width, so that it moves a little less
     assert 0.8 < moved.std() < 1.05 and abs(np.corrcoef(moved.T)[0, 1]) < 0.2
     field = jnp.zeros((2, 29, 29)).at[0].set(2)
     shown = _displaced(blob(1, at=(0, 0))[0], field)  # x'(p) = x(p + d)
-    np.testing.assert_allclose(centres(shown[None]), [[-2, 0]], atol=1e-3)
+    np.testing.assert_allclose(centers(shown[None]), [[-2, 0]], atol=1e-3)
 
 
 def test_the_key_decides_and_each_image_is_moved_by_itself():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from invjax.data import TEXTURES, Dataset, as_float, binary_shift, load, texture_shift, textures_in
-from invjax.data.shift_mnist import VARIANTS, checkerboard, dots, grating, noise, rings
+from invjax.data._shift_mnist import VARIANTS, checkerboard, dots, grating, noise, rings
 
 SHIFTS = {"binary": binary_shift, "texture": texture_shift}
 
@@ -203,7 +203,7 @@ def test_a_checkerboard_alternates_every_cell():
     assert len({piece.tobytes() for piece in board}) == 18  # 6 x 6 shifts, two of them the same board
 
 
-def test_rings_depend_on_the_distance_from_their_centre():
+def test_rings_depend_on_the_distance_from_their_center():
     (image,) = rings(Constant(0.25), 1, (20, 12), period=4)
     for row, column in ((5, 3), (5, 5), (8, 7), (1, 3), (19, 11)):
         radius = np.hypot(row - 5, column - 3)
@@ -216,9 +216,9 @@ def test_dots_are_small_round_and_on_a_lattice():
     np.testing.assert_allclose(lattice[:, :, 5:], lattice[:, :, :-5])
     high, low = lattice.max(), lattice.min()
     assert 0.05 < (lattice > (high + low) / 2).mean() < 0.25
-    (centred,) = dots(Constant(0), 1, (5, 5))
-    np.testing.assert_allclose(centred, centred.T)
-    assert centred.argmax() == 0
+    (centered,) = dots(Constant(0), 1, (5, 5))
+    np.testing.assert_allclose(centered, centered.T)
+    assert centered.argmax() == 0
 
 
 @pytest.mark.parametrize("exponent", [-1, 0, 1])

@@ -9,8 +9,8 @@ import pytest
 
 from invjax.attacks import jit_attack, linf, pgd
 from invjax.models import analysis_by_synthesis, init_class_vae, prior_latents, stack_vaes, with_prior
-from invjax.models.abs import AbsParams, black_and_white, explained
-from invjax.models.class_vae import decode, negative_elbo
+from invjax.models._abs import AbsParams, black_and_white, explained
+from invjax.models._class_vae import decode, negative_elbo
 
 KEY = jax.random.key(0)
 CLASSES, DRAWS = 2, 30
@@ -130,7 +130,7 @@ def test_it_is_a_network_that_can_be_attacked():
     x = jnp.asarray(some_images(6, 4))
     made = net.init(KEY, x)
     labels = net.apply(made, x).argmax(1).astype(jnp.int32)
-    found = jit_attack(pgd(linf(), steps=2), net.apply)(made, KEY, x, labels, eps=0.4)
+    found = jit_attack(pgd(linf(), steps=2), net.apply)(KEY, made, x, labels, eps=0.4)
     assert float(found.success.mean()) > 0.5
 
 

@@ -6,16 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from invjax.models.class_vae import (
-    DECODER,
-    ENCODER,
-    decode,
-    encode,
-    init_class_vae,
-    negative_elbo,
-    stack_vaes,
-    vae_loss,
-)
+from invjax.models import init_class_vae, stack_vaes, vae_loss
+from invjax.models._class_vae import DECODER, ENCODER, decode, encode, negative_elbo
 from invjax.training import init_state, make_train_step
 
 KEY = jax.random.key(0)

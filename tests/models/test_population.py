@@ -11,7 +11,7 @@ import pytest
 
 from invjax.losses import cross_entropy
 from invjax.models import mlp, num_params
-from invjax.models.population import (
+from invjax.models._population import (
     Convolutions,
     Layers,
     groups_of_one_shape,
@@ -20,7 +20,7 @@ from invjax.models.population import (
     masked_size,
     without_padding,
 )
-from invjax.population_training import member_of, over_population, population_mesh, population_trainer
+from invjax.training._population import member_of, over_population, population_mesh, population_trainer
 
 WIDTHS = ([5, 0, 0], [7, 3, 0], [2, 7, 6], [7, 7, 7])
 
@@ -136,7 +136,7 @@ def trained(members, keys, at_once, devices=1, rates=0.05):
     net = masked_mlp(3, 2, 8)
     train = population_trainer(
         lambda key, member: net.init(key, member[0], jnp.zeros((1, 6))),
-        lambda member, params, key, batch: (
+        lambda member, params, key, batch, step: (
             cross_entropy(net.apply(params, member[0], batch[0], key), batch[1]).mean(), {},
         ),
         lambda member: optax.adam(member[1]),

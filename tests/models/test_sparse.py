@@ -8,7 +8,7 @@ from scipy import fft
 
 from invjax.attacks import jit_attack, l0, pgd
 from invjax.models import l0_sparse, largest_frequencies, mlp
-from invjax.models.sparse import keep_largest, without_outliers
+from invjax.models._sparse import keep_largest, without_outliers
 
 
 def sparse_images(seed, count=4, frequencies=8, side=28):
@@ -93,7 +93,7 @@ def test_attacks_follow_the_gradient_through_the_iterations():
     params = net.init(jax.random.key(0), x)
     defended = l0_sparse(net, 20, 2, iterations=3)
     labels = defended.apply(params, x).argmax(1).astype(jnp.int32)
-    found = jit_attack(pgd(l0(), steps=10), defended.apply)(params, jax.random.key(1), x, labels, eps=30)
+    found = jit_attack(pgd(l0(), steps=10), defended.apply)(jax.random.key(1), params, x, labels, eps=30)
     assert float(found.success.mean()) > 0.5
 
 

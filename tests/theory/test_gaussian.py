@@ -12,7 +12,7 @@ import scipy.optimize
 import scipy.stats
 
 from invjax.attacks import l2, linf, pgd
-from invjax.theory import gaussian, gaussian_attacks, gaussian_classifiers
+from invjax.theory import gaussian
 
 KEY = jax.random.key(0)
 DIAGONAL = np.diag([0.25, 1.0, 4.0])
@@ -38,7 +38,7 @@ def within_four_errors(values, expected):
 
 
 def draw(count, covariance=TURNED, mean=MEAN):
-    return gaussian_classifiers.sample(KEY, mean, covariance, count=count)
+    return gaussian.sample(KEY, mean, covariance, count=count)
 
 
 # samples ------------------------------------------------------------------------------------------------------------
@@ -55,20 +55,20 @@ def test_samples_have_the_moments_of_their_class(float64):
             for j in range(i + 1):
                 v = points - sign * MEAN
                 within_four_errors(v[:, i] * v[:, j], TURNED[i, j])
-    z = gaussian_classifiers.signed(x, labels)
+    z = gaussian.signed(x, labels)
     np.testing.assert_array_equal(z, np.asarray(x) * np.where(np.asarray(labels) == 1, 1, -1)[:, None])
 
 
 def test_the_logits_are_the_posterior_of_the_model(float64):
     x = np.random.default_rng(0).normal(size=(5, 3))
-    logits = gaussian_classifiers.classifier(MEAN, TURNED)(x)
+    logits = gaussian.classifier(MEAN, TURNED)(x)
     densities = np.stack([scipy.stats.multivariate_normal(sign * MEAN, TURNED).pdf(x) for sign in (-1, 1)], -1)
     np.testing.assert_allclose(jax.nn.softmax(logits), densities / densities.sum(-1, keepdims=True), rtol=1e-12)
 
 
 def test_the_loss_is_minus_the_log_density(float64):
     z = np.random.default_rng(0).normal(size=(5, 3))
-    found = gaussian_attacks.negative_log_likelihood(z, MEAN, TURNED)
+    found = gaussian.negative_log_likelihood(z, MEAN, TURNED)
     np.testing.assert_allclose(found, -scipy.stats.multivariate_normal(MEAN, TURNED).logpdf(z), rtol=1e-12)
 
 
@@ -98,9 +98,9 @@ def test_the_attack_of_theorem_1_is_the_maximum_of_its_objective_and_gains_what_
     of_q, of_length = OBJECTIVES[convention]
     penalty, inverse = 5.0, np.linalg.inv(TURNED)
     q = lambda v: np.einsum("bi,ij,bj->b", v, inverse, v)  # noqa: E731
-    z = gaussian_classifiers.signed(*draw(20_000))
+    z = gaussian.signed(*draw(20_000))
     v = np.asarray(z) - MEAN
-    delta = np.asarray(gaussian_attacks.lagrangian_attack(z, MEAN, TURNED, penalty=penalty, convention=convention))
+    delta = np.asarray(gaussian.lagrangian_attack(z, MEAN, TURNED, penalty=penalty, convention=convention))
     objective = lambda d: of_q * q(v[:1] + d[None])[0] - of_length * penalty * (d**2).sum()  # noqa: E731
     best = scipy.optimize.minimize(lambda d: -objective(d), np.zeros(3), method="BFGS", options={"gtol": 1e-9})
     np.testing.assert_allclose(delta[0], best.x, atol=1e-6)
@@ -113,7 +113,7 @@ def test_the_attack_of_theorem_1_is_the_maximum_of_its_objective_and_gains_what_
 
 def test_a_penalty_that_is_not_squared_bounds_nothing(float64):
     far = np.array([[10.0**power, 0, 0] for power in range(4)])
-    loss = gaussian_attacks.negative_log_likelihood(far, np.zeros(3), DIAGONAL)
+    loss = gaussian.negative_log_likelihood(far, np.zeros(3), DIAGONAL)
     gain = np.asarray(loss) - 5 * np.linalg.norm(far, axis=1)
     assert (np.diff(gain[1:]) > 0).all() and gain[-1] > 1e6
 
@@ -149,9 +149,7 @@ def test_the_robust_covariance_has_its_golden_values(eps):
         assert found.multiplier == pytest.approx(multiplier, rel=digits)
         np.testing.assert_allclose(np.linalg.eigvalsh(found.covariance), eigenvalues, rtol=digits)
         assert np.linalg.cond(found.covariance) == pytest.approx(condition, rel=1e-8)
-        assert cosine is None or gaussian_classifiers.worst_alignment(found.covariance).cosine == pytest.approx(
-            cosine, rel=1e-8
-        )
+        assert cosine is None or gaussian.worst_alignment(found.covariance).cosine == pytest.approx(cosine, rel=1e-8)
     attack = gaussian.robust_covariance(DIAGONAL, eps=eps).attack
     assert float(np.trace(attack @ DIAGONAL @ attack)) == pytest.approx(eps**2, rel=1e-12)
 
@@ -209,15 +207,13 @@ def test_the_linear_attack_meets_its_budget_and_no_other_matrix_gains_more():
 
 def test_the_risk_is_the_mean_loss_of_samples(float64):
     model, mean = turned([0.3, 0.5, 3.0], 1), np.array([0.5, 0.0, 0.5])
-    z = gaussian_classifiers.signed(*draw(40_000))
-    within_four_errors(
-        gaussian_attacks.negative_log_likelihood(z, mean, model), gaussian.risk(mean, model, MEAN, TURNED)
-    )
+    z = gaussian.signed(*draw(40_000))
+    within_four_errors(gaussian.negative_log_likelihood(z, mean, model), gaussian.risk(mean, model, MEAN, TURNED))
     off = mean - MEAN
     attack = gaussian.linear_attack(model, TURNED + np.outer(off, off), eps=0.7).matrix
     moved = z + (z - mean[None]) @ attack.T
     within_four_errors(
-        gaussian_attacks.negative_log_likelihood(moved, mean, model),
+        gaussian.negative_log_likelihood(moved, mean, model),
         gaussian.risk(mean, model, MEAN, TURNED, eps=0.7),
     )
 
@@ -252,14 +248,14 @@ def test_the_multiplier_lies_between_its_bounds():
 
 
 def test_the_worst_alignment_is_attained_and_no_mean_has_less():
-    found = gaussian_classifiers.worst_alignment(TURNED)
+    found = gaussian.worst_alignment(TURNED)
     assert found.cosine == pytest.approx(8 / 17, rel=1e-12)
     assert np.linalg.norm(found.mean) == pytest.approx(1, rel=1e-12)
-    assert gaussian_classifiers.alignment(found.mean, TURNED) == pytest.approx(found.cosine, rel=1e-12)
+    assert gaussian.alignment(found.mean, TURNED) == pytest.approx(found.cosine, rel=1e-12)
     means = np.random.default_rng(0).normal(size=(2000, 3))
-    cosines = [gaussian_classifiers.alignment(mean, TURNED) for mean in means]
+    cosines = [gaussian.alignment(mean, TURNED) for mean in means]
     assert found.cosine <= min(cosines) < found.cosine + 0.02
-    assert gaussian_classifiers.worst_alignment(np.eye(1)).cosine == 1
+    assert gaussian.worst_alignment(np.eye(1)).cosine == 1
 
 
 def test_the_gradient_of_every_mean_turns_towards_it_as_eps_grows():
@@ -269,19 +265,19 @@ def test_the_gradient_of_every_mean_turns_towards_it_as_eps_grows():
         covariance, mean = turned(variances), rng.normal(size=len(variances)) * np.exp(rng.normal(size=len(variances)))
         radii = np.geomspace(0.01, 10, 6) * math.sqrt(variances.mean())
         models = [covariance, *(gaussian.robust_covariance(covariance, eps=eps).covariance for eps in radii)]
-        assert (np.diff([gaussian_classifiers.alignment(mean, model) for model in models]) > 0).all()
-        assert (np.diff([gaussian_classifiers.worst_alignment(model).cosine for model in models]) > 0).all()
+        assert (np.diff([gaussian.alignment(mean, model) for model in models]) > 0).all()
+        assert (np.diff([gaussian.worst_alignment(model).cosine for model in models]) > 0).all()
     robust = gaussian.robust_covariance(TURNED, eps=1).covariance
     for axis in rotation(3).T:
-        assert gaussian_classifiers.alignment(axis, TURNED) == pytest.approx(1, abs=1e-12)
-        assert gaussian_classifiers.alignment(axis, robust) == pytest.approx(1, abs=1e-12)
+        assert gaussian.alignment(axis, TURNED) == pytest.approx(1, abs=1e-12)
+        assert gaussian.alignment(axis, robust) == pytest.approx(1, abs=1e-12)
 
 
 def test_alignment_is_that_of_the_gradient_of_the_classifier(float64):
-    logits_fn = gaussian_classifiers.classifier(MEAN, TURNED)
+    logits_fn = gaussian.classifier(MEAN, TURNED)
     gradient = np.asarray(jax.grad(lambda x: logits_fn(x[None])[0, 1])(jnp.ones(3)))
     cosine = MEAN @ gradient / np.linalg.norm(MEAN) / np.linalg.norm(gradient)
-    assert gaussian_classifiers.alignment(MEAN, TURNED) == pytest.approx(cosine, rel=1e-12)
+    assert gaussian.alignment(MEAN, TURNED) == pytest.approx(cosine, rel=1e-12)
 
 
 # errors and usefulness ----------------------------------------------------------------------------------------------
@@ -294,9 +290,9 @@ def test_the_error_is_that_of_samples_under_an_attack_of_the_library(threat, nor
     attack = pgd(threat(EVERYWHERE), steps=1, random_start=False)
     for model in (TURNED, robust):
         direction = np.linalg.solve(model, MEAN)
-        logits_fn = gaussian_classifiers.classifier(MEAN, model)
-        within_four_errors(logits_fn(x).argmax(-1) != labels, gaussian_classifiers.error_rate(direction, MEAN, TURNED))
-        expected = gaussian_classifiers.error_rate(direction, MEAN, TURNED, eps=0.5, norm=norm)
+        logits_fn = gaussian.classifier(MEAN, model)
+        within_four_errors(logits_fn(x).argmax(-1) != labels, gaussian.error_rate(direction, MEAN, TURNED))
+        expected = gaussian.error_rate(direction, MEAN, TURNED, eps=0.5, norm=norm)
         attacked = attack(KEY, logits_fn, x, labels, eps=0.5, step_size=0.5)
         within_four_errors(attacked.success, expected)
 
@@ -304,13 +300,13 @@ def test_the_error_is_that_of_samples_under_an_attack_of_the_library(threat, nor
 def test_usefulness_is_the_mean_of_the_worst_feature(float64):
     direction = np.array([1.0, -2.0, 0.5])
     scale = math.sqrt(direction @ (TURNED + np.outer(MEAN, MEAN)) @ direction)
-    z = np.asarray(gaussian_classifiers.signed(*draw(20_000)))
+    z = np.asarray(gaussian.signed(*draw(20_000)))
     within_four_errors((z @ direction / scale) ** 2, 1)
     step = {2: direction / np.linalg.norm(direction), math.inf: np.sign(direction), 1: np.array([0, -1, 0])}
     for norm, towards in step.items():
         assert np.linalg.norm(towards, norm) == pytest.approx(1)
         for eps in (0, 0.3):
-            found = gaussian_classifiers.robust_usefulness(direction, MEAN, TURNED, eps=eps, norm=norm)
+            found = gaussian.robust_usefulness(direction, MEAN, TURNED, eps=eps, norm=norm)
             within_four_errors((z - eps * towards) @ direction / scale, found)
             assert found == pytest.approx(direction @ (MEAN - eps * towards) / scale, rel=1e-12)
 
@@ -320,7 +316,7 @@ def test_usefulness_is_the_mean_of_the_worst_feature(float64):
 
 def check_optimal(v, covariance, eps, tolerance=1e-9):
     """The conditions that only a global maximum of a quadratic in a ball fulfils."""
-    delta, multiplier = map(np.asarray, gaussian_attacks.l2_attack(v, np.zeros(v.shape[1]), covariance, eps=eps))
+    delta, multiplier = map(np.asarray, gaussian.l2_attack(v, np.zeros(v.shape[1]), covariance, eps=eps))
     np.testing.assert_allclose(np.linalg.norm(delta, axis=1), eps, rtol=tolerance)
     inverse = np.linalg.inv(covariance)
     gradient = (v + delta) @ inverse
@@ -345,7 +341,7 @@ def test_the_attack_is_the_best_of_all_points_of_a_circle(float64):
     circle = eps * np.stack([np.cos(angles), np.sin(angles)], -1)
     inverse = np.linalg.inv(covariance)
     q = lambda w: np.einsum("...i,ij,...j", w, inverse, w)  # noqa: E731
-    delta = np.asarray(gaussian_attacks.l2_attack(v, np.zeros(2), covariance, eps=eps).delta)
+    delta = np.asarray(gaussian.l2_attack(v, np.zeros(2), covariance, eps=eps).delta)
     np.testing.assert_allclose(q(v + delta), q(v[:, None] + circle[None]).max(1), rtol=1e-7)
 
 
@@ -369,16 +365,16 @@ def test_a_point_at_the_mean_goes_along_the_smallest_variance(float64):
 
 def test_no_budget_is_no_attack():
     z = np.ones((2, 3), np.float32)
-    for attack in (gaussian_attacks.l2_attack, gaussian_attacks.average_attack):
+    for attack in (gaussian.l2_attack, gaussian.average_attack):
         found = attack(z, MEAN, DIAGONAL, eps=0)
         assert not np.asarray(found.delta).any() and np.isinf(found.multiplier).all()
 
 
 def test_the_attack_in_float32_compiled_with_traced_numbers():
     z = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    found = jax.jit(lambda z, s, eps: gaussian_attacks.l2_attack(z, MEAN, s, eps=eps))(z, TURNED, 0.7)
+    found = jax.jit(lambda z, s, eps: gaussian.l2_attack(z, MEAN, s, eps=eps))(z, TURNED, 0.7)
     with jax.enable_x64(True):
-        exact = gaussian_attacks.l2_attack(z.astype(np.float64), MEAN, TURNED, eps=0.7)
+        exact = gaussian.l2_attack(z.astype(np.float64), MEAN, TURNED, eps=0.7)
     assert found.delta.dtype == jnp.float32
     np.testing.assert_allclose(found.delta, exact.delta, atol=3e-5)
 
@@ -386,14 +382,12 @@ def test_the_attack_in_float32_compiled_with_traced_numbers():
 def test_the_average_attack_is_the_linear_attack_on_the_moments_of_the_points(float64):
     z = np.random.default_rng(0).normal(size=(200, 3)) @ rotation(3, 2)
     v = z - MEAN
-    found = gaussian_attacks.average_attack(z, MEAN, TURNED, eps=0.7)
+    found = gaussian.average_attack(z, MEAN, TURNED, eps=0.7)
     expected = gaussian.linear_attack(TURNED, v.T @ v / len(v), eps=0.7)
     np.testing.assert_allclose(found.delta, v @ expected.matrix, rtol=1e-10, atol=1e-12)
     assert float(found.multiplier) == pytest.approx(expected.multiplier, rel=1e-12)
-    exact = gaussian_attacks.l2_attack(z, MEAN, TURNED, eps=0.7)
-    loss, bound = (
-        gaussian_attacks.negative_log_likelihood(z + worst.delta, MEAN, TURNED).mean() for worst in (exact, found)
-    )
+    exact = gaussian.l2_attack(z, MEAN, TURNED, eps=0.7)
+    loss, bound = (gaussian.negative_log_likelihood(z + worst.delta, MEAN, TURNED).mean() for worst in (exact, found))
     assert loss < bound  # whoever may share the budget out gains more
 
 
@@ -402,9 +396,9 @@ def test_the_average_attack_is_the_linear_attack_on_the_moments_of_the_points(fl
 
 @pytest.mark.parametrize(("eps", "step_size"), [(0.0, 0.5), (0.5, 0.5), (5.0, 0.1)])
 def test_gradient_descent_ends_at_the_closed_form(eps, step_size, float64):
-    z = np.asarray(gaussian_classifiers.signed(*draw(300)))
+    z = np.asarray(gaussian.signed(*draw(300)))
     start = np.zeros(3), np.eye(3)
-    fit = jax.jit(partial(gaussian_attacks.robust_fit, steps=500, step_size=step_size))
+    fit = jax.jit(partial(gaussian.robust_fit, steps=500, step_size=step_size))
     found = fit(z, *start, eps=eps)
     np.testing.assert_allclose(found.mean, z.mean(0), atol=1e-9)
     own = np.cov(z.T, bias=True)
@@ -414,18 +408,18 @@ def test_gradient_descent_ends_at_the_closed_form(eps, step_size, float64):
     assert float(found.loss[0]) == pytest.approx(gaussian.risk(*start, z.mean(0), own, eps=eps), abs=1e-8)
 
 
-@pytest.mark.parametrize("attack", [gaussian_attacks.average_attack, gaussian_attacks.l2_attack])
+@pytest.mark.parametrize("attack", [gaussian.average_attack, gaussian.l2_attack])
 def test_a_step_is_the_natural_gradient_of_the_loss_at_the_worst_points(attack, float64):
-    z = np.asarray(gaussian_classifiers.signed(*draw(50)))
+    z = np.asarray(gaussian.signed(*draw(50)))
     start = np.zeros(3), turned([0.3, 0.5, 3.0], 1)
 
     moved = z + attack(z, *start, eps=0.7).delta
 
     def loss(mean, root):  # of covariances the gradient must be symmetric
-        return gaussian_attacks.negative_log_likelihood(moved, mean, (root + root.T) / 2).mean()
+        return gaussian.negative_log_likelihood(moved, mean, (root + root.T) / 2).mean()
 
     by_mean, by_covariance = jax.grad(loss, (0, 1))(*map(jnp.asarray, start))
-    found = gaussian_attacks.robust_fit(z, *start, eps=0.7, steps=1, step_size=0.1, attack=attack)
+    found = gaussian.robust_fit(z, *start, eps=0.7, steps=1, step_size=0.1, attack=attack)
     np.testing.assert_allclose(found.mean, start[0] - 0.1 * start[1] @ by_mean, rtol=1e-10)
     np.testing.assert_allclose(found.covariance, start[1] - 0.2 * start[1] @ by_covariance @ start[1], rtol=1e-10)
 
@@ -434,7 +428,7 @@ def test_training_against_the_exact_attack_ends_near_the_relaxed_optimum_in_high
     size, count = 50, 400
     z = np.random.default_rng(0).normal(size=(count, size)) * np.linspace(0.5, 2, size)
     own, eps = np.cov(z.T, bias=True), 0.5 * math.sqrt(size)
-    fit = jax.jit(partial(gaussian_attacks.robust_fit, steps=60, step_size=0.4, attack=gaussian_attacks.l2_attack))
+    fit = jax.jit(partial(gaussian.robust_fit, steps=60, step_size=0.4, attack=gaussian.l2_attack))
     found = fit(z, z.mean(0), own, eps=eps)
     expected = gaussian.robust_covariance(own, eps=eps).covariance
     assert np.linalg.norm(found.covariance - expected) < 0.03 * np.linalg.norm(expected)
@@ -444,7 +438,7 @@ def test_training_against_the_exact_attack_ends_near_the_relaxed_optimum_in_high
 # bad input ----------------------------------------------------------------------------------------------------------
 
 Z = np.ones((4, 3), np.float32)
-ATTACKS = (gaussian_attacks.l2_attack, gaussian_attacks.average_attack)
+ATTACKS = (gaussian.l2_attack, gaussian.average_attack)
 ERRORS = {  # name: (what is wrong, the value and the fix that the message must hold)
     "not symmetric": (
         lambda: gaussian.robust_covariance(np.array([[1.0, 0.5], [0.0, 1.0]]), eps=1),
@@ -455,10 +449,10 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
         r"positive definite; got an eigenvalue of .*; add a small multiple of the identity",
     ),
     "negative": (
-        lambda: gaussian_attacks.negative_log_likelihood(Z, np.zeros(3), np.diag([1.0, -1.0, 2.0])),
+        lambda: gaussian.negative_log_likelihood(Z, np.zeros(3), np.diag([1.0, -1.0, 2.0])),
         r"positive definite; got an eigenvalue of -1",
     ),
-    "no matrix": (lambda: gaussian_classifiers.worst_alignment(np.ones((2, 3))), r"\[d, d\]; got \(2, 3\); numpy.diag"),
+    "no matrix": (lambda: gaussian.worst_alignment(np.ones((2, 3))), r"\[d, d\]; got \(2, 3\); numpy.diag"),
     "NaN": (lambda: gaussian.multiplier_bounds(np.full((2, 2), np.nan), eps=1), r"covariance holds 4 NaN"),
     "matrices that do not fit": (
         lambda: gaussian.linear_attack(np.eye(2), np.eye(3), eps=1),
@@ -469,14 +463,14 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
         r"mean must have shape \(3,\), as the covariance is \[3, 3\]; got \(2,\)",
     ),
     "a mean of no points": (
-        lambda: gaussian_attacks.l2_attack(Z, np.zeros(2), np.eye(3), eps=1),
+        lambda: gaussian.l2_attack(Z, np.zeros(2), np.eye(3), eps=1),
         r"points \(4, 3\) need a mean \(3,\) and a covariance \(3, 3\); got \(2,\) and \(3, 3\)",
     ),
     "no points": (
-        lambda: gaussian_attacks.negative_log_likelihood(Z[:0], np.zeros(3), np.eye(3)),
+        lambda: gaussian.negative_log_likelihood(Z[:0], np.zeros(3), np.eye(3)),
         r"neither of them zero; got \(0, 3\)",
     ),
-    "points NaN": (lambda: gaussian_attacks.l2_attack(Z * np.nan, np.zeros(3), np.eye(3), eps=1), r"holds 12 NaN"),
+    "points NaN": (lambda: gaussian.l2_attack(Z * np.nan, np.zeros(3), np.eye(3), eps=1), r"holds 12 NaN"),
     "eps negative": (lambda: gaussian.robust_covariance(np.eye(2), eps=-1), r"eps must not be negative; got eps=-1"),
     "eps NaN": (lambda: gaussian.linear_attack(np.eye(2), np.eye(2), eps=math.nan), r"not be negative; got eps=nan"),
     "eps endless": (lambda: gaussian.robust_covariance(np.eye(2), eps=math.inf), r"eps must be finite; got eps=inf"),
@@ -488,7 +482,7 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
         r"above 4 = 1 / \(smallest eigenvalue.*got penalty=4",
     ),
     "penalty below the literal limit": (
-        lambda: gaussian_attacks.lagrangian_attack(Z, MEAN, DIAGONAL, penalty=1.9, convention="literal"),
+        lambda: gaussian.lagrangian_attack(Z, MEAN, DIAGONAL, penalty=1.9, convention="literal"),
         r"above 2 = 0\.5 / \(smallest eigenvalue.*got penalty=1\.9",
     ),
     "penalty endless": (lambda: gaussian.vulnerability(DIAGONAL, penalty=math.inf), r"must be finite.*got penalty=inf"),
@@ -496,24 +490,24 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
         lambda: gaussian.vulnerability(DIAGONAL, penalty=5, convention="paper"),
         r"one of 'quadratic', 'halved', 'literal'; got 'paper'",
     ),
-    "no direction": (lambda: gaussian_classifiers.alignment(np.zeros(2), np.eye(2)), r"mean must not be zero"),
+    "no direction": (lambda: gaussian.alignment(np.zeros(2), np.eye(2)), r"mean must not be zero"),
     "no such norm": (
-        lambda: gaussian_classifiers.error_rate(np.ones(2), np.ones(2), np.eye(2), norm=3),
+        lambda: gaussian.error_rate(np.ones(2), np.ones(2), np.eye(2), norm=3),
         r"norm must be 1, 2 or math.inf; got 3",
     ),
     "eps of an error": (
-        lambda: gaussian_classifiers.robust_usefulness(np.ones(2), np.ones(2), np.eye(2), eps=-1),
+        lambda: gaussian.robust_usefulness(np.ones(2), np.ones(2), np.eye(2), eps=-1),
         r"eps must not be negative",
     ),
-    "no samples": (lambda: gaussian_classifiers.sample(KEY, MEAN, DIAGONAL, count=0), r"count must be positive"),
-    "labels of others": (lambda: gaussian_classifiers.signed(Z, np.zeros(3, np.int32)), r"shape \[4\].*got \(3,\)"),
-    "labels 1 and -1": (lambda: gaussian_classifiers.signed(Z, np.array([1, -1, 1, 1])), r"labels must be in \[0, 2\)"),
+    "no samples": (lambda: gaussian.sample(KEY, MEAN, DIAGONAL, count=0), r"count must be positive"),
+    "labels of others": (lambda: gaussian.signed(Z, np.zeros(3, np.int32)), r"shape \[4\].*got \(3,\)"),
+    "labels 1 and -1": (lambda: gaussian.signed(Z, np.array([1, -1, 1, 1])), r"labels must be in \[0, 2\)"),
     "no steps": (
-        lambda: gaussian_attacks.robust_fit(Z, np.zeros(3), np.eye(3), eps=1, steps=0, step_size=0.1),
+        lambda: gaussian.robust_fit(Z, np.zeros(3), np.eye(3), eps=1, steps=0, step_size=0.1),
         r"steps must be positive",
     ),
     "too large a step": (
-        lambda: gaussian_attacks.robust_fit(Z, np.zeros(3), np.eye(3), eps=1, steps=1, step_size=1.5),
+        lambda: gaussian.robust_fit(Z, np.zeros(3), np.eye(3), eps=1, steps=1, step_size=1.5),
         r"step_size must be in \(0, 1\].*got 1\.5",
     ),
 }

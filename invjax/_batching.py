@@ -1,0 +1,113 @@
+"""A data set in batches of one shape, each spread over the devices of a mesh."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from invjax import _check
+from invjax.types import ApplyFn, Params
+
+
+def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
+    """All devices along one axis, "data": each holds the parameters and takes its share of every batch."""
+    return Mesh(np.array(list(devices or jax.devices())), ("data",), axis_types=(AxisType.Auto,))
+
+
+def shard_batch(mesh: Mesh, batch: Any) -> Any:
+    """Spread the leading axis of host arrays over the mesh; numbers without an axis go to every device.
+
+    With several hosts each one passes the same whole batch, as `data.batches` gives it, and keeps its own part.
+
+    Raises:
+        ValueError: the batch does not divide by the number of devices, or the mesh is not one of `data_mesh`.
+    """
+    if mesh.axis_names != ("data",) or mesh.axis_types != (AxisType.Auto,):
+        raise ValueError(f"the mesh must have one automatic axis named data; got {mesh}; use data_mesh()")
+    for leaf in jax.tree.leaves(batch):
+        _check.divisible(f"a batch over {mesh.size} devices", leaf.shape[:1], mesh.size, "change the batch size")
+
+    def spread(leaf):
+        sharding = NamedSharding(mesh, PartitionSpec("data") if leaf.ndim else PartitionSpec())
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(spread, batch)
+
+
+def over_batches(
+    function: Callable[..., Any], arrays: Sequence[Any], batch_size: int = 500, mesh: Mesh | None = None
+) -> Any:
+    """`function(*batch)` for consecutive batches, joined along the first axis, as host arrays.
+
+    The last batch is padded with copies of its first example, so that there is one compilation, and the padding is
+    dropped.
+
+    Args:
+        function: arrays of `[B, ...]` in, a pytree of arrays `[B, ...]` out; jit it first.
+        arrays: of one length N; anything that takes a slice.
+        batch_size: B; with a mesh, rounded up to a multiple of its size.
+        mesh: spread each batch over these devices.
+
+    Returns:
+        The pytree that `function` returns, with leaves `[N, ...]`.
+    """
+    _check.positive(batch_size=batch_size)
+    if mesh is not None:
+        batch_size += -batch_size % mesh.size
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the data's split")
+    (total,) = lengths
+    pieces = []
+    for start in range(0, total, batch_size):
+        batch = [np.asarray(array[start : start + batch_size]) for array in arrays]
+        size = len(batch[0])
+        batch = [np.concatenate([b, np.repeat(b[:1], batch_size - size, axis=0)]) for b in batch]
+        out = function(*(shard_batch(mesh, batch) if mesh is not None else batch))
+        pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def correct(
+    apply_fn: ApplyFn, params: Params, images: Any, labels: np.ndarray, batch_size: int = 500, mesh: Mesh | None = None
+) -> np.ndarray:
+    """Where the model is right, `[N]`.
+
+    Raises:
+        ValueError: the model does not give logits `[N, K]`, or gives NaN; labels of another shape or out of range.
+    """
+    logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
+    if logits.ndim != 2 or labels.shape != (len(images),):
+        raise ValueError(
+            f"the model must give logits [{len(images)}, classes] and labels be [{len(images)}]; got {logits.shape} "
+            f"and {labels.shape}"
+        )
+    _check.labels(labels, logits.shape[1])
+    _check.finite("the model's logits", logits)
+    return logits.argmax(1) == labels
+
+
+def shrinking(ids: np.ndarray, batch_size: int, multiple: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+    """Cut what is left of a data set into batches of few different shapes: `(ids, size to pad them to)`.
+
+    Full batches first; the rest is padded to a power of two times `multiple`, at most `batch_size`.
+
+    >>> [(len(part), size) for part, size in shrinking(np.arange(11), 4)]
+    [(4, 4), (4, 4), (3, 4)]
+    >>> [(len(part), size) for part, size in shrinking(np.arange(3), 256)]
+    [(3, 4)]
+    """
+    for start in range(0, len(ids), batch_size):
+        part = ids[start : start + batch_size]
+        yield part, min(batch_size, multiple * 2 ** math.ceil(math.log2(max(len(part) / multiple, 1))))
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)

@@ -1,0 +1,163 @@
+"""What an attack is: a record of the function that runs it and of what a reader has to know about it.
+
+    attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None) -> AttackResult
+
+Everything static (threat, loss, number of steps) is fixed by the factory that made the attack. `eps` and `step_size`
+are traced numbers: one compilation serves a whole curve. Example i draws its random numbers from `fold_in(key, ids[i])`.
+With `ids` its position in the data set, an image gets the same adversarial example in any batch, order or number of
+devices.
+
+No attack is jitted inside; `jit_attack` compiles one so that new parameters do not compile again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from invjax import _check
+from invjax.attacks._threats import Threat
+from invjax.types import ApplyFn, Array, Key, Labels, LogitsFn, Params, PerExample, Scalar
+
+
+class AttackResult(NamedTuple):
+    """What an attack found, for each example.
+
+    Attributes:
+        x: `[B, ...]`, the best image found: a successful one if there is any, then the one of largest loss.
+        success: `[B]`, computed again from `x`: the prediction is not the label (for a targeted attack: is the target).
+        distance: `[B]`, from the original, in the units of `eps`.
+        loss: `[B]`, what the attack maximises, at `x`.
+        trace: `[B, steps]`, that loss after each step.
+    """
+
+    x: Float[Array, "batch ..."]
+    success: Bool[Array, " batch"]
+    distance: PerExample
+    loss: PerExample
+    trace: Float[Array, "batch steps"]
+
+
+class Attack(NamedTuple):
+    """An attack, and what has to be known of it. Calling the record runs it.
+
+    Combinators (`restarts`, `worst_of`, `smallest`, `transformed`) take and return this record, so that the threat and
+    the target are never lost.
+
+    Attributes:
+        run: `(key, logits_fn, x [B, ...], labels [B], *, eps, step_size=None, ids=None) -> AttackResult`.
+        threat: the geometry in which `eps` is measured, and the range of pixel values.
+        targeted: whether `labels` are classes to reach; otherwise they are the true classes, to be left.
+        recipe: what was done, for tables and data sets: "pgd(linf, steps=40, loss=log_odds)".
+    """
+
+    run: Callable[..., AttackResult]
+    threat: Threat
+    targeted: bool
+    recipe: str
+
+    def __call__(
+        self,
+        key: Key,
+        logits_fn: LogitsFn,
+        x: Array,
+        labels: Labels,
+        *,
+        eps: Any,
+        step_size: Any = None,
+        ids: Any = None,
+    ) -> AttackResult:
+        """Run the attack on a batch."""
+        return self.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+
+
+def recipe(name: str, threat: Threat, **settings: Any) -> str:
+    """One line that says what an attack does: its name, its threat, its settings.
+
+    >>> from invjax import attacks
+    >>> recipe("pgd", attacks.linf(), steps=40)
+    'pgd(linf, steps=40)'
+    >>> recipe("pgd", attacks.l2(box=(-1, 1)), steps=40)
+    'pgd(l2(box=(-1, 1)), steps=40)'
+    """
+    low, high = threat.box
+    geometry = threat.name if (low, high) == (0, 1) else f"{threat.name}(box=({low:g}, {high:g}))"
+    said = [f"{key}={getattr(value, '__name__', value)}" for key, value in settings.items()]
+    return f"{name}({', '.join([geometry, *said])})"
+
+
+def check_attack(attack: Any) -> None:
+    """Refuse what is not an `Attack` record: a bare function does not say its threat or whether it is targeted.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(attack, Attack):
+        raise ValueError(
+            f"attack must be an attacks.Attack; got {attack!r}; "
+            "wrap a function as Attack(function, threat, targeted, recipe)"
+        )
+
+
+def check_images(attack: Attack, x: Array, name: str = "x") -> None:
+    """Images that the attack can take.
+
+    Raises:
+        ValueError: not an `Attack`; integer or NaN images, or outside of the attack's box.
+    """
+    check_attack(attack)
+    _check.within(name, x, attack.threat.box)
+
+
+def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]:
+    """Compile an attack on a model once for each shape; new parameters, keys and radii do not compile again.
+
+    (`jax.jit` over a closure of the parameters would: each closure is another function.)
+
+    >>> from invjax import attacks
+    >>> linear = lambda w, x: x @ w
+    >>> run = jit_attack(attacks.fgsm(), linear)
+    >>> x, labels = jnp.array([[0.5, 0.4]]), jnp.array([0])
+    >>> run(jax.random.key(0), jnp.eye(2), x, labels, eps=0.25).x.tolist()
+    [[0.25, 0.6499999761581421]]
+
+    Args:
+        attack: any attack.
+        apply_fn: `(params, x) -> logits`.
+
+    Returns:
+        `(key, params, x, labels, *, eps, step_size=None, ids=None) -> AttackResult`. It checks the values that it is
+        given before it compiles.
+    """
+
+    check_attack(attack)
+
+    @jax.jit
+    def run(key, params, x, labels, eps, step_size, ids):
+        return attack(key, partial(apply_fn, params), x, labels, eps=eps, step_size=step_size, ids=ids)
+
+    # traced for its shape once, not at every call
+    shaped = jax.jit(apply_fn)
+
+    def compiled(
+        key: Key,
+        params: Params,
+        x: Array,
+        labels: Labels,
+        *,
+        eps: Scalar,
+        step_size: Scalar | None = None,
+        ids: Any = None,
+    ) -> AttackResult:
+        _check.number("eps", eps)
+        check_images(attack, x)
+        _check.labels(labels, _check.logits_of(partial(shaped, params), x, labels))
+        if step_size is not None:
+            _check.number("step_size", step_size)
+            step_size = jnp.asarray(step_size, x.dtype)
+        return run(key, params, x, labels, jnp.asarray(eps, x.dtype), step_size, ids)
+
+    return compiled

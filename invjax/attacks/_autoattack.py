@@ -1,0 +1,107 @@
+"""AutoAttack: four attacks in turn, without a parameter to tune, so that numbers are comparable.
+
+    Auto-PGD on cross-entropy, Auto-PGD and FAB towards each wrong class, Square.
+
+`autoattack` is one attack like any other. `autoattack_stages` are its parts, which `evaluation.benchmark` runs on whole
+data sets: an image that one of them breaks is not given to the next.
+
+Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness* ("standard" version of their code), and 2021,
+*Mind the Box*, for l1.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax.attacks._apgd import apgd, apgd_toward
+from invjax.attacks._attack import Attack, AttackResult, recipe
+from invjax.attacks._combine import worst_of
+from invjax.attacks._fab import fab_toward
+from invjax.attacks._square import square
+from invjax.attacks._threats import Threat
+from invjax.attacks.building import where
+
+
+class Stage(NamedTuple):
+    """One part of AutoAttack: the attacks `make(rank)` for each rank, compiled once.
+
+    Attributes:
+        name: "apgd-ce", "apgd-t", "fab-t" or "square" in the standard version.
+        make: `rank -> Attack`, where the rank is a traced integer: a wrong class by its likelihood, or a restart.
+        ranks: how many.
+    """
+
+    name: str
+    make: Callable[[Any], Attack]
+    ranks: int
+
+
+def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, queries: int = 5000) -> tuple[Stage, ...]:
+    """The attacks of AutoAttack's standard version, in order.
+
+    Args:
+        threat: `linf()`, `l2()` or `l1()`.
+        num_classes: of the model; the targeted attacks go towards at most nine wrong classes (Auto-PGD in l1: five).
+        steps: of Auto-PGD and FAB.
+        queries: of Square.
+
+    Raises:
+        ValueError: another threat, fewer than two classes.
+    """
+    _check.one_of("the threat of AutoAttack", threat.name, ("linf", "l2", "l1"))
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2; got num_classes={num_classes}")
+    targets = min(9, num_classes - 1)
+    stages = [Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 5 if threat.name == "l1" else 1)]
+    if num_classes > 3:  # the targeted ratio needs four logits
+        apgd_targets = min(5, targets) if threat.name == "l1" else targets
+        stages.append(Stage("apgd-t", lambda rank: apgd_toward(rank, threat, steps=steps), apgd_targets))
+    stages.append(Stage("fab-t", lambda rank: fab_toward(rank, threat, steps=steps), targets))
+    stages.append(Stage("square", lambda rank: square(threat, queries=queries, rescale=False), 1))
+    return tuple(stages)
+
+
+def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: int = 5000) -> Attack:
+    """AutoAttack (standard version) as one attack: for each image the first success of its four parts.
+
+    Every part attacks every image, as `jit` demands. For a whole data set `evaluation.benchmark` breaks the same images
+    and is several times faster, since it drops the images that are broken.
+
+    >>> from invjax import attacks
+    >>> logits_fn = lambda x: jnp.stack([1 - x.sum((1, 2, 3)), x.sum((1, 2, 3))], -1)
+    >>> attack = autoattack(attacks.linf(), num_classes=2, steps=2, queries=2)
+    >>> x, labels = jnp.full((1, 4, 4, 1), 0.02), jnp.array([0])
+    >>> bool(attack(jax.random.key(0), logits_fn, x, labels, eps=0.03).success[0])
+    True
+
+    Args:
+        threat: `linf()`, `l2()` or `l1()`.
+        num_classes: of the model.
+        steps: of Auto-PGD and FAB.
+        queries: of Square.
+
+    Raises:
+        ValueError: as `autoattack_stages`.
+    """
+    stages = autoattack_stages(threat, num_classes=num_classes, steps=steps, queries=queries)
+    said = recipe("autoattack", threat, num_classes=num_classes, steps=steps, queries=queries)
+    return worst_of([_first_success(stage) for stage in stages])._replace(recipe=said)
+
+
+def _first_success(stage: Stage) -> Attack:
+    """The stage's ranks in turn; for each example the first success, or else the first rank's result."""
+
+    def run_ranks(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        def run(rank) -> AttackResult:
+            return stage.make(rank)(jax.random.fold_in(key, rank), logits_fn, x, labels, eps=eps, ids=ids)
+
+        def step(best, rank):
+            new = run(rank)
+            return where(new.success & ~best.success, new, best), None
+
+        return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, stage.ranks))[0]
+
+    return stage.make(0)._replace(run=run_ranks)

@@ -1,0 +1,79 @@
+"""Attacks made of attacks: the worst of several, and several random starts."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax.attacks._attack import Attack, check_attack
+from invjax.attacks.building import same_threat, where
+
+
+def worst_of(attacks: Sequence[Attack]) -> Attack:
+    """All attacks on all examples; for each example the first success, or else the first attack's result.
+
+    The loss is that of the attack that gave the result; the traces are joined.
+
+    Args:
+        attacks: at least one, of the same threat, all targeted or none.
+
+    Raises:
+        ValueError: no attacks, attacks of different threats or targets.
+    """
+    attacks = tuple(attacks)
+    if not attacks:
+        raise ValueError("worst_of needs at least one attack; got none")
+    first = attacks[0]
+    for attack in attacks:
+        check_attack(attack)
+        if not same_threat(attack.threat, first.threat):
+            raise ValueError(
+                f"worst_of needs attacks of one threat; got {first.recipe} and {attack.recipe}; "
+                "evaluate each threat by itself"
+            )
+        if attack.targeted != first.targeted:
+            raise ValueError(
+                f"worst_of needs attacks that are all targeted or all untargeted; got {first.recipe} and "
+                f"{attack.recipe}; their labels mean different things"
+            )
+
+    def run_all(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        results = [
+            a(jax.random.fold_in(key, i), logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+            for i, a in enumerate(attacks)
+        ]
+        best = results[0]._replace(trace=None)
+        for result in results[1:]:
+            best = where(~best.success & result.success, result._replace(trace=None), best)
+        return best._replace(trace=jnp.concatenate([result.trace for result in results], 1))
+
+    said = ", ".join(attack.recipe for attack in attacks)
+    return first._replace(run=run_all, recipe=f"worst_of({said})")
+
+
+def restarts(attack: Attack, n: int) -> Attack:
+    """The attack from `n` random starts; for each example a success if there is one, and then the largest loss.
+
+    One compiled loop, whatever `n` is. The first start is that of `fold_in(key, 0)`.
+
+    Args:
+        attack: one that draws from its key.
+        n: at least 1.
+    """
+    _check.positive(n=n)
+    check_attack(attack)
+
+    def repeated(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        def run(i):
+            start = jax.random.fold_in(key, i)
+            return attack(start, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+
+        def step(best, i):
+            new = run(i)
+            better = (new.success & ~best.success) | ((new.success == best.success) & (new.loss > best.loss))
+            return where(better, new, best), None
+
+        return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, n))[0]
+
+    return attack._replace(run=repeated, recipe=f"restarts({attack.recipe}, n={n})")

@@ -1,0 +1,154 @@
+r"""Attacks that follow the gradient of a loss: one loop for all of them.
+
+    z_0 in ball(x, eps),    z_{i+1} = project(z_i + step_size * ascent(gradient of the loss at z_i)).
+
+The threat says what a ball and an ascent are, the loss what to climb. Sources: Goodfellow et al. 2015 (FGSM), Kurakin
+et al. 2017 (least likely class, iterated), Madry et al. 2018 (PGD); the one-step forms with their signs are those of
+Cubuk et al. 2018, *Intriguing Properties of Adversarial Examples*.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax.attacks._attack import Attack, recipe
+from invjax.attacks._threats import Threat, linf
+from invjax.attacks.building import climb, example_keys, finish, fooled, prepare
+from invjax.losses import log_odds
+from invjax.types import Labels, Logits, PerExample
+
+Loss = Callable[[Logits, Labels], PerExample]
+"""`(logits [B, K], labels [B]) -> [B]`: what an attack climbs, such as `losses.log_odds` (the default),
+`cross_entropy`, `margin` or `dlr`."""
+
+
+def _step_sizes(step_size, eps, steps, dtype):
+    if step_size is None:
+        step_size = 2.5 * eps / steps
+    _check.number("step_size", step_size)
+    return jnp.full(steps, step_size, dtype)
+
+
+def _climbing(
+    name: str,
+    threat: Threat | None,
+    steps: int,
+    loss: Loss,
+    objective_for: Callable,
+    random_start: bool,
+    targeted: bool = False,
+) -> Attack:
+    """The attack that climbs `objective_for(logits_fn, x, labels)`, from a random point of the ball or from x."""
+    _check.positive(steps=steps)
+    threat = linf() if threat is None else threat
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
+        keys = example_keys(key, ids, len(x))
+        start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
+        sizes = _step_sizes(step_size, eps, steps, x.dtype)
+        found, value, trace = climb(objective_for(logits_fn, x, labels), threat, start, x, eps, sizes)
+        return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
+
+    settings: dict[str, Any] = {"steps": steps, "loss": loss}
+    if not random_start:
+        settings["random_start"] = False
+    if targeted:
+        settings["targeted"] = True
+    return Attack(attack, threat, targeted, recipe(name, threat, **settings))
+
+
+def _whole_step(name: str, one_step: Attack, loss: Loss) -> Attack:
+    """An attack of one step, whose length is `eps` unless given."""
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
+
+    settings: dict[str, Any] = {"loss": loss} | ({"targeted": True} if one_step.targeted else {})
+    return one_step._replace(run=attack, recipe=recipe(name, one_step.threat, **settings))
+
+
+def pgd(
+    threat: Threat | None = None,
+    *,
+    steps: int = 40,
+    loss: Loss = log_odds,
+    random_start: bool = True,
+    targeted: bool = False,
+) -> Attack:
+    """Projected gradient descent: the standard first-order attack.
+
+    >>> from invjax import attacks
+    >>> logits_fn = lambda x: jnp.stack([1 - x.sum(-1), x.sum(-1)], -1)
+    >>> x, labels = jnp.array([[0.2, 0.1]]), jnp.array([0])
+    >>> result = attacks.pgd(attacks.linf(), steps=5)(jax.random.key(0), logits_fn, x, labels, eps=0.125)
+    >>> bool(result.success[0]), round(float(result.distance[0]), 4)
+    (True, 0.125)
+
+    Args:
+        threat: the geometry; default `linf()`.
+        steps: gradients taken.
+        loss: what to climb.
+        random_start: start at a random point of the ball; else at the image.
+        targeted: `labels` are the classes to reach; descend the loss.
+
+    Returns:
+        An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
+    """
+
+    def objective_for(logits_fn, x, labels):
+        def objective(z):
+            logits = logits_fn(z)
+            return (-1 if targeted else 1) * loss(logits, labels), fooled(logits, labels, targeted)
+
+        return objective
+
+    return _climbing("pgd", threat, steps, loss, objective_for, random_start, targeted)
+
+
+def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool = False) -> Attack:
+    """One step of length `eps` along the gradient: its sign (`linf`, the default) or its direction (`l2`).
+
+    Args:
+        threat: the geometry; `linf((-inf, inf))` does not clip to the box.
+        loss: what to climb.
+        targeted: `labels` are the classes to reach.
+    """
+    return _whole_step("fgsm", pgd(threat, steps=1, loss=loss, random_start=False, targeted=targeted), loss)
+
+
+def step_ll(threat: Threat | None = None, *, loss: Loss = log_odds) -> Attack:
+    """One step of length `eps` towards the class that the model finds least likely. `labels` are the true ones.
+
+    Args:
+        threat: the geometry; default `linf()`.
+        loss: of the least likely class, descended.
+    """
+    return _whole_step("step_ll", iterated_ll(threat, steps=1, loss=loss), loss)
+
+
+def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = log_odds) -> Attack:
+    """Steps towards the class that the model finds least likely for the image itself. `labels` are the true ones.
+
+    Args:
+        threat: the geometry; default `linf()`.
+        steps: gradients taken, from the image on.
+        loss: of the least likely class, descended.
+
+    Returns:
+        An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
+    """
+
+    def objective_for(logits_fn, x, labels):
+        least_likely = logits_fn(x).argmin(-1)
+
+        def objective(z):
+            logits = logits_fn(z)
+            return -loss(logits, least_likely), fooled(logits, labels)
+
+        return objective
+
+    return _climbing("iterated_ll", threat, steps, loss, objective_for, random_start=False)

@@ -1,0 +1,139 @@
+r"""How far an image is from being misclassified: the smallest eps, found by bisection or along a line.
+
+`smallest` turns any attack with a radius into one that looks for the smallest radius at which it succeeds, for each
+example by itself. What it finds is an upper bound of the true distance, as good as the attack.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images
+from invjax.attacks.building import fooled, prepare, where
+from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
+
+
+def per_example(attack: Attack) -> Callable[..., AttackResult]:
+    """The attack with an `eps [B]` for each example: mapped over batches of one.
+
+    Convolutions fold the mapped axis back into their batch, so this costs what the attack on the batch costs.
+    """
+
+    def mapped(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        ids = jnp.arange(len(x)) if ids is None else ids
+
+        def one(x, label, eps, step_size, i):
+            result = attack(key, logits_fn, x[None], label[None], eps=eps, step_size=step_size, ids=i[None])
+            return jax.tree.map(lambda leaf: leaf[0], result)
+
+        sizes = None if step_size is None else jnp.broadcast_to(step_size, len(x))
+        return jax.vmap(one, (0, 0, 0, None if sizes is None else 0, 0))(x, labels, eps, sizes, ids)
+
+    return mapped
+
+
+def smallest(attack: Attack, *, steps: int = 10) -> Attack:
+    """The smallest radius at which `attack` succeeds, by bisection between 0 and `eps`.
+
+    A success whose distance is smaller than its radius counts with its distance.
+
+    Args:
+        attack: any attack with a radius.
+        steps: bisections after a first run at `eps`; each halves the uncertainty.
+
+    Returns:
+        An `Attack`: `x` is the nearest adversarial example found, `distance` how near it is, `success` whether there is
+        one within `eps`, `loss` is minus the bracket's upper end, `trace [B, steps]` that end. Images on which the
+        attack succeeds at radius 0, and those that withstand all, come back as they are with distance 0.
+    """
+    _check.positive(steps=steps)
+    check_attack(attack)
+
+    def bisected(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        check_images(attack, x)
+        _check.number("eps", eps)
+        _check.labels(labels, _check.logits_of(logits_fn, x, labels))
+        run = per_example(attack)
+        eps = jnp.asarray(eps, x.dtype)
+        fraction = None if step_size is None else step_size / jnp.where(eps > 0, eps, 1)  # it belongs to its radius
+
+        def step(carry, i):
+            # first radius 0: what succeeds there needs no change; then all of eps; then halves
+            low, high, found, success, from_start = carry
+            radius = jnp.where(i == 0, 0, jnp.where(i == 1, eps, (low + high) / 2))
+            size = None if fraction is None else fraction * radius
+            result = run(key, logits_fn, x, labels, eps=radius, step_size=size, ids=ids)
+            from_start = from_start | (result.success & (i == 0))
+            nearer = result.success & (i > 0) & ((result.distance < high) | ~success)
+            found, high = where(nearer, (result.x, jnp.minimum(result.distance, high)), (found, high))
+            low = jnp.where(result.success | (i < 2), low, radius)
+            return (jnp.minimum(low, high), high, found, success | nearer, from_start), high
+
+        zero, none = jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), bool)
+        start = zero, jnp.full(len(x), eps), jnp.asarray(x), none, none
+        (_, high, found, success, from_start), trace = jax.lax.scan(step, start, jnp.arange(steps + 2))
+        found, high = where(from_start, (jnp.asarray(x), zero), (found, high))
+        success = success | from_start
+        return AttackResult(found, success, jnp.where(success, high, 0), -high, trace[2:].T)
+
+    return attack._replace(run=bisected, recipe=f"smallest({attack.recipe}, steps={steps})")
+
+
+def line_search(
+    logits_fn: LogitsFn,
+    x: Array,
+    labels: Labels,
+    direction: Array,
+    *,
+    eps: Scalar,
+    box: Box = (-jnp.inf, jnp.inf),
+    points: int = 50,
+    steps: int = 20,
+) -> PerExample:
+    """The smallest `t` in [0, eps] at which `x + t * direction`, clipped to `box`, is misclassified; else infinity.
+
+    A first pass over `points` equally spaced values brackets the first crossing, so that a prediction that flips and
+    flips back is not missed unless it happens between two of them; bisection then finds it to `eps / (points 2^steps)`.
+
+    Args:
+        logits_fn: the model.
+        x: `[B, ...]`.
+        labels: `[B]`.
+        direction: `[B, ...]`, in the units of x.
+        eps: the largest t.
+        box: the range of pixel values; none by default, so that small-eps laws are not bent by clipping.
+        points: of the first pass.
+        steps: bisections.
+    """
+    _check.positive(points=points, steps=steps)
+    if direction.shape != x.shape:
+        raise ValueError(f"direction must have the shape of x, {x.shape}; got {direction.shape}")
+    logits_fn, x, eps = prepare(logits_fn, x, labels, eps, box)
+
+    def wrong(t):
+        steps = t.reshape(t.shape + (1,) * (x.ndim - 1))
+        return fooled(logits_fn(jnp.clip(x + steps * direction, *box)), labels)
+
+    def scan_point(first, i):
+        hit = wrong(jnp.full(len(x), eps * i / points, x.dtype)) & (first > points)
+        return jnp.where(hit, i, first), None
+
+    first = jax.lax.scan(scan_point, jnp.full(len(x), points + 1), jnp.arange(points + 1))[0]
+    high = eps * first.astype(x.dtype) / points
+    low = eps * jnp.maximum(first - 1, 0).astype(x.dtype) / points
+
+    def halve(carry, _):
+        low, high = carry
+        middle = (low + high) / 2
+        hit = wrong(middle)
+        return (jnp.where(hit, low, middle), jnp.where(hit, middle, high)), None
+
+    (_, high), _ = jax.lax.scan(halve, (low, high), None, length=steps)
+    return jnp.where(first == 0, 0, jnp.where(first > points, jnp.inf, high))
+
+
+def distances(result: AttackResult) -> PerExample:
+    """The distance of each success, infinity for each failure."""
+    return jnp.where(result.success, result.distance, jnp.inf)

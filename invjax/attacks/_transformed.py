@@ -1,0 +1,68 @@
+r"""Attacks through rotations and shifts: the adversary turns the image, and changes its pixels on top of that.
+
+    max over t in T and |d| <= eps    loss(model(t(x + d)), y)
+
+A few transforms are drawn for each image and the worst for it is kept; then the attack climbs through that one.
+Source: Tramèr & Boneh 2019, *Adversarial Training and Robustness for Multiple Perturbations*, section 2.3; Engstrom et
+al. 2019, *Exploring the Landscape of Spatial Robustness*, "worst of 10".
+"""
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax._warps import IDENTITY, warp
+from invjax.attacks._attack import Attack, check_attack
+from invjax.attacks._gradient import Loss
+from invjax.attacks.building import example_keys, fooled, prepare
+from invjax.losses import margin
+
+
+def transformed(
+    attack: Attack, *, rotation: float | int = 30, shift: float | int = 3, tries: int = 10, loss: Loss = margin
+) -> Attack:
+    """The attack, through the worst of a few random rotations and shifts of each image.
+
+    Args:
+        attack: any that treats each image by itself and keeps their order, such as `pgd(linf())`.
+        rotation: at most this many degrees, either way.
+        shift: at most this many pixels, down and right, either way.
+        tries: transforms drawn for each image.
+        loss: `(logits, labels) -> [B]`, by which the worst is chosen.
+
+    Returns:
+        An `Attack`. Its images are `t(x + d)`, as the model sees them, and its distances those of `x + d`, before the
+        transform. With `eps = 0` it is the transform alone.
+
+    Raises:
+        ValueError: negative ranges, `tries` below 1.
+    """
+    check_attack(attack)
+    _check.positive(tries=tries)
+    _check.number("rotation", rotation)
+    _check.number("shift", shift)
+    span = jnp.array([rotation, shift, shift, 0, 0])
+
+    def spatial(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, attack.threat.box)
+        spatial_key, attack_key = jax.random.split(key)
+
+        def drawn(i):
+            keys = example_keys(jax.random.fold_in(spatial_key, i), ids, len(x))
+            unit = jax.vmap(lambda k: jax.random.uniform(k, (5,), minval=-1))(keys)
+            return jnp.asarray(IDENTITY)[None] + span[None] * unit
+
+        def moved(z, transforms):
+            return jax.vmap(warp)(z, transforms)
+
+        losses = jax.lax.map(lambda i: loss(logits_fn(moved(x, drawn(i))), labels), jnp.arange(tries))
+        worst = jax.vmap(drawn)(jnp.arange(tries))[losses.argmax(0), jnp.arange(len(x))]
+
+        result = attack(
+            attack_key, lambda z: logits_fn(moved(z, worst)), x, labels, eps=eps, step_size=step_size, ids=ids
+        )
+        seen = moved(result.x, worst)
+        return result._replace(x=seen, success=fooled(logits_fn(seen), labels, attack.targeted))
+
+    said = f"transformed({attack.recipe}, rotation={rotation}, shift={shift}, tries={tries})"
+    return attack._replace(run=spatial, recipe=said)

@@ -1,0 +1,151 @@
+"""The parts that attacks are built of. An attack of one's own needs a loop and these:
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
+        keys = example_keys(key, ids, len(x))                    # random numbers that do not depend on the batch
+        ...
+        return finish(logits_fn, threat.distance, found, x, labels, value, trace)
+
+    Attack(attack, threat, targeted=False, recipe=recipe("mine", threat, steps=10))
+
+`climb` is the loop under every gradient attack here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from invjax import _check
+from invjax._conv import fast_convs
+from invjax.attacks._attack import AttackResult, check_attack, check_images, recipe
+from invjax.attacks._threats import Threat
+from invjax.types import Array, Box, Key, Labels, LogitsFn, PerExample, Scalar
+
+__all__ = [
+    "check_attack",
+    "check_images",
+    "climb",
+    "example_keys",
+    "finish",
+    "fooled",
+    "prepare",
+    "recipe",
+    "same_threat",
+    "value_and_gradient",
+    "where",
+]
+
+
+def same_threat(a: Threat, b: Threat) -> bool:
+    """Whether two threats have one name and one box."""
+    return a.name == b.name and a.box == b.box
+
+
+def prepare(
+    logits_fn: LogitsFn, x: Array, labels: Labels, eps: Scalar, box: Box
+) -> tuple[LogitsFn, jax.Array, jax.Array]:
+    """Check what the user gave, and make the model's gradients fast inside loops.
+
+    Returns:
+        The model, the images and `eps` as an array of their dtype.
+
+    Raises:
+        ValueError: integer or NaN images, images outside of the box, labels of another shape or out of range, an
+            `eps` that is negative or an array, a model whose output is not `[B, K]`.
+    """
+    _check.within("x", x, box)
+    _check.number("eps", eps)
+    _check.labels(labels, _check.logits_of(logits_fn, x, labels))
+    x = jnp.asarray(x)
+    return fast_convs(logits_fn), x, jnp.asarray(eps, x.dtype)
+
+
+def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
+    """One key for each example, by its id: `[count]`."""
+    if ids is not None and ids.shape != (count,):
+        raise ValueError(f"ids must have shape [{count}], one for each image; got {ids.shape}")
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count) if ids is None else ids)
+
+
+def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:
+    """Choose between two pytrees of `[B, ...]`, example by example."""
+    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), new, old)
+
+
+def fooled(logits: Float[Array, "batch classes"], labels: Labels, targeted: bool = False) -> Bool[Array, " batch"]:
+    """Where the prediction is not the label, or is the target; never where a logit is NaN."""
+    predicted = logits.argmax(-1)
+    return (predicted == labels if targeted else predicted != labels) & ~jnp.isnan(logits).any(-1)
+
+
+def finish(
+    logits_fn: LogitsFn,
+    threat_distance: Callable,
+    found: Array,
+    x: Array,
+    labels: Labels,
+    loss: PerExample,
+    trace: Array,
+    targeted: bool = False,
+) -> AttackResult:
+    """The result for the images `found`: what they do to the model is computed from them once more."""
+    logits = logits_fn(jnp.asarray(found))
+    _check.finite("the model's logits", logits)
+    return AttackResult(found, fooled(logits, labels, targeted), jax.vmap(threat_distance)(found, x), loss, trace)
+
+
+def value_and_gradient(objective: Callable[[Array], tuple[PerExample, Any]], z: Array) -> tuple:
+    """`(values [B], aux), gradients [B, ...]` of an objective that treats each example by itself."""
+
+    def total(z):
+        values, aux = objective(z)
+        return values.sum(), (values, aux)
+
+    gradient, out = jax.grad(total, has_aux=True)(z)
+    return out, gradient
+
+
+def climb(
+    objective: Callable[[Array], tuple[PerExample, Array]],
+    threat: Threat,
+    start: Array,
+    x: Array,
+    eps: Scalar,
+    step_sizes: Array,
+) -> tuple[Array, PerExample, Array]:
+    """Projected ascent: the loop under every gradient attack.
+
+    Args:
+        objective: `z [B, ...] -> (what to climb [B], whether z is already a success [B])`.
+        threat: the geometry.
+        start: `[B, ...]`, inside the ball.
+        x: `[B, ...]`, its center.
+        eps: its radius.
+        step_sizes: `[steps]`.
+
+    Returns:
+        The best iterate of each example (a success if there is one, then the largest value; the start is no candidate),
+        its value `[B]`, and the values after each step `[B, steps]`.
+    """
+    ascent, project = jax.vmap(threat.ascent, (0, 0, None)), jax.vmap(threat.project, (0, 0, None))
+
+    def better(best, new):
+        (_, value, success), (_, new_value, new_success) = best, new
+        improved = (new_success & ~success) | ((new_success == success) & (new_value > value))
+        return where(improved, new, best)
+
+    def step(carry, i_step_size):
+        (i, step_size), (z, best) = i_step_size, carry
+        (value, success), gradient = value_and_gradient(objective, z)
+        best = better(best, (z, jnp.where(i > 0, value, -jnp.inf), success & (i > 0)))  # the start is no candidate
+        return (project(z + step_size * ascent(gradient, z, eps), x, eps), best), value
+
+    count, steps = len(x), len(step_sizes)
+    none = x, jnp.full(count, -jnp.inf, jax.eval_shape(objective, x)[0].dtype), jnp.zeros(count, bool)
+    (last, best), trace = jax.lax.scan(step, (start, none), (jnp.arange(steps), step_sizes))
+    value = objective(last)
+    found, best_value, _ = better(best, (last, *value))
+    return found, best_value, jnp.concatenate([trace[1:], value[0][None]]).T

@@ -1,0 +1,107 @@
+"""Figures of images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from invjax.figures._canvas import INK, PALETTE, blank, show_image
+
+
+def metamer_grid(
+    logits_from: np.ndarray,
+    metamers: np.ndarray,
+    nuisance_from: np.ndarray,
+    logits: np.ndarray,
+    metamer_logits: np.ndarray,
+    title: str,
+) -> Any:
+    """Logit metamers as in figure 5 of Jacobsen et al. 2019, with both sets of logits under each column.
+
+    Args:
+        logits_from: `[n, H, W, C]`, row 1.
+        metamers: `[n, H, W, C]`, row 2; clipped to [0, 1] for display.
+        nuisance_from: `[n, H, W, C]`, row 3.
+        logits: `[n, K]`, those of row 1.
+        metamer_logits: `[n, K]`, those of row 2 after encoding it again.
+        title: above the figure.
+    """
+    n, classes = logits.shape
+    figure = blank(1.25 * n + 1.2, 4.1 + 0.15 * classes)
+    grid = figure.subplots(4, n, height_ratios=[1, 1, 1, 0.13 * classes], squeeze=False)
+    rows = ("logits from", "metamer", "nuisance from")
+    for row, images in enumerate((logits_from, metamers, nuisance_from)):
+        for column in range(n):
+            show_image(grid[row, column], images[column])
+        grid[row, 0].set_ylabel(rows[row], fontsize=9, color=INK)
+    for column in range(n):
+        axes = grid[3, column]
+        axes.axis("off")
+        top = int(logits[column].argmax())
+        for k in range(classes):
+            axes.text(
+                0.5,
+                1 - (k + 0.5) / classes,
+                f"{k} {logits[column, k]:7.2f} {metamer_logits[column, k]:7.2f}",
+                family="monospace",
+                fontsize=6.5,
+                ha="center",
+                va="center",
+                transform=axes.transAxes,
+                color=PALETTE[0] if k == top else INK,
+                weight="bold" if k == top else "normal",
+            )
+    grid[3, 0].text(
+        -0.25,
+        0.5,
+        "logits of\nrows 1 and 2",
+        fontsize=9,
+        color=INK,
+        rotation=90,
+        ha="center",
+        va="center",
+        transform=grid[3, 0].transAxes,
+    )
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def adversarial_grid(original: np.ndarray, changed: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]],
+                     title: str) -> Any:  # fmt: skip
+    """Images above what attacks made of them: one column an image, one row an attack.
+
+    Args:
+        original: `[n, H, W, C]`.
+        changed: `{attack: [n, H, W, C]}`.
+        captions: `{attack or "original": a few words under each image}`.
+        title: above the figure.
+    """
+    rows = {"original": original, **changed}
+    figure = blank(1.15 * len(original) + 0.6, 1.4 * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), len(original), squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image, caption in zip(line, images, captions[name], strict=True):
+            show_image(axes, image)
+            axes.set_xlabel(caption, fontsize=7, color=INK)
+        line[0].set_ylabel(name, fontsize=9, color=INK)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def image_grid(rows: Mapping[str, np.ndarray], title: str, side: float = 0.8) -> Any:
+    """Images in rows that have a name.
+
+    Args:
+        rows: `{name: [n, H, W, C]}`, of one n; clipped to [0, 1] for display.
+        title: above the figure.
+        side: of an image, in inches.
+    """
+    columns = len(next(iter(rows.values())))
+    figure = blank(side * columns + 0.6, (side + 0.05) * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(line, images, strict=True):
+            show_image(axes, image)
+        line[0].set_ylabel(name, fontsize=8, color=INK)
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure

@@ -1,0 +1,61 @@
+"""Two Gaussians and an l2 adversary: the model in which P3's theorems are stated and proved."""
+
+from invjax.theory.gaussian._attacks import (
+    Fit,
+    Worst,
+    average_attack,
+    l2_attack,
+    lagrangian_attack,
+    negative_log_likelihood,
+    robust_fit,
+)
+from invjax.theory.gaussian._classifiers import (
+    Alignment,
+    alignment,
+    classifier,
+    error_rate,
+    robust_usefulness,
+    sample,
+    signed,
+    worst_alignment,
+)
+from invjax.theory.gaussian._model import (
+    CONVENTIONS,
+    LinearAttack,
+    Robust,
+    Vulnerability,
+    linear_attack,
+    multiplier_bounds,
+    price,
+    risk,
+    robust_covariance,
+    vulnerability,
+)
+
+__all__ = [
+    "CONVENTIONS",
+    "Alignment",
+    "Fit",
+    "LinearAttack",
+    "Robust",
+    "Vulnerability",
+    "Worst",
+    "alignment",
+    "average_attack",
+    "classifier",
+    "error_rate",
+    "l2_attack",
+    "lagrangian_attack",
+    "linear_attack",
+    "multiplier_bounds",
+    "negative_log_likelihood",
+    "price",
+    "risk",
+    "robust_covariance",
+    "robust_fit",
+    "robust_usefulness",
+    "sample",
+    "signed",
+    "vulnerability",
+    "worst_alignment",
+]

@@ -1,0 +1,85 @@
+"""Training of two players on one code: a model and a critic that take turns."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from invjax import _check
+from invjax.training._fit import Batch, Metrics, TrainState, TrainStep
+from invjax.types import Key, Params
+
+
+class Game(NamedTuple):
+    """Two players who share one code: the model makes it, the critic reads it.
+
+    Attributes:
+        encode: `(model params, key, batch) -> code`, any pytree.
+        model_loss: `(code, critic params, key, batch, step) -> (loss, metrics)`, what the model minimises.
+        critic_loss: `(critic params, code, batch) -> loss`, what the critic minimises.
+    """
+
+    encode: Callable[[Params, Key, Batch], Any]
+    model_loss: Callable[[Any, Params, Key, Batch, jax.Array], tuple[jax.Array, Metrics]]
+    critic_loss: Callable[[Params, Any, Batch], jax.Array]
+
+
+def make_game_step(
+    game: Game,
+    model_optimizer: optax.GradientTransformation,
+    critic_optimizer: optax.GradientTransformation,
+    critic_steps: int,
+) -> TrainStep:
+    """Alternate: `critic_steps` steps of the critic on the detached code, then one of the model against the new critic.
+
+    The code is computed once and its gradient pulled back once, whatever `critic_steps` is.
+
+    Args:
+        game: the two players' losses; the state's params are `{"model": ..., "critic": ...}`.
+        model_optimizer: the model's; it counts training steps.
+        critic_optimizer: the critic's; it counts `critic_steps` for each training step, and so must its schedule.
+        critic_steps: inner steps on the same batch, at least 1.
+
+    Raises:
+        ValueError: `critic_steps` is not positive.
+    """
+    _check.positive(critic_steps=critic_steps)
+
+    def train_step(state, batch):
+        key = jax.random.fold_in(state.key, state.step)
+        model, critic = state.params["model"], state.params["critic"]
+        code, pull_back = jax.vjp(lambda params: game.encode(params, key, batch), model)
+
+        def critic_step(carry, _):
+            params, opt_state = carry
+            loss, gradients = jax.value_and_grad(game.critic_loss)(params, code, batch)
+            updates, opt_state = critic_optimizer.update(gradients, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), loss
+
+        start = critic, state.opt_state["critic"]
+        (critic, critic_state), critic_losses = jax.lax.scan(critic_step, start, None, length=critic_steps)
+
+        (loss, metrics), d_code = jax.value_and_grad(game.model_loss, has_aux=True)(
+            code, critic, key, batch, state.step
+        )
+        updates, model_state = model_optimizer.update(pull_back(d_code)[0], state.opt_state["model"], model)
+        params = {"model": optax.apply_updates(model, updates), "critic": critic}
+        state = TrainState(state.step + 1, params, {"model": model_state, "critic": critic_state}, state.key)
+        return state, {"loss": loss, "critic_loss": critic_losses[-1], **metrics}
+
+    return train_step
+
+
+def init_game(
+    key: Key,
+    model: Params,
+    critic: Params,
+    model_optimizer: optax.GradientTransformation,
+    critic_optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """A state for `make_game_step` before its first step."""
+    params = {"model": model, "critic": critic}
+    opt_state = {"model": model_optimizer.init(model), "critic": critic_optimizer.init(critic)}
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key)

@@ -1,0 +1,495 @@
+"""Curves and reports: what they say about each image, at what cost, and that an interruption costs no result."""
+
+import math
+import re
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from invjax.attacks import fgsm, l2, linf, pgd
+from invjax.evaluation import Relabelled, certificate_curve, report, robustness_curve, table, wilson
+from invjax.training import data_mesh
+
+KEY = jax.random.key(2)
+COUNT, CLASSES = 23, 3
+EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast():
+    """Compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def apply_fn(params, x):
+    return jnp.tanh(3 * (x.reshape(len(x), -1) - 0.5) @ params["hidden"]) @ params["out"]
+
+
+def model():
+    rng = np.random.default_rng(0)
+    params = {"hidden": rng.normal(size=(16, 10)), "out": rng.normal(size=(10, CLASSES))}
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    images = rng.random((COUNT, 4, 4, 1)).astype(np.float32)
+    labels = np.asarray(apply_fn(params, images)).argmax(1).astype(np.int32)
+    labels[[2, 5, 11]] = (labels[[2, 5, 11]] + 1) % CLASSES
+    return params, images, labels
+
+
+PARAMS, IMAGES, LABELS = model()
+CLEAN = ~np.isin(np.arange(COUNT), [2, 5, 11])
+
+
+# intervals of shares
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "low", "high"),
+    [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (50, 100, 0.4038, 0.5962), (1, 1, 0.2065, 1), (5, 1000, 0.0021, 0.0117)],
+)
+def test_the_wilson_interval_has_its_published_values(successes, total, low, high):
+    assert wilson(successes, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_ends_of_the_interval_solve_the_score_test():
+    """... `(share - p)^2 = z^2 p (1 - p) / total`, which is how Wilson defined it."""
+    for successes, total, z in [(3, 17, 1.96), (40, 41, 1.0), (7, 9, 2.6)]:
+        for p in wilson(successes, total, z):
+            assert (successes / total - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / total)
+
+
+def test_the_interval_holds_its_share_and_shrinks_with_the_total():
+    for total in (1, 3, 10, 49, 1000):
+        for successes in range(total + 1):
+            low, high = wilson(successes, total)
+            assert 0 <= low <= successes / total <= high <= 1
+    widths = [np.diff(wilson(n // 2, n))[0] for n in (10, 100, 1000)]
+    assert widths[0] > 2 * widths[1] > 4 * widths[2]
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="total must be positive; got total=0"):
+        wilson(0, 0)
+
+
+# the curve
+
+
+def curve(attack=None, epsilons=EPSILONS, at_once=False, batch_size=8, **given):
+    attack = pgd(steps=3) if attack is None else attack
+    images, labels, params = (given.pop(n, v) for n, v in [("images", IMAGES), ("labels", LABELS), ("params", PARAMS)])
+    run = partial(robustness_curve, given.pop("key", KEY), attack, given.pop("apply_fn", apply_fn), params)
+    return run(images, labels, epsilons=epsilons, batch_size=batch_size, at_once=at_once, **given)
+
+
+def test_the_curve_is_that_of_one_attack_after_the_other():
+    """The attack on all images at each radius; what has fallen stays fallen."""
+    attack = pgd(steps=3)
+    one = jax.jit(lambda eps: attack(KEY, partial(apply_fn, PARAMS), IMAGES, LABELS, eps=eps).success)
+    broken = np.full(COUNT, np.inf)
+    for eps in sorted(EPSILONS, reverse=True):
+        broken[np.asarray(one(eps))] = eps
+    broken[~CLEAN] = 0
+    found = curve(attack)
+    np.testing.assert_array_equal(found.broken_at, broken)
+    np.testing.assert_array_equal(found.epsilons, EPSILONS)
+    assert len(set(broken.tolist())) >= 5
+    np.testing.assert_allclose(found.accuracy(), [(broken > eps).mean() for eps in EPSILONS])
+
+
+def test_accuracy_starts_at_the_clean_one_and_never_rises():
+    accuracy = curve(epsilons=(0.4, 0.1, 0.0, 0.05)).accuracy()  # in any order
+    assert accuracy[0] == CLEAN.mean()
+    assert (np.diff(accuracy) <= 0).all() and accuracy[-1] < accuracy[0]
+
+
+def even_only(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    """Wins at 0.02 and loses at larger radii."""
+    result = fgsm()(key, logits_fn, x, labels, eps=eps, ids=ids)
+    return result._replace(success=jnp.full(len(x), eps < 0.03))
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_an_attack_that_loses_at_a_larger_radius_does_not_make_the_curve_rise(at_once):
+    found = curve(even_only, epsilons=(0.02, 0.2), at_once=at_once)
+    assert found.accuracy().tolist() == [0, 0]
+    assert set(found.broken_at[CLEAN].tolist()) == {0.02}
+
+
+def test_all_radii_at_once_give_the_same():
+    attack = pgd(steps=3, random_start=False)
+    np.testing.assert_array_equal(curve(attack, at_once=True).broken_at, curve(attack).broken_at)
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(3, None), (8, 2)], ids=["batches of 3", "two devices"])
+def test_batches_and_devices_change_nothing(batch_size, devices):
+    mesh = None if devices is None else data_mesh(jax.devices()[:devices])
+    np.testing.assert_array_equal(curve(batch_size=batch_size, mesh=mesh).broken_at, curve().broken_at)
+
+
+def test_images_draw_from_the_key_by_their_position():
+    blind = partial(curve, pgd(steps=1), epsilons=(0.1, 0.3))
+    everything, again, other = blind(), blind(batch_size=5), blind(key=jax.random.key(9))
+    np.testing.assert_array_equal(everything.broken_at, again.broken_at)
+    assert (everything.broken_at != other.broken_at).any()
+
+
+def noting(attack, traces, seen):
+    """The attack; it notes when it is traced, and which images it is given at which radius."""
+
+    def noted(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        traces.append(x.shape)
+        jax.debug.callback(lambda ids, eps: seen.setdefault(round(float(eps), 3), []).extend(ids.tolist()), ids, eps)
+        return attack(key, logits_fn, x, labels, eps=eps, ids=ids)
+
+    return noted
+
+
+def test_one_compilation_serves_all_radii_and_only_what_stands_is_attacked():
+    traces, seen = [], {}
+    found = curve(noting(pgd(steps=3), traces, seen), batch_size=1)
+    jax.effects_barrier()
+    assert len(traces) == 1
+    for eps in EPSILONS:
+        assert sorted(seen[eps]) == np.flatnonzero(CLEAN & (found.broken_at >= eps)).tolist()
+    assert len(seen[0.4]) < len(seen[0.0]) < COUNT
+
+
+def test_once_everything_has_fallen_no_more_is_run():
+    traces, seen = [], {}
+    found = curve(noting(even_only, traces, seen), epsilons=(0.01, 0.1, 0.2))
+    jax.effects_barrier()
+    assert list(seen) == [0.01] and found.accuracy().tolist() == [0, 0, 0]
+
+
+# interruptions
+
+
+def interrupted(monkeypatch, after):
+    """The machine dies at the call of the model or of the attack after so many."""
+    whole, calls = streaming.over_batches, []
+
+    def dying(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    module = sys.modules["invjax.evaluation.curve"]
+    monkeypatch.setattr(module, "over_batches", dying)
+    return lambda: monkeypatch.setattr(module, "over_batches", whole)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_curve_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, at_once):
+    """Two radii, and the end; the next call finishes in either way of running."""
+    attack, whole = pgd(steps=3, random_start=False), curve(pgd(steps=3, random_start=False))
+    mend = interrupted(monkeypatch, after=2)
+    with pytest.raises(KeyboardInterrupt):
+        curve(attack, directory=tmp_path)
+    mend()
+    seen = {}
+    found = curve(noting(attack, [], seen), directory=tmp_path, at_once=at_once)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(found.broken_at, whole.broken_at)
+    assert at_once or set(seen) == set(EPSILONS[2:])
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.npz"]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_finished_curve_is_read_and_not_run_again(tmp_path, at_once):
+    first = curve(directory=tmp_path / "new", at_once=at_once)
+
+    def never(*args, **kwargs):
+        raise AssertionError("it was run again")
+
+    again = curve(never, directory=str(tmp_path / "new"), at_once=at_once)
+    np.testing.assert_array_equal(first.broken_at, again.broken_at)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"epsilons": (0.0, 0.3)}, "epsilons"),
+        ({"key": jax.random.key(3)}, "key"),
+        ({"labels": (LABELS + 1) % CLASSES}, "standing"),
+    ],
+    ids=["epsilons", "key", "standing"],
+)
+def test_a_directory_of_another_run_is_refused_by_name(tmp_path, change, name):
+    curve(fgsm(), directory=tmp_path)
+    with pytest.raises(ValueError, match=rf"belongs to another run: its {name} differs; give another directory"):
+        curve(fgsm(), directory=tmp_path, **change)
+
+
+NAN = np.full_like(IMAGES, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epsilons": ()}, "epsilons must be a list of numbers that are not negative"),
+        ({"epsilons": (0.1, -0.1)}, "epsilons must be a list of numbers that are not negative"),
+        ({"epsilons": (0.1, math.nan)}, "epsilons must be a list of numbers that are not negative"),
+        ({"epsilons": ((0.1, 0.2),)}, "epsilons must be a list of numbers that are not negative"),
+        ({"epsilons": 0.1}, "epsilons must be a list of numbers that are not negative"),
+        ({"labels": LABELS + CLASSES}, "labels must be in [0, 3)"),
+        ({"labels": LABELS[:-1]}, f"labels be [{COUNT}]"),
+        ({"images": NAN}, "images holds 368 NaN"),
+        ({"params": jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)}, "the model's logits holds 69 NaN"),
+        ({"apply_fn": lambda params, x: x}, "the model must give logits [23, classes]"),
+    ],
+    ids=["no eps", "negative", "NaN eps", "nested", "a number", "labels", "few labels", "images", "logits", "model"],
+)
+def test_bad_input_is_refused(monkeypatch, change, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    with pytest.raises(ValueError, match=re.escape(message)):
+        curve(**change)
+
+
+def test_radii_may_be_an_array():
+    np.testing.assert_array_equal(
+        curve(fgsm(), np.linspace(0, 0.2, 3)).broken_at, curve(fgsm(), [0.2, 0.1, 0]).broken_at
+    )
+
+
+# the report
+
+
+THREATS = (linf(), 0.05), (l2(), 0.2)
+
+
+def make_report(threats=THREATS, attack_for=lambda threat: pgd(threat, steps=4), **given):
+    params, images, labels = (given.pop(n, v) for n, v in [("params", PARAMS), ("images", IMAGES), ("labels", LABELS)])
+    run = partial(report, KEY, apply_fn, params, images, labels, threats=threats, attack_for=attack_for)
+    return run(bisections=5, batch_size=8, **given)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return make_report()
+
+
+def test_a_report_agrees_with_itself(found):
+    np.testing.assert_array_equal(found.correct, CLEAN)
+    assert list(found.sensitivity) == ["linf", "l2"]
+    for s in found.sensitivity.values():
+        np.testing.assert_array_equal(s.success, s.smallest_eps <= s.eps)
+        np.testing.assert_array_equal(s.smallest_eps == 0, ~CLEAN)
+        assert s.success[~CLEAN].all()
+        assert (s.smallest_eps[np.isfinite(s.smallest_eps)] <= 2 * s.eps * (1 + 1e-6)).all()
+        assert CLEAN.sum() > (s.success & CLEAN).sum() > 0
+
+
+def test_it_knows_all_that_the_attack_at_its_radius_found(found):
+    for threat, eps in THREATS:
+        run = jax.jit(lambda t=threat, e=eps: pgd(t, steps=4)(KEY, partial(apply_fn, PARAMS), IMAGES, LABELS, eps=e))
+        assert found.sensitivity[threat.name].success[np.asarray(run().success)].all()
+
+
+def stubborn(threat, length):
+    """Wins at a radius of 0.3, with a change of a given length, and at 0.6, with one of 0.5; so bisection skips 0.3."""
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        result = fgsm(threat)(key, logits_fn, x, labels, eps=eps)
+        won = (jnp.abs(eps - 0.3) < 1e-6) | (jnp.abs(eps - 0.6) < 1e-6)
+        distance = jnp.full(len(x), jnp.where(eps > 0.5, 0.5, length), jnp.float32)
+        return result._replace(success=jnp.full(len(x), won), distance=distance)
+
+    return attack
+
+
+@pytest.mark.parametrize(("length", "expected"), [(0.25, 0.25), (0.3 * (1 + 1e-6), 0.3)], ids=["less", "rounded up"])
+def test_what_the_bisection_misses_still_has_a_smallest_radius(length, expected):
+    s = make_report([(linf(), 0.3)], partial(stubborn, length=length)).sensitivity["linf"]
+    assert s.success.all()
+    np.testing.assert_array_equal(s.smallest_eps, np.where(CLEAN, expected, 0.0))
+
+
+def test_a_report_is_kept_by_threat_and_goes_on_after_an_interruption(tmp_path, found):
+    asked = []
+
+    def attack_for(threat):
+        asked.append(threat.name)
+        if asked == ["linf", "l2"]:
+            raise KeyboardInterrupt
+        return pgd(threat, steps=4)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_report(attack_for=attack_for, directory=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["linf.npz"]
+    again = make_report(attack_for=attack_for, directory=tmp_path)
+    assert asked == ["linf", "l2", "l2"]
+    for name, s in found.sensitivity.items():
+        np.testing.assert_array_equal(again.sensitivity[name].success, s.success)
+        np.testing.assert_array_equal(again.sensitivity[name].smallest_eps, s.smallest_eps)
+    with pytest.raises(ValueError, match=r"linf.npz belongs to another run: its eps differs"):
+        make_report([(linf(), 0.06)], directory=tmp_path)
+
+
+def test_the_table_has_a_line_for_each_number(found):
+    lines = {line.name: line for line in table(found)}
+    s = found.sensitivity["linf"]
+    assert list(lines) == [
+        "clean error",
+        "adversarial error, linf, eps 0.05",
+        "robust accuracy, linf, eps 0.05",
+        "median smallest eps, linf",
+        "adversarial error, l2, eps 0.2",
+        "robust accuracy, l2, eps 0.2",
+        "median smallest eps, l2",
+    ]
+    assert lines["clean error"].value == 3 / COUNT
+    assert lines["clean error"].interval == wilson(3, COUNT)
+    fallen = int((s.success & CLEAN).sum())  # right as they are, wrong under the attack
+    assert lines["adversarial error, linf, eps 0.05"].value == fallen / COUNT
+    assert lines["adversarial error, linf, eps 0.05"].interval == wilson(fallen, COUNT)
+    assert lines["robust accuracy, linf, eps 0.05"].value == pytest.approx(1 - (3 + fallen) / COUNT)
+    assert lines["median smallest eps, linf"] == ("median smallest eps, linf", np.median(s.smallest_eps), None)
+
+
+def test_both_failures_are_counted_on_the_same_images(found):
+    """Variants of which half are inverted images, seen as any class, as the label, or as none."""
+    rng = np.random.default_rng(1)
+    variants = np.where(rng.random((COUNT, 1, 1, 1)) < 0.5, 1 - IMAGES, IMAGES)
+    seen = rng.integers(-1, CLASSES, COUNT)
+    both = make_report(relabelled={"inverted": Relabelled(variants, seen)})
+    answers = np.asarray(apply_fn(PARAMS, variants)).argmax(1)
+    invariant = [bool(CLEAN[i] and seen[i] not in (-1, LABELS[i]) and answers[i] == LABELS[i]) for i in range(COUNT)]
+    changed = [i for i in range(COUNT) if seen[i] not in (-1, LABELS[i])]
+    agrees = sum(bool(answers[i] == seen[i]) for i in changed)
+    assert 0 < sum(invariant) < COUNT and 0 < agrees < len(changed) < COUNT
+    lines = {line.name: line for line in table(both)}
+    assert list(lines)[:7] == [line.name for line in table(found)]
+    assert lines["invariance error, inverted"].value == sum(invariant) / COUNT
+    assert lines["agreement where another class is seen, inverted"].interval == wilson(agrees, len(changed))
+    failures = both.failures("linf", "inverted")
+    assert sum(failures.values()).tolist() == [1] * COUNT
+    sensitive = found.sensitivity["linf"].success & CLEAN
+    np.testing.assert_array_equal(failures["sensitive"] | failures["both"], sensitive)
+    np.testing.assert_array_equal(failures["invariant"] | failures["both"], invariant)
+    np.testing.assert_array_equal(failures["wrong"], ~CLEAN)
+    neither = "right, and neither failure: linf, eps 0.05; inverted"
+    assert lines[neither].value == failures["neither"].mean()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_certificates_lie_below_every_attack_and_hold_at_smaller_radii(norm):
+    threat, eps = (linf(), 0.02) if norm == "linf" else (l2(), 0.06)
+    both = make_report([(threat, eps)], certify="crown-ibp")
+    proven = both.certified[norm]
+    assert 0 < proven.sum() < COUNT and not (proven & both.sensitivity[norm].success).any()
+    assert {line.name: line.value for line in table(both)}[f"certified accuracy, {norm}, eps {eps:g}"] == proven.mean()
+    grid = (0.0, eps / 2, eps, 10 * eps)
+    found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=grid[::-1], norm=norm, batch_size=8)
+    np.testing.assert_array_equal(found.broken_at > eps, proven)
+    np.testing.assert_array_equal(found.broken_at == 0, ~CLEAN)
+    accuracy = found.accuracy()
+    assert (np.diff(accuracy) <= 0).all() and accuracy[0] == CLEAN.mean() and accuracy[-1] < accuracy[0]
+
+
+def test_a_certificate_is_about_the_ball_of_its_attack():
+    """Images reach down to -1: what holds for those of [0, 1] says nothing."""
+    images, labels = np.full((1, 1, 1, 1), 0.1, np.float32), np.zeros(1, np.int32)
+    found = report(
+        KEY,
+        lambda params, x: jnp.stack([x[:, 0, 0, 0] + 0.1, 0 * x[:, 0, 0, 0]], 1),
+        (),
+        images,
+        labels,
+        threats=[(linf(box=(-1, 1)), 0.5)],
+        certify="ibp",
+    )
+    assert found.sensitivity["linf"].success.all() and not found.certified["linf"].any()
+
+
+def test_a_certificate_counts_for_all_smaller_radii(monkeypatch):
+    """Bounds that hold at 0.2 and not at 0.1: what is certified at the larger radius is so at the smaller one."""
+    module = sys.modules["invjax.evaluation.certificate"]
+    odd = lambda apply, norm, method, bounds, slack, params, eps, x, labels: jnp.full(len(x), jnp.abs(eps - 0.1) > 0.01)  # noqa: E731
+    monkeypatch.setattr(module, "_certified", odd)
+    found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=(0.1, 0.2))
+    np.testing.assert_array_equal(found.broken_at, np.where(CLEAN, np.inf, 0))
+
+
+def test_bad_certificates_are_refused():
+    run = partial(certificate_curve, apply_fn, PARAMS, IMAGES, LABELS)
+    for given, message in (
+        ({"epsilons": [-1]}, "not negative"),
+        ({"epsilons": [0.1], "norm": "l1"}, "norm must be"),
+        ({"epsilons": [0.1], "method": "exact"}, "method must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**given)
+    with pytest.raises(ValueError, match="certify must be"):
+        make_report(certify="exact")
+
+
+def test_where_nothing_has_changed_there_is_no_agreement():
+    same = make_report(relabelled={"same": Relabelled(IMAGES, LABELS)})
+    names = [line.name for line in table(same)]
+    assert "agreement where another class is seen, same" not in names
+    assert same.failures("l2", "same")["invariant"].sum() == 0
+
+
+def test_a_model_that_is_always_wrong_is_not_attacked():
+    never = lambda threat: pytest.fail  # noqa: E731
+    wrong = (np.asarray(apply_fn(PARAMS, IMAGES)).argmax(1).astype(np.int32) + 1) % CLASSES
+    found = make_report([(linf(), 0.1)], never, labels=wrong)
+    assert found.sensitivity["linf"].success.all() and not found.sensitivity["linf"].smallest_eps.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threats": [(linf(), 0.1), (linf(), 0.2)]}, "threats must be one or more, each of another name"),
+        ({"threats": []}, "threats must be one or more"),
+        ({"threats": [(linf(), -0.1)]}, "eps of linf must not be negative"),
+        ({"threats": [(linf((0.4, 0.6)), 0.1)]}, "images must lie in (0.4, 0.6)"),
+        ({"images": NAN}, "images holds 368 NaN"),
+        ({"labels": LABELS + CLASSES}, "labels must be in [0, 3)"),
+        ({"relabelled": {"few": Relabelled(IMAGES[1:], LABELS[1:])}}, "relabelled 'few' must have an image (4, 4, 1)"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS[1:])}}, "a class for each of the 23 images"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS - 5)}}, "or -1 where there is no saying"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS / 2)}}, "seen of 'r' must be classes"),
+        ({"relabelled": {"r": Relabelled(IMAGES, LABELS + CLASSES)}}, "classes of the model, below 3"),
+        ({"relabelled": {"r": Relabelled(NAN, LABELS)}}, "relabelled 'r' holds 368 NaN"),
+    ],
+    ids=[
+        "twice",
+        "none",
+        "negative",
+        "bounds",
+        "NaN",
+        "labels",
+        "few",
+        "fewer classes",
+        "below",
+        "halves",
+        "above",
+        "NaN variants",
+    ],
+)
+def test_a_report_on_bad_input_is_refused(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_report(**change)
+
+
+def test_other_parameters_or_labels_in_the_same_directory_are_refused(tmp_path):
+    """Even where the model is right on the same images."""
+    curve(pgd(steps=2), directory=tmp_path)
+    scaled = PARAMS | {"out": 1.5 * PARAMS["out"]}
+    same = np.asarray(apply_fn(scaled, IMAGES)).argmax(1) == np.asarray(apply_fn(PARAMS, IMAGES)).argmax(1)
+    pixel = np.array(IMAGES)
+    pixel[0, 0, 0, 0] = 1 - pixel[0, 0, 0, 0]
+    with pytest.raises(ValueError, match=r"its (inputs|standing) differ"):
+        robustness_curve(KEY, pgd(steps=2), apply_fn, PARAMS, pixel, LABELS, epsilons=EPSILONS, directory=tmp_path)
+    assert same.all(), "the next refusal is about the parameters alone"
+    with pytest.raises(ValueError, match="its inputs differ"):
+        robustness_curve(KEY, pgd(steps=2), apply_fn, scaled, IMAGES, LABELS, epsilons=EPSILONS, directory=tmp_path)

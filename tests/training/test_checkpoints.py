@@ -1,0 +1,130 @@
+"""Checkpoints: whole or not there, newest first, and never of another model."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from invjax.training import _checkpoints as checkpoints
+
+
+def tree(scale=1.0):
+    return {
+        "weights": jnp.arange(6.0).reshape(2, 3) * scale,
+        "count": jnp.int32(7),
+        "key": jax.random.key(3),
+        "half": jnp.asarray([0.1, 0.2], jnp.bfloat16),
+    }
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        chex.assert_trees_all_equal(
+            *(jax.random.key_data(v) if v.dtype == jax.random.key(0).dtype else v for v in (x, y))
+        )
+
+
+def test_what_is_saved_comes_back_with_its_dtypes_and_typed_keys(tmp_path):
+    checkpoints.save(tmp_path, 5, tree())
+    found = checkpoints.restore(
+        tmp_path, jax.tree.map(jnp.zeros_like, tree() | {"key": 0}) | {"key": jax.random.key(0)}
+    )
+    assert_same(found, tree())
+    np.testing.assert_array_equal(jax.random.bits(found["key"], (4,)), jax.random.bits(jax.random.key(3), (4,)))
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert checkpoints.restore(tmp_path / "absent", tree()) is None
+    assert checkpoints.restore(tmp_path, tree()) is None
+
+
+def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path):
+    for step in (1, 2, 3, 10):
+        checkpoints.save(tmp_path, step, tree(step), keep=2)
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(10)["weights"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "3"]
+
+
+def test_a_half_written_folder_is_passed_over_with_a_warning(tmp_path):
+    checkpoints.save(tmp_path, 1, tree(1))
+    checkpoints.save(tmp_path, 2, tree(2))
+    shutil.rmtree(tmp_path / "2" / "state")
+    with pytest.warns(UserWarning, match="2 is incomplete"):
+        found = checkpoints.restore(tmp_path, tree())
+    np.testing.assert_array_equal(found["weights"], tree(1)["weights"])
+
+
+def test_coming_back_to_a_damaged_step_writes_it_again(tmp_path):
+    checkpoints.save(tmp_path, 1, tree(1))
+    checkpoints.save(tmp_path, 2, tree(2))
+    shutil.rmtree(tmp_path / "2" / "state")
+    checkpoints.save(tmp_path, 2, tree(20))
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(20)["weights"])
+
+
+def test_a_truncated_array_file_is_passed_over_with_a_warning(tmp_path):
+    checkpoints.save(tmp_path, 1, tree(1))
+    checkpoints.save(tmp_path, 2, tree(2))
+    for path in (tmp_path / "2" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="2 is incomplete"):
+        found = checkpoints.restore(tmp_path, tree())
+    np.testing.assert_array_equal(found["weights"], tree(1)["weights"])
+
+
+def test_a_folder_without_one_readable_checkpoint_is_an_error(tmp_path):
+    checkpoints.save(tmp_path, 1, tree())
+    shutil.rmtree(tmp_path / "1" / "state")
+    with pytest.warns(UserWarning, match="1 is incomplete"), pytest.raises(ValueError, match="remove the folder"):
+        checkpoints.restore(tmp_path, tree())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"weights": jnp.zeros((2, 4))}, r"'weights'\] is float32\[2,3\] there and float32\[2,4\] here"),
+        ({"count": jnp.float32(0)}, r"'count'\] is int32\[\] there and float32\[\] here"),
+        ({"extra": jnp.zeros(3)}, r"'extra'\] is absent there"),
+    ],
+)
+def test_another_model_is_refused_by_the_name_of_its_leaf(tmp_path, other, message):
+    checkpoints.save(tmp_path, 1, tree())
+    with pytest.raises(ValueError, match=message):
+        checkpoints.restore(tmp_path, tree() | other)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
+    """A limit on the size of files stands in for the full disk: the same refusal by the same system call."""
+    program = """
+        import resource, signal, sys
+        import jax.numpy as jnp
+        from invjax.training import _checkpoints as checkpoints
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        large = {"x": jnp.sin(jnp.arange(1_000_000.0))}
+        checkpoints.save(sys.argv[1], 1, large)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            checkpoints.save(sys.argv[1], 2, {"x": large["x"] + 1})
+        except OSError as error:
+            assert "\\n" not in str(error)
+            print("REFUSED", error)
+        print("KEPT", bool((checkpoints.restore(sys.argv[1], large)["x"] == large["x"]).all()))
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert "REFUSED could not save the checkpoint of step 2" in done.stdout, done.stdout + done.stderr[-2000:]
+    assert "check the free disk space" in done.stdout
+    assert "KEPT True" in done.stdout

@@ -1,0 +1,280 @@
+"""Training: a killed run ends in the same bits, devices do not matter, and bad input is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from invjax import training
+from invjax.data import batches
+from invjax.losses import cross_entropy
+from invjax.models import mlp
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def problem(seed=0):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 6)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int32)
+    net = mlp(2, (8,))
+
+    def loss_fn(params, key, batch, step):
+        noisy = batch[0] + 0.1 * jax.random.normal(key, batch[0].shape)
+        return cross_entropy(net.apply(params, noisy), batch[1]).mean(), {}
+
+    optimizer = optax.adam(1e-2)
+    key = jax.random.key(seed)
+    state = training.init_state(key, net.init(key, jnp.asarray(x)), optimizer)
+    return state, training.make_train_step(loss_fn, optimizer), batches([x, y], 16, seed=1)
+
+
+def test_fit_lowers_the_loss_and_logs_every_interval():
+    state, step, draw = problem()
+    state, history = training.fit(state, step, draw, 60, log_every=25)
+    assert [row["step"] for row in history] == [25, 50, 60]
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert int(state.step) == 60
+
+
+def test_a_step_draws_its_noise_from_its_number():
+    state, step, draw = problem()
+    once = step(state, draw(0))[0].params
+    other = step(state._replace(step=jnp.int32(1)), draw(0))[0].params
+    chex.assert_trees_all_equal(once, step(state, draw(0))[0].params)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(once, other)
+
+
+def test_resuming_from_a_folder_gives_the_same_bits_and_the_same_metrics(tmp_path):
+    state, step, draw = problem()
+    whole, history = training.fit(state, step, draw, 40, directory=tmp_path / "a", save_every=10, log_every=5)
+    training.fit(state, step, draw, 20, directory=tmp_path / "b", save_every=10, log_every=5)
+    resumed, again = training.fit(state, step, draw, 40, directory=tmp_path / "b", save_every=10, log_every=5)
+    chex.assert_trees_all_equal(jax.random.key_data(whole.key), jax.random.key_data(resumed.key))
+    chex.assert_trees_all_equal(whole._replace(key=0), resumed._replace(key=0))
+    assert history == again
+    texts = [(tmp_path / run / "metrics.jsonl").read_text() for run in "ab"]
+    assert texts[0] == texts[1]
+    assert [json.loads(line)["step"] for line in texts[0].splitlines()] == list(range(5, 41, 5))
+
+
+CHILD = """
+    import sys, time
+    import jax, numpy as np, optax
+    from invjax import training
+    from invjax.data import batches, load, as_float
+    from invjax.losses import cross_entropy, dequantize
+    from invjax.models import fi_revnet
+
+    folder, pause = sys.argv[1], float(sys.argv[2])
+    data = load("digits", "train")
+    model = fi_revnet((8, 8, 1), 10, blocks=(2,), hidden=((8,),))
+    def loss_fn(params, key, batch, step):
+        x = dequantize(key, as_float(batch[0], data.levels), data.levels)
+        return cross_entropy(model.apply(params, x), batch[1]).mean(), {}
+    optimizer = optax.adam(1e-3)
+    key = jax.random.key(0)
+    params = model.init(key, as_float(jax.numpy.asarray(data.images[:64]), data.levels))
+    draw = batches([data.images, data.labels], 32, seed=0)
+    def slow(step):
+        time.sleep(pause)
+        return draw(step)
+    state, _ = training.fit(training.init_state(key, params, optimizer), training.make_train_step(loss_fn, optimizer),
+                            slow, 40, directory=folder, save_every=5, log_every=5)
+    np.savez(folder + "/final.npz", *[np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state))])
+"""
+
+
+def spawn(folder, pause):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), str(folder), str(pause)], env=environment)
+
+
+def test_a_process_killed_while_training_resumes_to_the_same_bits(tmp_path):
+    whole = spawn(tmp_path / "whole", 0.0)
+    killed = spawn(tmp_path / "killed", 0.1)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed" / "checkpoints").glob("[0-9]*")):
+        assert killed.poll() is None and time.monotonic() < deadline, "the run ended before its first checkpoint"
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "final.npz").exists()
+    assert spawn(tmp_path / "killed", 0.0).wait() == 0
+    assert whole.wait() == 0
+    with np.load(tmp_path / "whole" / "final.npz") as a, np.load(tmp_path / "killed" / "final.npz") as b:
+        assert a.files == b.files and len(a.files) > 10
+        for name in a.files:
+            assert a[name].tobytes() == b[name].tobytes()
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_number_of_devices_does_not_change_the_losses(devices):
+    state, step, draw = problem()
+    _, alone = training.fit(state, step, draw, 12, log_every=1)
+    _, spread = training.fit(state, step, draw, 12, log_every=1, mesh=training.data_mesh(jax.devices()[:devices]))
+    np.testing.assert_allclose([row["loss"] for row in alone], [row["loss"] for row in spread], rtol=1e-5)
+
+
+def test_an_invertible_convolutional_model_trains_alike_on_one_and_two_devices():
+    from invjax.models import fi_revnet
+
+    model = fi_revnet((8, 8, 1), 3, blocks=(3,), hidden=((8,),))
+    x = np.random.default_rng(0).random((32, 8, 8, 1), np.float32)
+    y = np.arange(32, dtype=np.int32) % 3
+
+    def loss_fn(params, key, batch, step):
+        return cross_entropy(model.apply(params, batch[0]), batch[1]).mean(), {}
+
+    optimizer = optax.adam(1e-3)
+    key = jax.random.key(0)
+    state = training.init_state(key, model.init(key, jnp.asarray(x)), optimizer)
+    step, draw = training.make_train_step(loss_fn, optimizer), batches([x, y], 16, seed=0)
+    losses = [
+        [row["loss"] for row in training.fit(state, step, draw, 6, log_every=1, mesh=mesh)[1]]
+        for mesh in (None, training.data_mesh(jax.devices()[:2]))
+    ]
+    np.testing.assert_allclose(*losses, rtol=2e-4)
+
+
+def test_parameters_are_replicated_and_batches_are_spread():
+    mesh = training.data_mesh(jax.devices()[:4])
+    (batch,) = training.shard_batch(mesh, (np.arange(8.0, dtype=np.float32),))
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(2,)}
+    state, step, draw = problem()
+    state, _ = training.fit(state, step, draw, 2, mesh=mesh)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+
+
+def test_the_game_updates_the_critic_first_and_holds_it_fixed_for_the_model():
+    """Scalars by hand: code = m * x, critic loss (c - code)^2, model loss code * c, plain gradient descent."""
+    rate, x, steps = 0.1, 2.0, 3
+    game = training.Game(
+        encode=lambda params, key, batch: params * batch,
+        model_loss=lambda code, critic, key, batch: (code * critic, {}),
+        critic_loss=lambda critic, code, batch: (critic - code) ** 2,
+    )
+    optimizer = optax.sgd(rate)
+    state = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), optimizer, optimizer)
+    state, metrics = training.make_game_step(game, optimizer, optimizer, steps)(state, jnp.float32(x))
+    critic = 0.5
+    for _ in range(steps):
+        last_loss = (critic - 1.5 * x) ** 2
+        critic -= rate * 2 * (critic - 1.5 * x)
+    np.testing.assert_allclose(state.params["critic"], critic, rtol=1e-6)
+    np.testing.assert_allclose(state.params["model"], 1.5 - rate * x * critic, rtol=1e-6)
+    np.testing.assert_allclose(metrics["critic_loss"], last_loss, rtol=1e-6)
+
+
+def test_a_game_checkpoint_resumes(tmp_path):
+    game = training.Game(
+        encode=lambda params, key, batch: params * batch[0],
+        model_loss=lambda code, critic, key, batch: ((code * critic).mean(), {}),
+        critic_loss=lambda critic, code, batch: ((critic - code) ** 2).mean(),
+    )
+    optimizer = optax.adam(1e-2)
+    start = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), optimizer, optimizer)
+    step, draw = (
+        training.make_game_step(game, optimizer, optimizer, 2),
+        batches([np.linspace(1, 2, 8, dtype=np.float32)], 4, seed=0),
+    )
+    whole, _ = training.fit(start, step, draw, 8)
+    training.fit(start, step, draw, 4, directory=tmp_path)
+    resumed, _ = training.fit(start, step, draw, 8, directory=tmp_path)
+    chex.assert_trees_all_equal(whole.params, resumed.params)
+
+
+def test_each_player_of_a_game_counts_its_own_steps():
+    """With one schedule for both, the critic's would run out after 1 / critic_steps of the training."""
+    game = training.Game(
+        encode=lambda params, key, batch: params * batch,
+        model_loss=lambda code, critic, key, batch: (code * critic, {}),
+        critic_loss=lambda critic, code, batch: (critic - code) ** 2,
+    )
+    steps, inner = 10, 5
+    optimizers = [optax.sgd(optax.linear_schedule(0.1, 0.0, n)) for n in (steps, steps * inner)]
+    state = training.init_game(jax.random.key(0), jnp.float32(1.5), jnp.float32(0.5), *optimizers)
+    step = training.make_game_step(game, *optimizers, inner)
+    for _ in range(steps):
+        before, (state, _) = state, step(state, jnp.float32(2.0))
+        assert state.params["critic"] != before.params["critic"], "the critic stopped before the end"
+
+
+def test_asking_for_fewer_steps_than_are_done_is_refused(tmp_path):
+    state, step, draw = problem()
+    training.fit(state, step, draw, 4, directory=tmp_path)
+    with pytest.raises(ValueError, match=r"num_steps=3, but .* is at step 4"):
+        training.fit(state, step, draw, 3, directory=tmp_path)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    state, step, draw = problem()
+
+    def exploding(state, batch):
+        after, metrics = step(state, batch)
+        return after._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, after.params)), metrics
+
+    with pytest.raises(FloatingPointError, match="parameters are no longer finite at step 1"):
+        training.fit(state, exploding, draw, 1, directory=tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_labels_out_of_range_and_nan_images_stop_the_run_with_a_hint():
+    state, step, draw = problem()
+    for spoil in (lambda x, y: (x, y - 1), lambda x, y: (x, y + 5), lambda x, y: (x * np.float32(np.nan), y)):
+        with pytest.raises(FloatingPointError, match="images are finite and labels in range"):
+            training.fit(state, step, lambda s, spoil=spoil: spoil(*draw(s)), 2, log_every=1)
+
+
+def test_a_mesh_of_another_kind_is_refused():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
+    with pytest.raises(ValueError, match=r"named data; got .*; use data_mesh\(\)"):
+        training.shard_batch(mesh, (np.zeros(4, np.float32),))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"num_steps": 0}, "num_steps=0"), ({"save_every": 0}, "save_every=0"), ({"log_every": -1}, "log_every=-1")],
+)
+def test_numbers_that_are_not_positive_are_refused(change, message):
+    state, step, draw = problem()
+    with pytest.raises(ValueError, match=message):
+        training.fit(state, step, draw, **{"num_steps": 3, **change})
+
+
+def test_a_game_needs_critic_steps():
+    with pytest.raises(ValueError, match="critic_steps=0"):
+        training.make_game_step(training.Game(*[lambda: None] * 3), optax.sgd(1), optax.sgd(1), 0)
+
+
+def test_a_batch_that_does_not_divide_by_the_devices_is_refused():
+    with pytest.raises(ValueError, match=r"8 devices.*\(12,\).*change the batch size"):
+        training.shard_batch(training.data_mesh(), (np.zeros((12, 3), np.float32),))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    state, step, draw = problem()
+    broken = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1; lower the learning rate"):
+        training.fit(broken, step, draw, 3, log_every=1)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
+    state, step, draw = problem()
+    training.fit(state, step, draw, 2, directory=tmp_path)
+    wider = mlp(2, (9,))
+    other = training.init_state(state.key, wider.init(state.key, jnp.zeros((1, 6))), optax.adam(1e-2))
+    with pytest.raises(ValueError, match=r"of another model: .*Dense_0.*float32\[8\] there and float32\[9\] here"):
+        training.fit(other, step, draw, 4, directory=tmp_path)

@@ -1,0 +1,71 @@
+"""Two processes, one device each, train as one process with two devices does."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+PROGRAM = """
+    import sys
+    import jax
+    process, processes, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    jax.config.update("jax_num_cpu_devices", 2 // processes)
+    if processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+    import jax.numpy as jnp, numpy as np, optax
+    from invjax import training
+    from invjax.data import batches
+    from invjax.streaming import over_batches
+    from invjax.losses import cross_entropy
+    from invjax.models import mlp
+
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int32)
+    net, optimizer, key = mlp(2, (8,)), optax.adam(1e-2), jax.random.key(0)
+
+    def loss_fn(params, key, batch, step):
+        return cross_entropy(net.apply(params, batch[0]), batch[1]).mean(), {}
+
+    mesh = training.data_mesh()
+    state = training.init_state(key, net.init(key, jnp.asarray(x)), optimizer)
+    step, draw = training.make_train_step(loss_fn, optimizer), batches([x, y], 8, seed=0)
+    state, history = training.fit(state, step, draw, 6, mesh=mesh, log_every=1, directory=folder + "/run", save_every=3)
+    state, history = training.fit(state, step, draw, 9, mesh=mesh, log_every=1, directory=folder + "/run", save_every=3)
+    logits = over_batches(jax.jit(lambda x: net.apply(state.params, x)), [x], batch_size=8, mesh=mesh)
+    if process == 0:
+        np.savez(folder + "/result.npz", losses=[row["loss"] for row in history], logits=logits)
+"""
+
+
+def run(processes: int, folder: Path) -> dict:
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
+    running = [
+        subprocess.Popen(
+            [*arguments, str(i), str(processes), port, str(folder)], env=environment, stderr=subprocess.PIPE
+        )
+        for i in range(processes)
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors.decode()[-3000:]
+    with np.load(folder / "result.npz") as file:
+        return dict(file)
+
+
+def test_two_processes_train_checkpoint_resume_and_evaluate_as_one(tmp_path):
+    alone, together = run(1, tmp_path / "one"), run(2, tmp_path / "two")
+    assert len(alone["losses"]) == 9
+    np.testing.assert_allclose(together["losses"], alone["losses"], rtol=1e-5)
+    np.testing.assert_allclose(together["logits"], alone["logits"], rtol=1e-4, atol=1e-5)
+    metrics = [(tmp_path / name / "run" / "metrics.jsonl").read_text().count("\n") for name in ("one", "two")]
+    assert metrics == [9, 9]
