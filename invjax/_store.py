@@ -1,42 +1,182 @@
-"""Arrays kept between runs: whole files only, and only of the same inputs."""
+"""Files that are written whole or not at all, hashes of arrays, and results that a later call can continue.
+
+Results, data sets, figures and metrics are written here and nowhere else. (Checkpoints are written by orbax, and
+`data.load` keeps a cache of decoded images on every host.)
+"""
 
 import hashlib
+import json
 import os
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 
+_ROWS = 1024
+"""Rows that `digest` hashes at a time."""
 
-def digest(directory: Any, *arrays: Any) -> str:
-    """A hash of all values, where there is something to compare it with."""
-    if directory is None:
-        return ""
-    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(arrays))).hexdigest()
+_IDENTITY = "__identity__"
+"""The entry of a kept `.npz` that says which run it belongs to."""
 
 
-class Kept:
-    """Arrays in a `.npz` that is written whole or not at all, and refused if it was made from other inputs."""
+def write(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
+    """Write a file whole or not at all. With several hosts, only the first one writes.
 
-    def __init__(self, path: Path | None, **identity: Any):
-        self.path, self.identity = path, {name: np.asarray(value) for name, value in identity.items()}
+    Args:
+        path: the file; missing folders are created.
+        content: text, bytes, or a function that writes to the open file that it is given.
+
+    Raises:
+        OSError: the file could not be written, for example because the disk is full. An older file stays as it was.
+    """
+    if jax.process_index() != 0:
+        return
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may show only here
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(
+            f"could not write {path}: {error.strerror or error}; make room and run again: the files written before it "
+            "are complete and will be used"
+        ) from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
+    """Write arrays as a `.npz`, whole or not at all.
+
+    Args:
+        path: the file.
+        arrays: the arrays, by name.
+        compress: whether to compress them.
+
+    Raises:
+        OSError: as for `write`.
+    """
+    contents: dict[str, Any] = dict(arrays)
+    write(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **contents))
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a `.npz`.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with Path(path).open("rb") as stream, np.load(stream) as file:  # np.load(path) leaves a damaged file open
+            return dict(file)
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it") from error
+
+
+def digest(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 of names, dtypes, shapes and values, in the order of the names.
+
+    >>> digest({"x": np.zeros(2)}) == digest({"x": np.zeros(2, np.float32)})
+    False
+
+    Args:
+        arrays: the arrays by name. Each needs a dtype, a shape, a length and slices, so it may be read in parts.
+    """
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(f"{name} {array.dtype} {tuple(array.shape)};".encode())
+        parts = [array] if not array.shape else (array[i : i + _ROWS] for i in range(0, len(array), _ROWS))
+        for rows in parts:
+            found.update(np.ascontiguousarray(rows).tobytes())
+    return found.hexdigest()
+
+
+def digest_tree(tree: Any) -> str:
+    """SHA-256 of a pytree of arrays, named by their paths. A typed key is hashed as its data."""
+
+    def plain(leaf):
+        if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return np.asarray(leaf)
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return digest({jax.tree_util.keystr(path): plain(leaf) for path, leaf in leaves})
+
+
+def check_same(path: str | Path, found: Mapping[str, Any], wanted: Mapping[str, Any], fix: str) -> None:
+    """Check that a file belongs to this run.
+
+    Args:
+        path: the file or folder, for the message.
+        found: the identity that it was written with, as JSON gives it back.
+        wanted: the identity of this run.
+        fix: what the user can do, for the message.
+
+    Raises:
+        ValueError: the two differ; the message names the first difference.
+    """
+    wanted = json.loads(json.dumps(wanted))
+    for name in [*wanted, *sorted(found.keys() - wanted.keys())]:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{path} belongs to another run: its {name} is {_short(found.get(name))}, this run has "
+                f"{_short(wanted.get(name))}; {fix}"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class Kept(NamedTuple):
+    """The arrays of one run on disk, which a later call of the same run continues.
+
+    Attributes:
+        path: the `.npz`; None keeps nothing.
+        identity: what the arrays depend on, by name, as JSON takes it: settings as they are, large inputs by `digest`.
+    """
+
+    path: Path | None
+    identity: Mapping[str, Any]
 
     def load(self) -> dict[str, np.ndarray] | None:
+        """Read the arrays, if there are any.
+
+        Raises:
+            ValueError: the file is damaged, or belongs to a run of another identity.
+        """
         if self.path is None or not self.path.exists():
             return None
-        with np.load(self.path) as file:
-            arrays = dict(file)
-        for name, value in self.identity.items():
-            if not np.array_equal(arrays.pop(name, None), value, equal_nan=value.dtype.kind == "f"):
-                raise ValueError(f"{self.path} belongs to another run: its {name} differs; give another directory")
+        arrays = read_arrays(self.path)
+        found = json.loads(str(arrays.pop(_IDENTITY, "{}")))
+        check_same(self.path, found, self.identity, "give another directory, or remove the file")
         return arrays
 
     def save(self, **arrays: Any) -> None:
-        if self.path is not None and jax.process_index() == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(self.path.name + ".part")
-            with part.open("wb") as file:
-                contents: dict[str, Any] = {**arrays, **self.identity}
-                np.savez(file, **contents)
-            os.replace(part, self.path)
+        """Write the arrays in place of those that are there.
+
+        Raises:
+            OSError: as for `write`.
+        """
+        if self.path is not None:
+            write_arrays(self.path, {**arrays, _IDENTITY: np.asarray(json.dumps(self.identity))})

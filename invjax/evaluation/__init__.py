@@ -1,4 +1,10 @@
-"""How a model does: robustness curves, agreement with people, and one report of both failures."""
+"""Numbers about a model on a data set: robust and certified accuracy, agreement with people, and a report on both
+failures.
+
+`benchmark` is AutoAttack in one call. `robustness_curve` and `certificate_curve` give accuracy against the radius,
+`report` both failures of the same images, `agreement` the predictions beside what people see. `Options` says how they
+use the machine and where they keep finished parts.
+"""
 
 from invjax._batching import correct, over_batches
 from invjax.evaluation._agreement import Agreement, agreement
@@ -6,19 +12,23 @@ from invjax.evaluation._benchmark import Benchmark, benchmark
 from invjax.evaluation._certificate import certificate_curve
 from invjax.evaluation._curve import Curve, robustness_curve
 from invjax.evaluation._intervals import wilson
+from invjax.evaluation._invariance import ChangedImages, Invariance
 from invjax.evaluation._options import Options
-from invjax.evaluation._report import Invariance, Line, Relabelled, Report, Sensitivity, report, table
+from invjax.evaluation._report import Report, report
+from invjax.evaluation._sensitivity import Sensitivity, ThreatModel
+from invjax.evaluation._table import Entry, table
 
 __all__ = [
     "Agreement",
     "Benchmark",
+    "ChangedImages",
     "Curve",
+    "Entry",
     "Invariance",
-    "Line",
     "Options",
-    "Relabelled",
     "Report",
     "Sensitivity",
+    "ThreatModel",
     "agreement",
     "benchmark",
     "certificate_curve",

@@ -1,4 +1,4 @@
-"""A model beside people, on images that invariance attacks made."""
+"""Agreement of a model with people, on images that invariance attacks made."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -6,32 +6,32 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from invjax import _check
 from invjax._batching import over_batches
 from invjax.data import HumanLabelled
 from invjax.evaluation._intervals import wilson
+from invjax.evaluation._options import Options
 from invjax.types import ApplyFn, Params
 
 
 class Agreement(NamedTuple):
-    """A model beside people, on images that mean something else to people than their originals did.
+    """The predictions of a model on images in which people see another class than in their originals.
 
     Attributes:
-        with_humans: `[M]`, whether the model gives the class that people see.
-        with_originals: `[M]`, whether it gives that of the original instead: it is too invariant there.
+        with_humans: `[M]`, whether the model predicts the class that people see.
+        with_originals: `[M]`, whether the model predicts the class of the original: it is too invariant there.
     """
 
     with_humans: np.ndarray
     with_originals: np.ndarray
 
-    def share(self) -> float:
-        """How much of the images the model agrees with people on."""
+    def fraction(self) -> float:
+        """The fraction of images on which the model agrees with people."""
         return float(self.with_humans.mean())
 
     def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of `share`."""
+        """The 95 % Wilson interval of `fraction`."""
         return wilson(int(self.with_humans.sum()), self.with_humans.size)
 
 
@@ -40,23 +40,27 @@ def agreement(
     params: Params,
     examples: Mapping[str, HumanLabelled],
     *,
-    batch_size: int = 128,
-    mesh: Mesh | None = None,
+    options: Options = Options(),  # noqa: B008  an immutable record
 ) -> dict[str, Agreement]:
-    """How often a model and people see the same in invariance examples: `agreement(apply, params, human_labelled())`.
+    """How often a model and people see the same class in invariance examples.
 
-    Only the successful examples count, those which people see another class in: on the others agreeing with people is
-    being right on an image that has hardly changed. There are so few that a share without its interval says little.
+        agreement(net.apply, params, data.human_labelled())["linf 0.4"].fraction()
+
+    Only the images in which people see another class count. In the others people see the original class, so agreement
+    there says nothing about invariance. The sets are small: report a fraction together with its interval.
 
     Args:
         apply_fn: `(params, x [B, 28, 28, 1] in [0, 1]) -> logits [B, 10]`.
-        params: of the model.
+        params: parameters of the model.
         examples: sets by name, such as `data.human_labelled()`.
-        batch_size: images classified at once.
-        mesh: spread each batch over these devices.
+        options: batch size and mesh; nothing is kept.
+
+    Returns:
+        The agreement on each set, by its name.
 
     Raises:
-        ValueError: no sets; one without a changed image; a model that does not give 10 finite logits.
+        ValueError: no sets, a set without an image in which people see another class, a model that does not return 10
+            finite logits.
 
     Source: Tramèr et al. 2020, table 2.
     """
@@ -64,12 +68,12 @@ def agreement(
         raise ValueError("examples must hold one set or more; got none; pass data.human_labelled()")
     for name, of_set in examples.items():
         if not of_set.changed.any():
-            raise ValueError(f"{name!r} has no image that people see another class in; leave it out")
+            raise ValueError(f"people see the original class in every image of {name!r}; leave this set out")
     images = np.concatenate([of_set.images[of_set.changed] for of_set in examples.values()])
-    logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
+    logits = over_batches(partial(jax.jit(apply_fn), params), [images], options.batch_size, options.mesh)
     if logits.shape != (len(images), 10):
         raise ValueError(
-            f"the model must give logits [{len(images)}, 10]; got {logits.shape}; it needs MNIST's classes"
+            f"the model must return logits [{len(images)}, 10]; got {logits.shape}; use a model of the ten digits"
         )
     _check.finite("the model's logits", logits)
     ends = np.cumsum([of_set.changed.sum() for of_set in examples.values()])

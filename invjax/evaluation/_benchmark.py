@@ -1,9 +1,8 @@
 """Robust accuracy under AutoAttack in one call."""
 
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +11,24 @@ import numpy as np
 from invjax import _check
 from invjax._batching import correct, over_batches, shrinking
 from invjax._progress import progress
-from invjax._store import Kept, digest
+from invjax._store import digest_tree
 from invjax.attacks import Stage, Threat, autoattack_stages
-from invjax.attacks.building import check_images
+from invjax.attacks.building import check_images, same_threat
 from invjax.evaluation._intervals import wilson
-from invjax.evaluation._options import Options
+from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Key, Params
 
 
 class Benchmark(NamedTuple):
-    """What AutoAttack found, as host arrays.
+    """The result of `benchmark`, as host arrays. Its `str` is a summary.
 
     Attributes:
         eps: the radius.
-        x: `[N, ...]`, adversarial where `broken`, else the image itself.
-        broken: `[N]`, misclassified, as it is or under attack.
-        distance: `[N]`, of x; 0 where no attack succeeded or none was needed.
-        broken_by: `[N]`, the position in `stages` of the attack that succeeded; -1 for images that are misclassified as
-            they are, the number of stages where none did.
+        x: `[N, ...]`, the adversarial example of each broken image; every other image is unchanged.
+        broken: `[N]`, whether the image is misclassified, without a change or under an attack.
+        distance: `[N]`, the distance of `x` from the image; 0 where no attack succeeded or none was needed.
+        broken_by: `[N]`, the position in `stages` of the attack that succeeded; -1 for images that are misclassified
+            without a change, and the number of stages for images that withstand all attacks.
         stages: the names of the attacks, in order.
     """
 
@@ -42,7 +41,7 @@ class Benchmark(NamedTuple):
 
     @property
     def clean_accuracy(self) -> float:
-        """The fraction of images that are classified correctly as they are."""
+        """The fraction of images that are classified correctly without a change."""
         return float((self.broken_by >= 0).mean())
 
     @property
@@ -56,7 +55,7 @@ class Benchmark(NamedTuple):
         return wilson(int((~self.broken).sum()), self.broken.size)
 
     def counts(self) -> dict[str, int]:
-        """How many images each attack broke, of those that the attacks before it left."""
+        """The number of images that each attack broke and the attacks before it did not."""
         return {name: int((self.broken_by == i).sum()) for i, name in enumerate(self.stages)}
 
     def __str__(self) -> str:
@@ -64,7 +63,8 @@ class Benchmark(NamedTuple):
         broke = ", ".join(f"{name} {count}" for name, count in self.counts().items())
         return (
             f"clean accuracy {self.clean_accuracy:.1%}, robust accuracy {self.robust_accuracy:.1%} "
-            f"(95 % interval {low:.1%} to {high:.1%}) at eps {self.eps:g} on {self.broken.size} images; broken by: {broke}"
+            f"(95 % interval {low:.1%} to {high:.1%}) at eps {self.eps:g} on {self.broken.size} images; "
+            f"broken by: {broke}"
         )
 
 
@@ -80,28 +80,46 @@ def benchmark(
     stages: tuple[Stage, ...] | None = None,
     options: Options = Options(),  # noqa: B008  an immutable record
 ) -> Benchmark:
-    """Clean and robust accuracy under AutoAttack, and what each of its attacks broke.
+    """Clean and robust accuracy under AutoAttack, and how many images each of its attacks breaks.
 
         print(evaluation.benchmark(key, apply_fn, params, images, labels, threat=attacks.linf(), eps=8 / 255))
 
-    Each attack runs on the images that are left, in batches of `batch_size` and at last of a smaller power of two, so
-    that it compiles a few times at most. Image i draws from the key of its position, whatever batch it is in.
+    Each attack runs on the images that are still correct, in batches of `batch_size` and at last of a smaller power of
+    two, so each attack compiles a few times at most. Several calls with the same `apply_fn` and the same `stages`
+    compile once.
+
+    >>> from invjax import attacks
+    >>> linear = lambda params, x: x.reshape(len(x), -1) @ params
+    >>> params = jnp.stack([jnp.ones(16), jnp.zeros(16)], 1) - 0.5 / 16
+    >>> images = np.linspace(-1, 1, 4 * 16, dtype=np.float32).reshape(4, 4, 4, 1)
+    >>> labels = np.array([1, 1, 0, 0])
+    >>> threat = attacks.linf(box=(-1, 1))
+    >>> stages = attacks.autoattack_stages(threat, num_classes=2, steps=2, queries=2)[:1]
+    >>> found = benchmark(jax.random.key(0), linear, params, images, labels, threat=threat, eps=0.5, stages=stages)
+    >>> found.clean_accuracy, found.robust_accuracy, found.counts()
+    (1.0, 0.5, {'apgd-ce': 2})
 
     Args:
-        key: random key.
+        key: random key. Image i draws from the key of its position, whatever batch it is in.
         apply_fn: `(params, x) -> logits [B, K]`.
-        params: of the model.
+        params: parameters of the model.
         images: `[N, ...]` floats in the threat's box.
-        labels: `[N]`.
+        labels: `[N]`, the true classes.
         threat: `attacks.linf()`, `l2()` or `l1()`.
         eps: the radius, in the units of the threat.
-        stages: the attacks; default: the standard version, `attacks.autoattack_stages(threat, num_classes=K)`.
-        options: batch size, mesh, and the folder in which `benchmark.npz` keeps what is done. Another key, model, data,
-            radius or list of attacks in the same folder is refused.
+        stages: the attacks, in order; by default the standard version of AutoAttack,
+            `attacks.autoattack_stages(threat, num_classes=K)`.
+        options: batch size, mesh, and the folder in which `benchmark.npz` keeps finished attacks. A call with another
+            key, model, data, radius or list of attacks is refused there.
+
+    Returns:
+        What was found for each image; printed, it is a summary.
 
     Raises:
-        ValueError: a negative `eps`, images outside of the box, labels of another shape or out of range, NaN logits, no
-            stages or stages of another threat, a folder that holds another run.
+        ValueError: a negative `eps`, images outside of the box, labels of another shape or out of range, NaN logits,
+            no stages or stages of another threat, a directory that belongs to another run.
+
+    Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness*.
     """
     _check.number("eps", eps)
     _check.positive(batch_size=options.batch_size)
@@ -109,48 +127,54 @@ def benchmark(
     images, labels = np.asarray(images), np.asarray(labels)
     num_classes = _check.logits_of(partial(apply_fn, params), images[:1], labels[:1])
     stages = autoattack_stages(threat, num_classes=num_classes) if stages is None else tuple(stages)
-    if not stages:
-        raise ValueError("stages must hold at least one attack; got none; leave stages out for AutoAttack")
-    for stage in stages:
-        check_images(stage.make(0), images, "images")
-        if stage.make(0).threat.name != threat.name:
-            raise ValueError(f"stages must be attacks in {threat.name}; got {stage.make(0).recipe} in {stage.name}")
-    mesh, batch_size = options.mesh, options.batch_size
-    recipes = "; ".join(f"{stage.name}: {stage.ranks} x {stage.make(0).recipe}" for stage in stages)
-    kept = Kept(None if options.directory is None else Path(options.directory) / "benchmark.npz", eps=eps,
-                 attacks=recipes, key=np.asarray(jax.random.key_data(key)),
-                 inputs=digest(options.directory, params, images, labels))  # fmt: skip
-    saved = kept.load()
-    if saved is None:
-        right = correct(apply_fn, params, images, labels, batch_size, mesh)
-        saved = {
-            "x": np.array(images),
-            "distance": np.zeros(len(images), np.float32),
-            "broken_by": np.where(right, len(stages), -1),
-            "done": np.zeros((), int),
-        }
-    x, distance, broken_by = saved["x"], saved["distance"], saved["broken_by"]
-    programs = [_program(stage, apply_fn) for stage in stages]
+    _check_stages(stages, threat, images)
+    right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
+    recipes = [f"{stage.name}: {stage.ranks} x {stage.make(0).recipe}" for stage in stages]
+    store = kept(options, "benchmark.npz", params, images, labels, right,
+                 attacks=recipes, eps=float(eps), key=digest_tree(key))  # fmt: skip
+    saved = store.load() or {
+        "x": np.array(images),
+        "distance": np.zeros(len(images), np.float32),
+        "broken_by": np.where(right, len(stages), -1),
+        "done": 0,
+    }
+    x, distance, broken_by, done = saved["x"], saved["distance"], saved["broken_by"], int(saved["done"])
     parts = list(_parts(stages))
-    bar = progress(int(saved["done"]), len(parts), "AutoAttack")
-    for done, (number, rank) in list(enumerate(parts))[int(saved["done"]) :]:
-        stage_key = jax.random.fold_in(key, number)
+    bar = progress(done, len(parts), "AutoAttack")
+    for number, rank in parts[done:]:
         left = np.flatnonzero(broken_by == len(stages))
-        for ids, size in shrinking(left, batch_size, 1 if mesh is None else mesh.size):
-            run = partial(programs[number], stage_key, params, jnp.int32(rank), jnp.asarray(eps, images.dtype))
-            found, success, length = over_batches(run, [images[ids], labels[ids], ids.astype(np.uint32)], size, mesh)
+        run = partial(_program(stages[number], apply_fn), jax.random.fold_in(key, number), params, jnp.int32(rank),
+                      jnp.asarray(eps, images.dtype))  # fmt: skip
+        for ids, size in shrinking(left, options.batch_size, 1 if options.mesh is None else options.mesh.size):
+            inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
+            found, success, length = over_batches(run, inputs, size, options.mesh)
             hit = ids[success]
             x[hit], distance[hit], broken_by[hit] = found[success], length[success], number
-        kept.save(x=x, distance=distance, broken_by=broken_by, done=np.asarray(done + 1))
+        done += 1
+        store.save(x=x, distance=distance, broken_by=broken_by, done=done)
         bar.update()
-        bar.set_postfix(left=int((broken_by == len(stages)).sum()))
+        bar.set_postfix(correct=int((broken_by == len(stages)).sum()))
     bar.close()
     names = tuple(stage.name for stage in stages)
     return Benchmark(float(eps), x, broken_by < len(stages), distance, broken_by, names)
 
 
-def _program(stage: Stage, apply_fn: ApplyFn):
-    """The stage compiled for every rank, radius and batch of one shape."""
+def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray) -> None:
+    if not stages:
+        raise ValueError("stages must hold at least one attack; got none; leave stages out for AutoAttack")
+    for stage in stages:
+        attack = stage.make(0)
+        check_images(attack, images, "images")
+        if not same_threat(attack.threat, threat):
+            raise ValueError(
+                f"every stage must attack in threat={threat.name} of box {threat.box}; got {attack.recipe} in "
+                f"{stage.name}; make the stages with that threat"
+            )
+
+
+@lru_cache(maxsize=32)  # calls with other parameters, radii or data do not compile again
+def _program(stage: Stage, apply_fn: ApplyFn) -> Callable[..., Any]:
+    """One compiled function for all ranks and radii of a stage, on batches of one shape."""
 
     def run(key, params, rank, eps, x, labels, ids):
         attack = stage.make(rank)

@@ -1,6 +1,8 @@
-r"""What surely holds on a data set: certified accuracy against eps, the lower slice of the sandwich
+"""Certified accuracy of a model on a data set, as a function of the radius.
 
-certified accuracy  <=  accuracy under the worst change  <=  accuracy under any attack.
+    certified accuracy  <=  accuracy under the worst change  <=  accuracy under any attack
+
+Bounds give the left side, attacks the right side.
 """
 
 from collections.abc import Sequence
@@ -9,16 +11,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from invjax import _check
 from invjax._batching import correct, over_batches
+from invjax._progress import progress
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
-from invjax.evaluation._curve import Curve
+from invjax.evaluation._curve import Curve, sorted_radii
+from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Box, Params
 
 REGIONS = {"linf": linf_box, "l2": l2_ball}
-"""By the threat's name, the ball that can be certified."""
+"""The ball that can be certified, by the name of its threat."""
 
 
 def certificate_curve(
@@ -32,47 +35,52 @@ def certificate_curve(
     method: str = "crown-ibp",
     box: Box = (0.0, 1.0),
     slack: float = 1e-4,
-    batch_size: int = 128,
-    mesh: Mesh | None = None,
+    options: Options = Options(),  # noqa: B008  an immutable record
 ) -> Curve:
-    """Certified accuracy at each of `epsilons`: the share of images whose label wins everywhere in the ball.
+    """Certified accuracy at each radius: the fraction of images whose label wins everywhere in the ball.
 
     Args:
-        apply_fn: `(params, x) -> logits`, each image's depending on that image alone.
-        params: of the model.
+        apply_fn: `(params, x) -> logits`; each image's logits depend on that image alone.
+        params: parameters of the model.
         images: `[N, ...]` in `box`.
-        labels: `[N]`.
-        epsilons: the radii, in any order.
-        norm: 'linf' or 'l2'; for l2 only the CROWN methods use more than the box around the ball.
+        labels: `[N]`, the true classes.
+        epsilons: the radii, in the units of the norm, in any order.
+        norm: 'linf' or 'l2'; for 'l2' the method 'ibp' bounds the box around the ball.
         method: 'ibp', 'crown-ibp' or 'crown', see `bounds.margins`.
-        box: the range of pixels, to which the balls are clipped.
-        slack: by which a margin must exceed 0, see `bounds.certified`.
-        batch_size: images certified at once.
-        mesh: spread each batch over these devices.
+        box: the range of pixel values, to which the balls are clipped.
+        slack: the margin by which the label must win, see `bounds.certified`.
+        options: batch size, mesh, and the folder in which `certificate.npz` keeps finished radii.
 
     Returns:
-        A `Curve`, whose `broken_at` is the smallest radius at which, and beyond which, there is no certificate. What
-        is certified at one radius is so at all smaller ones, also where the bounds at those fail to show it.
+        A `Curve` whose `broken_at` is the smallest radius from which on there is no certificate. A certificate at one
+        radius implies one at every smaller radius, even where the bounds there are too loose.
 
     Raises:
-        ValueError: negative radii, another norm or method, images outside `box`, labels of another shape.
+        ValueError: negative radii, another norm or method, images outside of `box`, labels of another shape, a
+            directory that belongs to another run.
         NotImplementedError: the model has a primitive without a rule; see `bounds.register_rule`.
     """
     _check.one_of("norm", norm, tuple(REGIONS))
     _check.one_of("method", method, METHODS)
     _check.within("images", images, box)
-    grid = np.asarray(epsilons, np.float64)
-    if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
-        raise ValueError(f"epsilons must be a list of numbers that are not negative; got {epsilons}")
-    grid, labels = np.sort(grid), np.asarray(labels)
+    grid, labels = sorted_radii(epsilons), np.asarray(labels)
+    batch_size, mesh = options.batch_size, options.mesh
     right = correct(apply_fn, params, images, labels, batch_size, mesh)
-    holds = np.zeros((len(labels), len(grid)), bool)
+    store = kept(options, "certificate.npz", params, images, labels, right,
+                 epsilons=grid.tolist(), norm=norm, method=method, box=box, slack=slack)  # fmt: skip
+    saved = store.load()
+    holds = np.zeros((len(labels), len(grid)), bool) if saved is None else saved["holds"]
+    done = 0 if saved is None else int(saved["done"])
     run = partial(jax.jit(partial(_certified, apply_fn, norm, method, box, slack)), params)
-    standing = np.flatnonzero(right)
-    for i, eps in enumerate(grid):
-        if standing.size:
-            certify = partial(run, jnp.asarray(eps, images.dtype))
-            holds[standing, i] = over_batches(certify, [images[standing], labels[standing]], batch_size, mesh)
+    candidates = np.flatnonzero(right)
+    bar = progress(done, grid.size, "certificate")
+    for i in range(done, grid.size):
+        if candidates.size:
+            certify = partial(run, jnp.asarray(grid[i], images.dtype))
+            holds[candidates, i] = over_batches(certify, [images[candidates], labels[candidates]], batch_size, mesh)
+        store.save(holds=holds, done=i + 1)
+        bar.update()
+    bar.close()
     known = np.logical_or.accumulate(holds[:, ::-1], 1)[:, ::-1]
     first = np.where(known.all(1), np.inf, grid[known.argmin(1)])
     return Curve(grid, np.where(right, first, 0.0))

@@ -1,42 +1,53 @@
-r"""How robust a model is on a data set: the whole curve against eps.
+"""Robust accuracy of a model on a data set, as a function of the radius.
 
-Balls are nested, so an image that has fallen at one radius has fallen at every larger one: the curve of the adversarial
-error goes up in eps, attacks only what still stands, and never falls.
+Balls are nested, so adversarial error is non-decreasing in eps. `robustness_curve` uses this: each radius attacks only
+the images that are still correct.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from invjax._batching import correct, over_batches
 from invjax._progress import progress
-from invjax._store import Kept, digest
+from invjax._store import digest_tree
 from invjax.attacks import Attack
 from invjax.attacks.building import check_images
+from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Key, Params
 
 
 class Curve(NamedTuple):
-    """Robust accuracy against the radius, one number an image.
+    """Accuracy against the radius, by image.
 
     Attributes:
-        epsilons: `[E]`, ascending.
-        broken_at: `[N]`, the smallest of them at which the image is misclassified; 0 for images that are misclassified
-            as they are, infinity for those that withstand all.
+        epsilons: `[E]`, the radii, ascending.
+        broken_at: `[N]`, the smallest radius at which the image is misclassified (or not certified); 0 for images that
+            are misclassified without any change, infinity for images that withstand every radius.
     """
 
     epsilons: np.ndarray
     broken_at: np.ndarray
 
     def accuracy(self) -> np.ndarray:
-        """Robust accuracy at each radius, `[E]`."""
+        """Robust (or certified) accuracy at each radius, `[E]`."""
         return (self.broken_at[None] > self.epsilons[:, None]).mean(1)
+
+
+def sorted_radii(epsilons: Sequence[float | int] | np.ndarray) -> np.ndarray:
+    """The radii as an ascending array.
+
+    Raises:
+        ValueError: they are not a list of one or more non-negative numbers.
+    """
+    grid = np.asarray(epsilons, np.float64)
+    if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
+        raise ValueError(f"epsilons must be a list of non-negative numbers; got {epsilons}")
+    return np.sort(grid)
 
 
 def robustness_curve(
@@ -48,74 +59,76 @@ def robustness_curve(
     labels: np.ndarray,
     *,
     epsilons: Sequence[float | int] | np.ndarray,
-    batch_size: int = 128,
-    mesh: Mesh | None = None,
-    at_once: bool | None = None,
-    directory: str | Path | None = None,
+    vectorize: bool | None = None,
+    options: Options = Options(),  # noqa: B008  an immutable record
 ) -> Curve:
-    """Robust accuracy at each of `epsilons`, from one compilation.
+    """Robust accuracy at each radius, with one compilation of the attack.
 
-    Radii go up, and images that have fallen leave: the cost is about that of the mean robust accuracy over the radii
-    (each radius ends with a padded batch). On accelerators all radii run at once instead (`at_once`), which is slower
-    on CPU and expected, not measured, to be faster there.
+    On a CPU the radii run in ascending order, and each attacks only the images that are still correct. The cost is
+    about that of one radius times the sum of the robust accuracies. On accelerators all radii run at once.
+
+    >>> from invjax import attacks
+    >>> linear = lambda params, x: x @ params
+    >>> images, labels = np.array([[0.9, 0.1], [0.5, 0.4]], np.float32), np.array([0, 0])
+    >>> curve = robustness_curve(
+    ...     jax.random.key(0), attacks.fgsm(), linear, jnp.eye(2), images, labels, epsilons=[0.0, 0.1, 0.5]
+    ... )
+    >>> curve.accuracy().tolist()
+    [1.0, 0.5, 0.0]
 
     Args:
         key: random key; image i draws from `fold_in(key, i)` at every radius.
-        attack: any untargeted attack with a radius.
-        apply_fn: `(params, x) -> logits`.
-        params: of the model.
-        images: `[N, ...]`.
-        labels: `[N]`.
-        epsilons: the radii, in any order.
-        batch_size: images attacked at once.
-        mesh: spread each batch over these devices.
-        at_once: map over the radii instead of dropping images; default: wherever the backend is not the CPU.
-        directory: keep what is done in `curve.npz` there, and go on from it after an interruption. One for each attack:
-            other parameters, data or radii are refused, another attack is not noticed.
+        attack: an untargeted attack.
+        apply_fn: `(params, x) -> logits [B, K]`.
+        params: parameters of the model.
+        images: `[N, ...]` floats in the attack's box.
+        labels: `[N]`, the true classes.
+        epsilons: the radii, in the units of the attack's threat, in any order.
+        vectorize: whether all radii run at once, on all images; by default only if the backend is not a CPU.
+        options: batch size, mesh, and the folder in which `curve.npz` keeps finished radii. A call with another key,
+            attack (by its recipe), model, data or list of radii is refused there.
+
+    Returns:
+        The curve, with the smallest radius that breaks each image.
 
     Raises:
-        ValueError: negative radii, NaN images or logits, labels of another shape or out of range, a `directory` that
-            holds another run.
+        ValueError: negative radii, images that are NaN or outside of the box, NaN logits, labels of another shape or
+            out of range, a directory that belongs to another run.
     """
-    grid = np.asarray(epsilons, np.float64)
-    if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
-        raise ValueError(f"epsilons must be a list of numbers that are not negative; got {epsilons}")
-    grid = np.sort(grid)
-    labels = np.asarray(labels)
-    at_once = jax.default_backend() != "cpu" if at_once is None else at_once
+    grid, labels = sorted_radii(epsilons), np.asarray(labels)
+    vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
     check_images(attack, images, "images")
-    standing = correct(apply_fn, params, images, labels, batch_size, mesh)
-    kept = Kept(None if directory is None else Path(directory) / "curve.npz", epsilons=grid, standing=standing,
-                 key=np.asarray(jax.random.key_data(key)),
-                 inputs=digest(directory, params, images, labels))  # fmt: skip
-    saved = kept.load()
-    broken_at = np.where(standing, np.inf, 0.0) if saved is None else saved["broken_at"]
+    right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
+    store = kept(options, "curve.npz", params, images, labels, right,
+                 attack=attack.recipe, epsilons=grid.tolist(), key=digest_tree(key))  # fmt: skip
+    saved = store.load()
+    broken_at = np.where(right, np.inf, 0.0) if saved is None else saved["broken_at"]
     done = 0 if saved is None else int(saved["done"])
 
-    def fallen(params, eps, x, y, ids):
+    def breaks(params, eps, x, y, ids):
         return attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids).success
 
-    def over(ids, function):
-        return over_batches(function, [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh)
+    def attacked(ids, function):
+        inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
+        return over_batches(function, inputs, options.batch_size, options.mesh)
 
     radii = jnp.asarray(grid, images.dtype)
-    if at_once:
-        if done < grid.size:
-            mapped = jax.jit(jax.vmap(fallen, (None, 0, None, None, None), 1))
-            ids = np.flatnonzero(standing)
-            if ids.size:
-                hit = over(ids, partial(mapped, params, radii))
-                broken_at[ids] = np.where(hit.any(1), grid[hit.argmax(1)], np.inf)
-            kept.save(broken_at=broken_at, done=grid.size)
-        return Curve(grid, broken_at)
-    one = jax.jit(fallen)
+    if vectorize and done < grid.size:
+        ids = np.flatnonzero(right)
+        if ids.size:
+            every = jax.jit(jax.vmap(breaks, (None, 0, None, None, None), 1))
+            hit = attacked(ids, partial(every, params, radii))
+            broken_at[ids] = np.where(hit.any(1), grid[hit.argmax(1)], np.inf)
+        done = grid.size
+        store.save(broken_at=broken_at, done=done)
+    one = jax.jit(breaks)
     bar = progress(done, grid.size, "robustness curve")
     for i in range(done, grid.size):
         ids = np.flatnonzero(np.isinf(broken_at))
         if ids.size:
-            broken_at[ids[over(ids, partial(one, params, radii[i]))]] = grid[i]
-        kept.save(broken_at=broken_at, done=i + 1)
+            broken_at[ids[attacked(ids, partial(one, params, radii[i]))]] = grid[i]
+        store.save(broken_at=broken_at, done=i + 1)
         bar.update()
-        bar.set_postfix(standing=int(np.isinf(broken_at).sum()))
+        bar.set_postfix(correct=int(np.isinf(broken_at).sum()))
     bar.close()
     return Curve(grid, broken_at)

@@ -1,4 +1,4 @@
-"""How sure a share is that was counted."""
+"""Confidence intervals for proportions."""
 
 import numpy as np
 
@@ -6,20 +6,30 @@ from invjax import _check
 
 
 def wilson(successes: float | int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson score interval of a share: where the true one lies with 95 % confidence (`z = 1.96`).
+    """The Wilson score interval of a proportion `p = successes / total`.
+
+        center = (p + z^2 / 2n) / (1 + z^2 / n),   half width = z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n)
 
     >>> low, high = wilson(0, 10)
     >>> low, round(high, 3)
     (0.0, 0.278)
 
     Args:
-        successes: how many of `total`.
-        total: at least 1.
-        z: quantile of the standard normal distribution.
+        successes: number of successes; a mean over several runs may be fractional.
+        total: number of trials n, at least 1.
+        z: quantile of the standard normal distribution; 1.96 gives a 95 % interval.
+
+    Returns:
+        The lower and the upper end, both in [0, 1].
+
+    Raises:
+        ValueError: `total` is not positive.
+
+    Source: Wilson 1927, *Probable Inference, the Law of Succession, and Statistical Inference*.
     """
     _check.positive(total=total)
-    share = successes / total
-    center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    # the interval holds the share itself, also after rounding
-    return min(share, max(0.0, float(center - half))), max(share, min(1.0, float(center + half)))
+    p = successes / total
+    center = (p + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * np.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
+    # rounding must not move an end past the proportion itself
+    return min(p, max(0.0, float(center - half))), max(p, min(1.0, float(center + half)))

@@ -1,89 +1,35 @@
-r"""One report on a model: both failures, of the same images throughout.
+r"""One report on a model: both failures, measured on the same images.
 
-    adversarial error = share of images that the model gets right as they are and wrong under the attack
-    invariance error  = share of images that the model gets right as they are, and as they were still when what people
-                        see has changed
+    adversarial error = fraction of images that are classified correctly, and misclassified under the attack
+    invariance error  = fraction of images that are classified correctly, and whose prediction stays the same after
+                        their true class was changed
 
 Source: Cubuk et al. 2018, section 2; Tramèr et al. 2020, definitions 1 and 2.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from invjax import _check
-from invjax._batching import correct, over_batches
+from invjax._batching import correct
 from invjax._progress import progress
-from invjax._store import Kept, digest
-from invjax.attacks import Attack, Threat, pgd, smallest
-from invjax.attacks._smallest import distances
-from invjax.attacks.building import where
-from invjax.bounds import METHODS
-from invjax.evaluation._certificate import REGIONS, certificate_curve
-from invjax.evaluation._intervals import wilson
+from invjax.evaluation._certificate import certificate_curve
+from invjax.evaluation._invariance import ChangedImages, Invariance, check_changed, invariance
+from invjax.evaluation._options import Options
+from invjax.evaluation._sensitivity import Sensitivity, ThreatModel, check_threat, sensitivity
 from invjax.types import ApplyFn, Key, Params
 
 
-class Sensitivity(NamedTuple):
-    """What a model's sensitivity to one threat is.
-
-    Attributes:
-        eps: the radius of the attack.
-        success: `[N]`, misclassified under the attack, images that are misclassified as they are included.
-        smallest_eps: `[N]`, of the nearest adversarial example found; 0 where misclassified as it is, infinity where
-            none was found up to twice `eps`.
-        nearest: `[N, ...]`, those examples, the images themselves where there is none; None unless asked for.
-    """
-
-    eps: float
-    success: np.ndarray
-    smallest_eps: np.ndarray
-    nearest: np.ndarray | None = None
-
-
-class Relabelled(NamedTuple):
-    """What became of the images of a report, one each, and what is seen in it now.
-
-    `Relabelled(h.images, h.human)` of a set of `data.human_labelled()`, for a report on `h.originals`;
-    `Relabelled(e.x, np.where(e.success, e.target, -1))` of `attacks.linf_invariance` or `l0_invariance`.
-
-    Attributes:
-        images: `[N, ...]`.
-        seen: `[N]`, the class that people, or a judge, see there; -1 where there is no saying.
-    """
-
-    images: np.ndarray
-    seen: np.ndarray
-
-
-class Invariance(NamedTuple):
-    """What a model says where images have become others.
-
-    Attributes:
-        changed: `[N]`, whether another class is seen than the label.
-        kept: `[N]`, whether the model gives the label all the same.
-        agrees: `[N]`, whether it gives the class that is seen.
-    """
-
-    changed: np.ndarray
-    kept: np.ndarray
-    agrees: np.ndarray
-
-
 class Report(NamedTuple):
-    """What is known about a model on one set of images, one number an image.
+    """The failures of a model on one set of images, image by image.
 
     Attributes:
-        correct: `[N]`, whether the model is right on the image itself.
-        sensitivity: by the threat's name.
-        invariance: by the name of the relabelled images; empty without any.
-        certified: `[N]` by the threat's name, whether the label surely wins everywhere in its ball; empty unless asked
-            for.
+        correct: `[N]`, whether the model classifies the unchanged image correctly.
+        sensitivity: by the name of the threat.
+        invariance: by the name of the changed images; empty without any.
+        certified: by the name of the threat, `[N]`, whether the label wins everywhere in the ball; only for threats
+            with `certify`.
     """
 
     correct: np.ndarray
@@ -91,13 +37,17 @@ class Report(NamedTuple):
     invariance: Mapping[str, Invariance]
     certified: Mapping[str, np.ndarray]
 
-    def failures(self, threat: str, relabelled: str) -> dict[str, np.ndarray]:
-        """The images by how the model fails there: `{"wrong", "sensitive", "both", "invariant", "neither": [N]}`.
+    def failures(self, threat: str, changed: str) -> dict[str, np.ndarray]:
+        """The images by failure: `{"wrong", "sensitive", "both", "invariant", "neither": [N]}`.
 
-        Each image counts once: "wrong" as it is, or right and then sensitive to that threat, invariant to what is seen
-        in those relabelled images, both, or neither.
+        Each image counts once. "wrong" images are misclassified without a change. The others are sensitive to the
+        threat, invariant to the change of their class, both, or neither.
+
+        Args:
+            threat: the name of a threat.
+            changed: the name of a set of changed images.
         """
-        sensitive, invariant = self.sensitivity[threat].success, self._invariant(relabelled)
+        sensitive, invariant = self.sensitivity[threat].success, self.too_invariant(changed)
         return {"wrong": ~self.correct} | {
             name: self.correct & chosen
             for name, chosen in (
@@ -108,8 +58,13 @@ class Report(NamedTuple):
             )
         }
 
-    def _invariant(self, relabelled: str) -> np.ndarray:
-        found = self.invariance[relabelled]
+    def too_invariant(self, changed: str) -> np.ndarray:
+        """`[N]`, whether the prediction is correct, and stays the same although the true class was changed.
+
+        Args:
+            changed: the name of a set of changed images.
+        """
+        found = self.invariance[changed]
         return self.correct & found.changed & found.kept
 
 
@@ -120,154 +75,56 @@ def report(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    threats: Sequence[tuple[Threat, float | int]],
-    attack_for: Callable[[Threat], Attack] = pgd,
-    relabelled: Mapping[str, Relabelled] | None = None,
-    certify: str | None = None,
-    bisections: int = 8,
-    keep_images: bool = False,
-    batch_size: int = 128,
-    mesh: Mesh | None = None,
-    directory: str | Path | None = None,
+    threats: Sequence[ThreatModel],
+    changed: Mapping[str, ChangedImages] | None = None,
+    options: Options = Options(),  # noqa: B008  an immutable record
 ) -> Report:
-    """Clean error, the smallest radius at which each image falls, and what the model says where images became others.
+    """Clean error, adversarial error and smallest radius by threat, certificates, and invariance error.
+
+        threats = [ThreatModel(attacks.pgd(attacks.linf()), 0.1, certify="crown-ibp")]
+        for entry in table(report(key, net.apply, params, images, labels, threats=threats)):
+            print(entry)
 
     Args:
         key: random key; image i draws from `fold_in(key, i)`.
-        apply_fn: `(params, x) -> logits`.
-        params: of the model.
-        images: `[N, ...]`.
-        labels: `[N]`.
-        threats: each with its radius; one of a name.
-        attack_for: `threat -> Attack`.
-        relabelled: by name, variants of the same images in which another class may be seen: see `Relabelled`.
-        certify: 'ibp', 'crown-ibp' or 'crown': certify the balls of the linf and l2 threats, too (`bounds.margins`).
-        bisections: of the smallest radius, between 0 and twice the threat's.
-        keep_images: return the nearest adversarial examples as well.
-        batch_size: images attacked at once.
-        mesh: spread each batch over these devices.
-        directory: keep what is done there, one file a threat, and go on after an interruption; one for each attack.
+        apply_fn: `(params, x) -> logits [B, K]`.
+        params: parameters of the model.
+        images: `[N, ...]` floats in the box of every threat.
+        labels: `[N]`, the true classes.
+        threats: attacks and radii, one of each threat's name.
+        changed: by name, modified copies of the images in which another class may be seen.
+        options: batch size, mesh, and the folder in which one file a threat keeps what is finished. A call with another
+            key, attack (by its recipe), radius, model or data is refused there.
+
+    Returns:
+        The report; `table` gives its numbers.
 
     Raises:
-        ValueError: two threats of one name, relabelled images that are not one for each image or in which a class is
-            seen that the model does not have, and as for `robustness_curve`.
+        ValueError: no threats or two of one name, changed images that are not one for each image or with a class that
+            the model does not have, and as for `robustness_curve` and `certificate_curve`.
     """
-    names = [threat.name for threat, _ in threats]
+    names = [model.attack.threat.name for model in threats]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"threats must be one or more, each of another name; got {names}")
-    for threat, eps in threats:
-        _check.number(f"eps of {threat.name}", eps)
-        _check.within("images", images, threat.box)
-    if certify is not None:
-        _check.one_of("certify", certify, METHODS)
+    for model in threats:
+        check_threat(model, images)
     labels = np.asarray(labels)
-    relabelled = {} if relabelled is None else relabelled
-    for name, given in relabelled.items():
-        _check_relabelled(name, given, images)
-    right = correct(apply_fn, params, images, labels, batch_size, mesh)
+    changed = {} if changed is None else changed
+    for name, given in changed.items():
+        check_changed(name, given, images)
+    right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
     certified = {}
-    for threat, eps in threats:  # before the attacks: what cannot be certified is found at once
-        if certify is not None and threat.name in REGIONS:
-            how: dict[str, Any] = {"norm": threat.name, "method": certify, "batch_size": batch_size, "mesh": mesh}
-            curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], box=threat.box, **how)
-            certified[threat.name] = curve.broken_at > eps
-    sensitivity = {}
+    for name, model in zip(names, threats, strict=True):  # before the attacks: a missing rule is an error at once
+        if model.certify is not None:
+            curve = certificate_curve(apply_fn, params, images, labels, epsilons=[model.eps], norm=name,
+                                      method=model.certify, box=model.attack.threat.box,
+                                      options=options._replace(directory=None))  # fmt: skip
+            certified[name] = curve.broken_at > model.eps
+    found = {}
     bar = progress(0, len(names), "report")
-    for threat, eps in threats:
-        path = None if directory is None else Path(directory) / f"{threat.name}.npz"
-        kept = Kept(path, eps=eps, bisections=bisections, correct=right, keep_images=keep_images,
-                     key=np.asarray(jax.random.key_data(key)), bounds=threat.box,
-                     inputs=digest(directory, params, images, labels))  # fmt: skip
-        saved = kept.load()
-        if saved is None:
-            found = _sensitivity(key, attack_for(threat), apply_fn, params, images, labels, right, eps,
-                                 bisections, keep_images, batch_size, mesh)  # fmt: skip
-            saved = {name: value for name, value in found._asdict().items() if isinstance(value, np.ndarray)}
-            kept.save(**saved)
-        found = Sensitivity(eps, **saved)
-        sensitivity[threat.name] = found
+    for name, model in zip(names, threats, strict=True):
+        found[name] = sensitivity(key, model, apply_fn, params, images, labels, right, options)
         bar.update()
     bar.close()
-    invariance = {
-        name: _invariance(name, given, apply_fn, params, labels, batch_size, mesh) for name, given in relabelled.items()
-    }
-    return Report(right, sensitivity, invariance, certified)
-
-
-def _check_relabelled(name, given, images):
-    seen = np.asarray(given.seen)
-    if np.shape(given.images) != images.shape or seen.shape != (len(images),):
-        raise ValueError(
-            f"relabelled {name!r} must have an image {images.shape[1:]} and a class for each of the {len(images)} "
-            f"images; got {np.shape(given.images)} and {seen.shape}; report on the originals that they were made of"
-        )
-    if not np.issubdtype(seen.dtype, np.integer) or seen.min(initial=0) < -1:
-        raise ValueError(f"seen of {name!r} must be classes, or -1 where there is no saying; got {seen.dtype} {seen}")
-    _check.finite(f"relabelled {name!r}", given.images)
-
-
-def _invariance(name, given, apply_fn, params, labels, batch_size, mesh):
-    logits = over_batches(partial(jax.jit(apply_fn), params), [np.asarray(given.images)], batch_size, mesh)
-    _check.finite(f"the model's logits on {name!r}", logits)
-    seen, answers = np.asarray(given.seen), logits.argmax(1)
-    if seen.max(initial=-1) >= logits.shape[1]:
-        raise ValueError(f"seen of {name!r} must be classes of the model, below {logits.shape[1]}; got {seen.max()}")
-    return Invariance((seen >= 0) & (seen != labels), answers == labels, answers == seen)
-
-
-def _sensitivity(key, attack, apply_fn, params, images, labels, right, eps, bisections, keep_images, batch_size, mesh):
-    search = smallest(attack, steps=bisections)
-
-    @jax.jit
-    def run(params, x, y, ids):
-        logits_fn = partial(apply_fn, params)
-        fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
-        near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
-        best = where(distances(fixed) < distances(near), fixed._replace(trace=None), near._replace(trace=None))
-        return fixed.success, distances(best), (best.x if keep_images else ())
-
-    success, distance = ~right, np.where(right, np.inf, 0.0)
-    examples = np.array(images) if keep_images else None
-    ids = np.flatnonzero(right)
-    if ids.size:
-        success[ids], distance[ids], found = over_batches(
-            partial(run, params), [images[ids], labels[ids], ids.astype(np.uint32)], batch_size, mesh
-        )
-        if examples is not None:
-            examples[ids] = found
-    # each is what both attacks found, or the two would contradict each other; distances may round to above eps
-    distance = np.where(success, np.minimum(distance, eps), distance)
-    return Sensitivity(eps, success | (distance <= eps), distance, examples)
-
-
-class Line(NamedTuple):
-    """One line of a report's table: a value, and the 95 % interval of a share (None for other values)."""
-
-    name: str
-    value: float
-    interval: tuple[float, float] | None
-
-
-def table(found: Report) -> list[Line]:
-    """The report in numbers: shares with their Wilson intervals, and medians of the smallest radius."""
-
-    def share(name, hits):
-        return Line(name, float(hits.mean()), wilson(int(hits.sum()), hits.size))
-
-    lines = [share("clean error", ~found.correct)]
-    for name, s in found.sensitivity.items():
-        lines += [
-            share(f"adversarial error, {name}, eps {s.eps:g}", s.success & found.correct),
-            share(f"robust accuracy, {name}, eps {s.eps:g}", ~s.success),
-            Line(f"median smallest eps, {name}", float(np.median(s.smallest_eps)), None),
-        ]
-        if name in found.certified:
-            lines.append(share(f"certified accuracy, {name}, eps {s.eps:g}", found.certified[name]))
-    for name, i in found.invariance.items():
-        lines.append(share(f"invariance error, {name}", found._invariant(name)))
-        if i.changed.any():
-            lines.append(share(f"agreement where another class is seen, {name}", i.agrees[i.changed]))
-        for threat, s in found.sensitivity.items():
-            neither = found.failures(threat, name)["neither"]
-            lines.append(share(f"right, and neither failure: {threat}, eps {s.eps:g}; {name}", neither))
-    return lines
+    answers = {name: invariance(name, given, apply_fn, params, labels, options) for name, given in changed.items()}
+    return Report(right, found, answers, certified)

@@ -1,0 +1,122 @@
+"""Sensitivity of a model to one threat: errors at a radius, and the smallest radius of each image."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invjax import _check
+from invjax._batching import over_batches
+from invjax._store import digest_tree
+from invjax.attacks import Attack, AttackResult, smallest
+from invjax.attacks.building import check_images, where
+from invjax.bounds import METHODS
+from invjax.evaluation._certificate import REGIONS
+from invjax.evaluation._options import Options, kept
+from invjax.types import ApplyFn, Key, Params, PerExample
+
+
+class ThreatModel(NamedTuple):
+    """One attack at one radius, for `report`.
+
+    Attributes:
+        attack: an untargeted attack; its threat gives the name and the box.
+        eps: the radius, in the units of the threat.
+        certify: 'ibp', 'crown-ibp' or 'crown' to certify the ball of an 'linf' or 'l2' threat, too (`bounds.margins`).
+        bisections: steps of the search for the smallest radius, which starts from the interval [0, 2 eps].
+        keep_examples: whether to return the nearest adversarial examples.
+    """
+
+    attack: Attack
+    eps: float | int
+    certify: str | None = None
+    bisections: int = 8
+    keep_examples: bool = False
+
+
+class Sensitivity(NamedTuple):
+    """The sensitivity of a model to one threat.
+
+    Attributes:
+        eps: the radius of the attack.
+        success: `[N]`, whether the image is misclassified, without a change or under the attack.
+        smallest_eps: `[N]`, the distance of the nearest adversarial example found; 0 for images that are misclassified
+            without a change, infinity where none was found up to twice `eps`.
+        nearest: `[N, ...]`, those examples (where there is none, the image itself); None unless asked for.
+        attack: the recipe of the attack.
+    """
+
+    eps: float
+    success: np.ndarray
+    smallest_eps: np.ndarray
+    nearest: np.ndarray | None = None
+    attack: str = ""
+
+
+def check_threat(model: ThreatModel, images: np.ndarray) -> None:
+    """Check a threat model against the images.
+
+    Raises:
+        ValueError: the attack is not an untargeted `Attack`, the radius is negative, images lie outside of the box, the
+            certificate is of another method or threat.
+    """
+    check_images(model.attack, images, "images")
+    name = model.attack.threat.name
+    if model.attack.targeted:
+        raise ValueError(f"the attack in {name} must be untargeted; got {model.attack.recipe}; make it targeted=False")
+    _check.number(f"eps of {name}", model.eps)
+    _check.positive(bisections=model.bisections)
+    if model.certify is not None:
+        _check.one_of("certify", model.certify, METHODS)
+        _check.one_of("a threat to certify", name, tuple(REGIONS))
+
+
+def sensitivity(
+    key: Key,
+    model: ThreatModel,
+    apply_fn: ApplyFn,
+    params: Params,
+    images: np.ndarray,
+    labels: np.ndarray,
+    right: np.ndarray,
+    options: Options,
+) -> Sensitivity:
+    """Attack the images that are classified correctly, at the radius and by bisection; or read what is kept of it."""
+    attack, eps = model.attack, model.eps
+    store = kept(options, f"{attack.threat.name}.npz", params, images, labels, right,
+                 attack=attack.recipe, eps=float(eps), bisections=model.bisections,
+                 keep_examples=model.keep_examples, key=digest_tree(key))  # fmt: skip
+    saved = store.load()
+    if saved is None:
+        search = smallest(attack, steps=model.bisections)
+
+        @jax.jit
+        def run(params, x, y, ids):
+            logits_fn = partial(apply_fn, params)
+            fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
+            near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
+            nearer = _distances(fixed) < _distances(near)
+            best = where(nearer, fixed._replace(trace=None), near._replace(trace=None))
+            return fixed.success, _distances(best), (best.x if model.keep_examples else ())
+
+        success, distance = ~right, np.where(right, np.inf, 0.0)
+        saved = {"nearest": np.array(images)} if model.keep_examples else {}
+        ids = np.flatnonzero(right)
+        if ids.size:
+            inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
+            found = over_batches(partial(run, params), inputs, options.batch_size, options.mesh)
+            success[ids], distance[ids], examples = found
+            if model.keep_examples:
+                saved["nearest"][ids] = examples
+        # the attack and the search must agree on success; a distance may round to slightly above eps
+        distance = np.where(success, np.minimum(distance, eps), distance)
+        saved |= {"success": success | (distance <= eps), "smallest_eps": distance}
+        store.save(**saved)
+    return Sensitivity(float(eps), attack=attack.recipe, **saved)
+
+
+def _distances(result: AttackResult) -> PerExample:
+    """The distance of each success, infinity for each failure."""
+    return jnp.where(result.success, result.distance, jnp.inf)
