@@ -1,6 +1,10 @@
-"""The tests run on the CPU, strictly: no silent broadcasting between ranks, no warning that is not named in
-pyproject.toml."""
+"""Settings of all tests: CPU only, no silent broadcasting between ranks, and every warning is an error.
 
+Compilation takes most of the time. Compiled programs are kept on disk between runs, and are dropped from memory after
+each file of tests, so that a worker stays small.
+"""
+
+import gc
 import os
 from pathlib import Path
 
@@ -16,13 +20,32 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# jaxtyping annotations are checked under pytest only: users pay nothing for them
+# beartype checks the jaxtyping annotations under pytest only: users pay nothing for them
 install_import_hook("invjax", "beartype.beartype")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use all cores, one file of tests a worker, unless the command names files or a number of workers."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    if config.option.numprocesses is None and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.option.numprocesses = "auto"
+    if config.option.dist == "no":
+        config.option.dist = "loadfile"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_dropped():
+    """Drop what one file of tests compiled before the next file starts."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the repository; tests without it are skipped, except in continuous integration."""
+    """The folder of real data beside the repository; tests skip without it, and fail in continuous integration."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
         if os.environ.get("CI") == "true":
