@@ -4,11 +4,12 @@
 and `relabel_by_attack` are one batch of them, for use inside other compiled functions.
 """
 
+from invjax._store import digest
 from invjax.features._construction import construct, relabelled_dataset, robust_dataset
 from invjax.features._controls import Errors, adversarial_squares, leakage_probe, learning_from_errors
 from invjax.features._inversion import Inversion, robustify
 from invjax.features._relabelling import next_targets, non_transferable, random_targets, relabel_by_attack
-from invjax.features._storage import Constructed, digest, load, save
+from invjax.features._storage import Constructed, load, save
 
 __all__ = [
     "Constructed",

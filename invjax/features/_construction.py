@@ -20,20 +20,12 @@ from jax.sharding import Mesh
 from invjax import _check
 from invjax._batching import over_batches
 from invjax._progress import progress
+from invjax._store import Kept, check_same, digest, digest_tree
 from invjax.attacks import Attack
 from invjax.attacks.building import check_images
 from invjax.features._inversion import check_features, robustify
 from invjax.features._relabelling import check_targeted, check_targets, relabel_by_attack
-from invjax.features._storage import (
-    Constructed,
-    digest,
-    digest_json,
-    digest_tree,
-    load,
-    read_arrays,
-    save,
-    write_arrays,
-)
+from invjax.features._storage import Constructed, load, save
 from invjax.types import ApplyFn, Key, Params, Scalar
 
 Make = Callable[..., dict[str, jax.Array]]
@@ -106,30 +98,30 @@ def construct(
     path = None if path is None else Path(path)
     if path is not None and path.exists():
         made = load(path)
-        _same_recipe(path, made.recipe, recipe)
+        check_same(path, made.recipe, recipe, "give another path, or remove the file")
         _remove_parts(path)
         return made
     spans = [(start, min(start + part_size, total)) for start in range(0, total, part_size)]
     # all at once, before any is written: several hosts then agree on what is left to do
-    kept = [None if path is None else _read_part(path, span, recipe) for span in spans]
-    bar = progress(sum(part is not None for part in kept), len(spans), description)
+    files = [Kept(None if path is None else _part(path, span), recipe) for span in spans]
+    parts = [file.load() for file in files]
+    bar = progress(sum(part is not None for part in parts), len(spans), description)
     for number, (start, stop) in enumerate(spans):
-        if kept[number] is None:
+        if parts[number] is None:
             inputs = [np.arange(start, stop, dtype=np.uint32), *(array[start:stop] for array in arrays)]
             found = over_batches(partial(step, params, key), inputs, batch_size, mesh)
             for name, values in found.items():
                 if np.issubdtype(values.dtype, np.floating):
                     _check.finite(f"{name} of examples {start} to {stop - 1}", values)
-            if path is not None and jax.process_index() == 0:
-                write_arrays(_part(path, (start, stop)), found | {"recipe": np.asarray(digest_json(recipe))})
-            kept[number] = found
+            files[number].save(**found)
+            parts[number] = found
             bar.update()
     bar.close()
-    parts = [part for part in kept if part is not None]
-    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    done = [part for part in parts if part is not None]
+    whole = {name: np.concatenate([part.pop(name) for part in done]) for name in list(done[0])}
     made = Constructed(whole.pop("images"), whole.pop("labels"), whole, recipe, "")
     made = made._replace(sha256=digest({"images": made.images, "labels": made.labels, **whole}))
-    if path is not None and jax.process_index() == 0:
+    if path is not None:
         save(path, made)
         _remove_parts(path)
     return made
@@ -157,32 +149,12 @@ def _identity(key, step, params, arrays, batch_size, mesh):
     }
 
 
-def _same_recipe(path, found, wanted):
-    wanted = json.loads(json.dumps(wanted))
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise ValueError(
-                f"{path} was made otherwise: its recipe has {name}={found.get(name)!r}, this call "
-                f"{wanted.get(name)!r}; give another path, or remove it"
-            )
-
-
 def _folder(path: Path) -> Path:
     return path.with_name(path.name + ".parts")
 
 
 def _part(path: Path, span: tuple[int, int]) -> Path:
     return _folder(path) / f"{span[0]:08}-{span[1]:08}.npz"
-
-
-def _read_part(path: Path, span: tuple[int, int], recipe: dict) -> dict[str, np.ndarray] | None:
-    part = _part(path, span)
-    if not part.exists():
-        return None
-    arrays = read_arrays(part)
-    if str(arrays.pop("recipe", "")) != digest_json(recipe):
-        raise ValueError(f"{part.parent} holds parts of another data set; give another path, or remove that folder")
-    return arrays
 
 
 def _remove_parts(path: Path) -> None:

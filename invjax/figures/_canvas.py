@@ -1,10 +1,11 @@
 """What all figures share: ink, paper, and how they are saved."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from invjax._store import write
 
 INK, GRID, PALETTE = "#1b1f24", "#d8dee4", ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7")
 
@@ -19,16 +20,9 @@ def blank(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | Path) -> Path:
-    """Write `figure` as a PNG, by way of a temporary name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        figure.savefig(part, format="png")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    """Write `figure` as a PNG, whole or not at all, and return its path."""
+    write(path, lambda file: figure.savefig(file, format="png"))
+    return Path(path)
 
 
 def show_image(axes: Any, image: np.ndarray) -> None:

@@ -6,7 +6,6 @@ one that was not. (On GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from invjax import _check
 from invjax._batching import shard_batch
 from invjax._progress import progress
+from invjax._store import write
 from invjax.training import _checkpoints
 from invjax.types import Key, LossFn, Params
 
@@ -168,9 +168,4 @@ def _read_metrics(path: Path, last_step: int) -> History:
 
 
 def _write_metrics(path: Path, rows: History) -> None:
-    if jax.process_index() != 0:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(part, path)
+    write(path, "".join(json.dumps(row) + "\n" for row in rows))

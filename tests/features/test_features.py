@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax import attacks, features
-from invjax.features import storage
+from invjax import _store, attacks, features
 from invjax.models import mlp, mnist_cnn, penultimate, resnet
 from invjax.training import data_mesh
 from invjax.types import Net
@@ -252,14 +251,14 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(tmp_path):
         import jax
         jax.config.update("jax_num_cpu_devices", 8)
         from tests import test_features as here
-        from invjax.features import construction
-        write = construction.write_arrays
+        from invjax import _store
+        write = _store.write_arrays
         def killed(path, arrays):
             if path.name.startswith("00000032"):
                 path.with_name(path.name + ".part").write_bytes(b"half")
                 os.kill(os.getpid(), signal.SIGKILL)
             write(path, arrays)
-        construction.write_arrays = killed
+        _store.write_arrays = killed
         here.inverted(here.Path({path!r}))
     """
     whole, broken = tmp_path / "whole.npz", tmp_path / "broken.npz"
@@ -270,9 +269,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(tmp_path):
     parts = tmp_path / "broken.npz.parts"
     assert len(list(parts.glob("*.npz"))) == 2
     written = {part: part.stat().st_mtime_ns for part in parts.glob("*.npz")}
-    write, seen = storage.write_arrays, []
+    write, seen = _store.write_arrays, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("invjax.features.construction.write_arrays", lambda p, a: (seen.append(p.name), write(p, a)))
+        patch.setattr("invjax._store.write_arrays", lambda p, a: (seen.append(p.name), write(p, a)))
         inverted(broken)
     assert seen == ["00000032-00000037.npz"] and len(written) == 2
     assert broken.read_bytes() == whole.read_bytes() and not parts.exists()
@@ -291,12 +290,12 @@ def test_a_full_disk_leaves_nothing_half_written(which, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         save(file, **arrays)
 
-    monkeypatch.setattr(storage.np, "savez", full)
+    monkeypatch.setattr(_store.np, "savez", full)
     with pytest.raises(OSError, match="No space left on device; make room and run again"):
         relabelled(path)
     left = sorted(child.name for child in tmp_path.rglob("*") if child.is_file())
     assert left == ["00000000-00000016.npz", "00000016-00000032.npz", "00000032-00000037.npz"][: len(calls) - 1]
-    monkeypatch.setattr(storage.np, "savez", save)
+    monkeypatch.setattr(_store.np, "savez", save)
     assert relabelled(path).sha256 == relabelled().sha256
 
 
@@ -316,11 +315,11 @@ def test_another_run_at_the_same_path_is_refused(tmp_path):
         ({"seed": 1}, "params_sha256"),
         ({"about": {"model": "another"}}, "model"),
     ):
-        with pytest.raises(ValueError, match=f"made otherwise: its recipe has {name}"):
+        with pytest.raises(ValueError, match=f"belongs to another run: its {name} is"):
             inverted(path, **changes)
     parts = tmp_path / "other.npz.parts"
-    storage.write_arrays(parts / "00000000-00000016.npz", {"recipe": np.asarray("of another")})
-    with pytest.raises(ValueError, match="holds parts of another data set"):
+    _store.Kept(parts / "00000000-00000016.npz", {"model": "another"}).save()
+    with pytest.raises(ValueError, match="belongs to another run"):
         inverted(tmp_path / "other.npz")
 
 
@@ -334,8 +333,8 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="made is not what was made"):
         features.save(path, made._replace(images=made.images + 1))
     features.save(path, made)
-    arrays = storage.read_arrays(path)
-    storage.write_arrays(path, arrays | {"images": made.images + 1})
+    arrays = _store.read_arrays(path)
+    _store.write_arrays(path, arrays | {"images": made.images + 1})
     with pytest.raises(ValueError, match="its hash differs"):
         features.load(path)
     np.savez(path, images=made.images)
