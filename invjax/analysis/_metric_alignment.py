@@ -1,11 +1,11 @@
-r"""Does a distance see what an oracle sees?
+r"""How well a distance between images agrees with their classes.
 
-A distance is aligned with an oracle O if what is of the same class is always nearer than what is not:
+A distance is aligned with an oracle O if images of the same class are always closer than images of other classes:
 
     O(x1) = O(x) != O(x2)    implies    dist(x, x1) < dist(x, x2).
 
-Given such a distance and one labelled example of each class, the nearest of them has the right class (lemma 4): to
-find an aligned distance is as hard as to solve the task. Here is how far lp norms are from it.
+Given such a distance and one labelled example of each class, the class of the nearest example is always right (lemma
+4), so finding an aligned distance is as hard as solving the task. These functions measure how far lp norms are from it.
 
 Source: Tramèr et al. 2020, definition 3 and lemma 4.
 """
@@ -26,28 +26,31 @@ NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "l2": lambda change: jnp.sqrt((change**2).sum()),
     "linf": lambda change: jnp.abs(change).max(),
 }
-"""Of one change `[..., C]`; l0 counts the positions that differ in any channel."""
+"""The length of one change `[..., C]` by the name of the norm; l0 counts the pixels that differ in any channel."""
 
 Distances = Float[np.ndarray, "rows columns"]
 
 
 def distances(x: Float[Array, "examples ..."], references: Float[Array, "references ..."], *, norm: str) -> Distances:
-    """How far each of `x` is from each of the references.
+    """The distance of each image from each reference.
 
     >>> distances(np.zeros((1, 2, 1)), np.array([[[3.0], [4.0]]]), norm="l2").tolist()
     [[5.0]]
 
     Args:
-        x: `[B, ..., C]`.
-        references: `[N, ..., C]`, of the same kind.
-        norm: 'l0', 'l1', 'l2' or 'linf'.
+        x: images, `[B, ..., C]`.
+        references: images of the same shape, `[N, ..., C]`.
+        norm: a key of `NORMS`: 'l0', 'l1', 'l2' or 'linf'.
+
+    Returns:
+        `[B, N]`.
 
     Raises:
-        ValueError: an unknown norm, or examples of different shapes.
+        ValueError: the norm is unknown, or images and references have different shapes.
     """
     _check.one_of("norm", norm, NORMS)
     if x.shape[1:] != references.shape[1:]:
-        raise ValueError(f"references must be shaped as x is, {x.shape[1:]}; got {references.shape[1:]}; resize them")
+        raise ValueError(f"references must have the shape of x, {x.shape[1:]}; got {references.shape[1:]}; resize them")
     fixed = jnp.asarray(references)
     to_all = jax.jit(lambda one: jax.vmap(lambda other: NORMS[norm](one - other))(fixed))
     return np.stack([np.asarray(to_all(jnp.asarray(one))) for one in x])
@@ -56,34 +59,47 @@ def distances(x: Float[Array, "examples ..."], references: Float[Array, "referen
 def order_violations(
     found: Distances, labels: Int[np.ndarray, " examples"], reference_labels: Int[np.ndarray, " references"]
 ) -> Float[np.ndarray, " examples"]:
-    """The share of pairs (x1 of x's class, x2 of another) that are in the wrong order: `dist(x, x1) >= dist(x, x2)`.
+    """The fraction of pairs (x1 of the class of x, x2 of another) in the wrong order: `dist(x, x1) >= dist(x, x2)`.
 
-    0 where the distance is aligned, near 1/2 where it knows nothing. All pairs count, by sorting.
+    The fraction is 0 for an aligned distance and about 1/2 for a distance that is unrelated to the class. All pairs are
+    counted, by sorting.
+
+    >>> order_violations(np.array([[1.0, 2.0, 3.0]]), np.array([0]), np.array([0, 1, 0])).tolist()
+    [0.5]
 
     Args:
-        found: `[B, N]`, distances; no reference is x itself.
-        labels: `[B]`.
-        reference_labels: `[N]`; each label has references of its class and of others.
+        found: distances, `[B, N]`; no reference may be the image itself.
+        labels: classes of the images, `[B]`.
+        reference_labels: classes of the references, `[N]`; each label needs references of its class and of others.
+
+    Returns:
+        `[B]`.
 
     Raises:
-        ValueError: shapes that do not belong together, or a class without references on both sides.
+        ValueError: the shapes do not match, or a label has no reference of its class or none of another.
     """
-    return _over_examples(lambda own, other: np.searchsorted(np.sort(other), own, "right").mean() / len(other),
-                          found, labels, reference_labels)  # fmt: skip
+
+    def fraction(own, other):
+        return np.searchsorted(np.sort(other), own, "right").mean() / len(other)
+
+    return _over_examples(fraction, found, labels, reference_labels)
 
 
 def beyond_nearest_other(
     found: Distances, labels: Int[np.ndarray, " examples"], reference_labels: Int[np.ndarray, " references"]
 ) -> Float[np.ndarray, " examples"]:
-    """The share of x's own class that is not nearer than the nearest reference of another class.
+    """The fraction of references of the same class that are not closer than the nearest reference of another class.
 
-    A ball around x that leaves this share out is the largest without another class in it. The mean over x is how often
-    the nearest of another class is at least as near as a random one of the own; above 1/2 it is so for the median one.
+    The largest ball around the image that contains no other class leaves out this fraction of its class. The mean over
+    images is how often the nearest image of another class is at least as close as a random image of the same class.
 
     Args:
-        found: `[B, N]`, distances; no reference is x itself.
-        labels: `[B]`.
-        reference_labels: `[N]`.
+        found: distances, `[B, N]`; no reference may be the image itself.
+        labels: classes of the images, `[B]`.
+        reference_labels: classes of the references, `[N]`.
+
+    Returns:
+        `[B]`.
 
     Raises:
         ValueError: as for `order_violations`.
@@ -91,18 +107,16 @@ def beyond_nearest_other(
     return _over_examples(lambda own, other: (own >= other.min()).mean(), found, labels, reference_labels)
 
 
-def _over_examples(share, found, labels, reference_labels):
+def _over_examples(statistic, found, labels, reference_labels):
     _check_shapes(found, labels, reference_labels)
     counts = np.array([(reference_labels == label).sum() for label in labels])
     if not ((counts > 0) & (counts < len(reference_labels))).all():
         raise ValueError(
-            f"references must hold images of each label's class and of others; got the classes "
+            f"references must contain images of each label's class and of other classes; got the classes "
             f"{np.unique(reference_labels).tolist()} for labels {np.unique(labels).tolist()}"
         )
-    return np.array([
-        share(row[reference_labels == label], row[reference_labels != label])
-        for row, label in zip(found, labels, strict=True)
-    ])  # fmt: skip
+    same = (reference_labels == label for label in labels)
+    return np.array([statistic(row[own], row[~own]) for row, own in zip(found, same, strict=True)])
 
 
 def one_point_accuracy(
@@ -113,26 +127,29 @@ def one_point_accuracy(
     *,
     draws: int,
 ) -> Float[np.ndarray, " draws"]:
-    """The classifier of lemma 4: x has the class of the nearest of one labelled point a class. Its accuracy.
+    """The accuracy of the classifier of lemma 4: the class of the nearest among one labelled example per class.
 
-    1 in every draw if the distance is aligned.
+    The accuracy is 1 in every draw if the distance is aligned.
 
     Args:
-        key: random key, for which reference of each class is its point.
-        found: `[B, N]`, distances.
-        labels: `[B]`.
-        reference_labels: `[N]`.
-        draws: choices of the points.
+        key: random key for the choice of the examples.
+        found: distances, `[B, N]`.
+        labels: classes of the images, `[B]`.
+        reference_labels: classes of the references, `[N]`.
+        draws: number of random choices of the examples.
+
+    Returns:
+        One accuracy for each choice, `[draws]`.
 
     Raises:
-        ValueError: shapes that do not belong together, `draws` below 1.
+        ValueError: the shapes do not match, or `draws` is below 1.
     """
     _check.positive(draws=draws)
     _check_shapes(found, labels, reference_labels)
-    lots = np.asarray(jax.random.uniform(key, (draws, len(reference_labels))))
+    order = np.asarray(jax.random.uniform(key, (draws, len(reference_labels))))
     classes = np.unique(reference_labels)
     members = [np.flatnonzero(reference_labels == k) for k in classes]
-    points = np.stack([ids[lots[:, ids].argmax(1)] for ids in members], 1)
+    points = np.stack([ids[order[:, ids].argmax(1)] for ids in members], 1)
     return np.array([(classes[found[:, chosen].argmin(1)] == labels).mean() for chosen in points])
 
 

@@ -1,20 +1,28 @@
-"""Certificates: what surely holds for every input of a region."""
+"""Certificates: statements about a model that hold for every input of a region.
 
-from invjax.bounds._base import Ball, Interval, Margins, certified, l2_ball, linf_box
-from invjax.bounds._enclosures import Between, Exact, Line, Lines, affine, bent, register_enclosure, s_shaped
-from invjax.bounds._interval import decreasing, ibp, increasing, linear, register_rule, turning
-from invjax.bounds._linear import METHODS, crown, margins
+`margins` and `certified` decide whether a prediction is constant over a box or an l2 ball; `ibp` and `crown` bound the
+outputs of any JAX function. `smoothed` certifies any classifier with high probability. `register_rule` and
+`register_enclosure` extend the bounds to new primitives.
+"""
+
+from invjax.bounds import _interval_table as _interval_table  # registers the rules of JAX's primitives
+from invjax.bounds._crown import METHODS, Margins, certified, crown, margins
+from invjax.bounds._enclosure_rules import affine, bent, s_shaped
+from invjax.bounds._enclosures import Between, Exact, Line, Lines, register_enclosure
+from invjax.bounds._interval import ibp, register_rule
+from invjax.bounds._interval_rules import decreasing, increasing, linear, turning
+from invjax.bounds._regions import Ball, Interval, l2_ball, linf_box
 from invjax.bounds._smoothing import ABSTAIN, Smoothed, smoothed, smoothing_radius
 
 __all__ = [
     "ABSTAIN",
+    "METHODS",
     "Ball",
     "Between",
     "Exact",
     "Interval",
     "Line",
     "Lines",
-    "METHODS",
     "Margins",
     "Smoothed",
     "affine",

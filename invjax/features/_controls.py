@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from invjax import _check
 from invjax._batching import over_batches
-from invjax.analysis._information import Reading, fresh_head
+from invjax.analysis import Reading, fresh_head
 from invjax.features._storage import Constructed
 from invjax.models import mlp
 from invjax.types import Array, Key, LogitsFn

@@ -262,5 +262,5 @@ def test_labels_and_features_that_make_no_sense_are_refused(spoil, message, spli
 
 def test_fewer_examples_than_a_batch_are_refused_by_their_number():
     train, test = linear_problem(20), linear_problem(20, 1)
-    with pytest.raises(ValueError, match="batch_size must be at most the 20 examples; got 32"):
+    with pytest.raises(ValueError, match="batch_size must be at most 20, the number of examples; got 32"):
         head(LINEAR, train, test)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from invjax import analysis
-from invjax.analysis._linear_response import DIRECTIONS
 from invjax.bijectors import additive_coupling, memory_saving
 from invjax.losses import cross_entropy
 from invjax.models import mlp, mnist_cnn
@@ -61,11 +60,11 @@ def by_hand(jacobian, logits, labels, kind):
 # The Jacobian
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("mode", ["rev", "fwd"])
-def test_the_jacobian_of_a_linear_model_is_its_weights(mode, at_once):
+def test_the_jacobian_of_a_linear_model_is_its_weights(mode, vectorize):
     x = IMAGES.astype(np.float32)
-    found = analysis.logit_jacobian(partial(linear, WEIGHTS.astype(np.float32)), x, mode=mode, at_once=at_once)
+    found = analysis.logit_jacobian(partial(linear, WEIGHTS.astype(np.float32)), x, mode=mode, vectorize=vectorize)
     assert found.shape == (COUNT, CLASSES, *SHAPE)
     np.testing.assert_allclose(found, np.broadcast_to(WEIGHTS.T.reshape(1, CLASSES, *SHAPE), found.shape), rtol=1e-6)
 
@@ -91,8 +90,8 @@ def test_the_jacobian_of_convolutions_is_that_of_jacrev():
 def test_one_class_after_another_needs_less_memory_than_all_at_once():
     model, x = convolutional(), jnp.zeros((64, *SHAPE))
 
-    def temporary(at_once):
-        run = jax.jit(lambda x: analysis.logit_jacobian(model, x, at_once=at_once))
+    def temporary(vectorize):
+        run = jax.jit(lambda x: analysis.logit_jacobian(model, x, vectorize=vectorize))
         return run.lower(x).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(False) < 0.7 * temporary(True)
@@ -111,7 +110,7 @@ def test_forward_mode_through_a_net_that_has_none_is_a_type_error():
 # Gamma
 
 
-@pytest.mark.parametrize("kind", DIRECTIONS)
+@pytest.mark.parametrize("kind", analysis.DIRECTIONS)
 def test_gamma_is_that_of_the_full_jacobian(kind):
     model, x = convolutional(), IMAGES.astype(np.float32)
     found = jax.jit(partial(analysis.linear_response, model, direction=kind))(x, LABELS)
@@ -123,7 +122,7 @@ def test_gamma_is_that_of_the_full_jacobian(kind):
     np.testing.assert_allclose(analysis.attack_direction(model, x, LABELS, kind=kind), found.direction, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", DIRECTIONS)
+@pytest.mark.parametrize("kind", analysis.DIRECTIONS)
 def test_gamma_is_that_of_the_full_jacobian_in_double_precision(kind, float64):
     found = analysis.gamma(smooth, IMAGES, LABELS, direction=kind)
     expected, _ = by_hand(analysis.logit_jacobian(smooth, IMAGES), smooth(IMAGES), LABELS, kind)
@@ -175,7 +174,7 @@ def test_a_data_set_in_batches_gives_what_one_call_gives():
 # Where classes cross
 
 
-@pytest.mark.parametrize("kind", DIRECTIONS)
+@pytest.mark.parametrize("kind", analysis.DIRECTIONS)
 def test_a_linear_model_flips_where_the_linear_response_says(kind, float64):
     model = partial(linear, WEIGHTS)
     labels = np.asarray(model(IMAGES)).argmax(1).astype(np.int32)

@@ -12,7 +12,7 @@ from jax import lax
 
 from invjax import bounds
 from invjax.bounds import Interval, ibp
-from invjax.bounds import interval as rules
+from invjax.bounds import _interval as rules
 
 W = np.random.default_rng(7).normal(size=(6, 4))
 KERNEL = np.random.default_rng(8).normal(size=(3, 3, 2, 3))
@@ -268,7 +268,7 @@ def test_what_a_box_cannot_follow_is_refused(function, message):
 
 def test_dropout_is_refused():
     dropout = nn.Dropout(0.5, deterministic=False)
-    with pytest.raises(ValueError, match=r"draws random numbers \(random_\w+\).*switch dropout"):
+    with pytest.raises(ValueError, match=r"draws random numbers \(random_\w+\).*switch off dropout"):
         ibp(lambda x: dropout.apply({}, x, rngs={"dropout": jax.random.key(0)}), Interval(jnp.zeros(2), jnp.ones(2)))
 
 

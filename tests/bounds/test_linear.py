@@ -12,7 +12,7 @@ from jax import lax
 
 from invjax import bounds
 from invjax.bounds import Ball, Interval, l2_ball, linf_box
-from invjax.bounds import linear as linear_bounds
+from invjax.bounds import _backwards
 
 INFINITE = (-np.inf, np.inf)
 
@@ -136,7 +136,7 @@ def test_equal_to_the_linear_program_where_only_chords_matter(seed):
     """With negative weights after the ReLUs a lower bound uses their upper lines, of which there is one choice."""
     layers = mlp((5, 9, 1), seed)
     layers[1] = (-np.abs(layers[1][0]), np.zeros(1))
-    box = linf_box(np.random.default_rng(seed).normal(size=(1, 5)), 0.4, bounds=INFINITE)
+    box = linf_box(np.random.default_rng(seed).normal(size=(1, 5)), 0.4, box=INFINITE)
     found = crown(partial(apply, layers), box)
     expected = least(layers[1][0][:, 0], box, layers)
     np.testing.assert_allclose(found.lower[0, 0], expected, rtol=1e-7)
@@ -146,7 +146,7 @@ def test_equal_to_the_linear_program_where_only_chords_matter(seed):
 def test_no_better_than_the_linear_program_where_slopes_are_a_choice():
     layers = mlp((5, 9, 1), 4)
     layers[1] = (layers[1][0], np.zeros(1))
-    box = linf_box(np.random.default_rng(4).normal(size=(1, 5)), 0.4, bounds=INFINITE)
+    box = linf_box(np.random.default_rng(4).normal(size=(1, 5)), 0.4, box=INFINITE)
     found = crown(partial(apply, layers), box).lower[0, 0]
     assert found <= least(layers[1][0][:, 0], box, layers) + 1e-9
 
@@ -156,7 +156,7 @@ def test_no_better_than_the_linear_program_where_slopes_are_a_choice():
 def test_margins_of_a_linear_network_are_exact(method, threat):
     """The least margin over a ball is the margin minus eps times the dual norm of the difference of two columns."""
     ((w, b),), x, labels = mlp((6, 4)), np.random.default_rng(1).normal(size=(3, 6)), np.array([2, 0, 3])
-    region = (linf_box if threat == "linf" else l2_ball)(x, 0.3, bounds=INFINITE)
+    region = (linf_box if threat == "linf" else l2_ball)(x, 0.3, box=INFINITE)
     found = margins(lambda x: x @ w + b[None], region, labels, method=method)
     for i, y in enumerate(labels):
         others = [k for k in range(4) if k != y]
@@ -278,9 +278,9 @@ def test_margins_see_through_a_log_softmax():
 
 
 def test_many_rows_go_in_batches(monkeypatch):
-    layers, box = mlp((6, 9, 4)), linf_box(np.zeros((2, 6)), 0.3, bounds=INFINITE)
+    layers, box = mlp((6, 9, 4)), linf_box(np.zeros((2, 6)), 0.3, box=INFINITE)
     expected = crown(partial(apply, layers), box)
-    monkeypatch.setattr(linear_bounds, "_AT_ONCE", 4)
+    monkeypatch.setattr(_backwards, "_BATCH_SIZE", 4)
     found = crown(partial(apply, layers), box)
     np.testing.assert_allclose(found.lower, expected.lower, rtol=1e-12)
     np.testing.assert_allclose(found.upper, expected.upper, rtol=1e-12)

@@ -1,15 +1,8 @@
-r"""How much a representation says about the class, measured by what a fresh classifier can read from it.
+"""Classifiers trained on a frozen representation, to measure the information that it contains about the class.
 
-For any classifier q of z (Barber & Agakov 2003; lemma 9 of Jacobsen et al. 2019), in nats,
-
-    I(y; z) >= H(y) + E log q(y | z) = H(y) - cross-entropy of q,
-
-with equality where q is the true posterior. The bound is only as good as q: a critic that took part in the training
-of z may have been led astray, so these are trained afterwards, on frozen z, and several kinds of them. A high error of
-a fresh head is evidence; a low one is proof that the information is there.
+A critic that took part in the training of a representation may have been misled, so these heads are trained afterwards
+on fixed features. `reading` turns the logits of a head into a lower bound on the information.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +12,11 @@ from jax.sharding import Mesh
 
 from invjax import _check
 from invjax._batching import over_batches
+from invjax.analysis._reading import Reading, reading
 from invjax.data import batches
 from invjax.losses import cross_entropy, error_rate
 from invjax.training import fit, init_state, make_train_step
 from invjax.types import Key, LogitsFn, Net
-
-
-class Reading(NamedTuple):
-    """What one classifier reads from a representation.
-
-    Attributes:
-        error: share of examples it gets wrong, in [0, 1].
-        cross_entropy: its mean, nats.
-        information: `H(y) - cross_entropy`, a lower bound on I(y; z) in nats, negative where the classifier is worse
-            than guessing by the class frequencies.
-    """
-
-    error: float
-    cross_entropy: float
-    information: float
-
-
-def reading(logits: np.ndarray, labels: np.ndarray) -> Reading:
-    """The `Reading` of a classifier with these `logits [N, K]` on these `labels [N]`."""
-    counts = np.bincount(labels)
-    frequencies = counts[counts > 0] / labels.size
-    loss = float(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)).mean())
-    error = float(error_rate(jnp.asarray(logits), jnp.asarray(labels)))
-    return Reading(error, loss, float(-(frequencies * np.log(frequencies)).sum()) - loss)
 
 
 def train_head(
@@ -60,29 +30,31 @@ def train_head(
     mesh: Mesh | None = None,
     description: str = "fresh head",
 ) -> LogitsFn:
-    """Train `net` to read the labels off a frozen representation.
+    """Train a head to predict the labels from a frozen representation.
 
-    Features are standardised by the training set's mean and standard deviation (each feature for itself), so that no
-    head fails merely because of their scale. Adam with a cosine decay to zero; the last iterate is kept.
+    Each feature is standardized by its mean and standard deviation over the training set, so that no head fails merely
+    because of the scale of the features. The optimizer is Adam with a cosine decay to zero, and the last iterate is
+    returned.
 
     Args:
-        key: random key, for the head's initial parameters and the order of the data.
+        key: random key for the initial parameters of the head and the order of the data.
         net: the head, `[B, ...] -> [B, K]`.
         train: features `[N, ...]` and labels `[N]`.
-        epochs: over the training set.
-        learning_rate: Adam's, at the start.
-        batch_size: examples in a step.
-        mesh: spread each batch over these devices.
-        description: for the progress bar.
-
-    Raises:
-        ValueError: labels that are not classes of the head, NaN features, or a batch larger than the training set.
+        epochs: number of passes over the training set.
+        learning_rate: initial learning rate of Adam.
+        batch_size: number of examples per step.
+        mesh: devices over which each batch is spread.
+        description: text of the progress bar.
 
     Returns:
-        `features [B, ...] -> logits [B, K]`; not compiled.
+        `features [B, ...] -> logits [B, K]`, not compiled.
+
+    Raises:
+        ValueError: a label is not a class of the head, features contain NaN, or a batch is larger than the training
+            set.
     """
     _check_examples(net, train)
-    # in float64: the float32 mean of many equal values differs from them, and their std from zero
+    # float32 would give many equal values a mean other than their value and a std other than zero
     mean, std = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64)
     mean, scale = mean.astype(np.float32), np.where(std > 1e-12, std, 1.0).astype(np.float32)
 
@@ -124,26 +96,25 @@ def fresh_head(
     mesh: Mesh | None = None,
     description: str = "fresh head",
 ) -> dict[str, Reading]:
-    """Train `net` to read the labels off a frozen representation, and test it.
-
-    The training is that of `train_head`.
+    """Train a head on a frozen representation with `train_head`, and measure it on both sets.
 
     Args:
-        key: random key, for the head's initial parameters and the order of the data.
+        key: random key for the initial parameters of the head and the order of the data.
         net: the head, `[B, ...] -> [B, K]`.
         train: features `[N, ...]` and labels `[N]`.
         test: features `[M, ...]` and labels `[M]`.
-        epochs: over the training set.
-        learning_rate: Adam's, at the start.
-        batch_size: examples in a step.
-        mesh: spread each batch over these devices.
-        description: for the progress bar.
-
-    Raises:
-        ValueError: labels that are not classes of the head, NaN features, or a batch larger than the training set.
+        epochs: number of passes over the training set.
+        learning_rate: initial learning rate of Adam.
+        batch_size: number of examples per step.
+        mesh: devices over which each batch is spread.
+        description: text of the progress bar.
 
     Returns:
         `{"train": Reading, "test": Reading}`.
+
+    Raises:
+        ValueError: a label is not a class of the head, features contain NaN, or a batch is larger than the training
+            set.
     """
     _check_examples(net, train, test)
     apply = jax.jit(

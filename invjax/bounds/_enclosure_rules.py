@@ -1,0 +1,177 @@
+r"""Enclosure rules: the affine bounds of each primitive of JAX.
+
+Where the slope of a line is a free choice, the interval of the input fixes it. A function whose slope only rises or
+only falls gets its chord on one side and the tangent in the middle of the interval on the other. An S-shaped function
+gets two parallel lines.
+
+Sources: Zhang et al. 2018, *Efficient Neural Network Robustness Certification with General Activation Functions* (the
+adaptive slope of ReLU is the tangent above); Singh et al. 2018 for parallel lines; McCormick 1976 for products.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from invjax.bounds import _interval_rules as interval
+from invjax.bounds._enclosures import Between, Enclosure, Exact, Line, Lines, Rule, register_enclosure
+from invjax.bounds._regions import Interval
+
+# affine operations
+
+
+def affine(function: Callable, *intervals: Interval) -> Enclosure:
+    """The rule of an operation that is affine in all its operands together.
+
+    Args:
+        function: the operation as a function of the operands that depend on the input.
+        intervals: the bounds of these operands.
+    """
+    return Exact(function)
+
+
+def _linear(function, *intervals):
+    return Exact(function, has_offset=False)
+
+
+def _linear_in_each(function, *intervals):
+    return Exact(function, has_offset=False) if len(intervals) == 1 else None
+
+
+# functions of one value
+
+
+def bent(function: Callable, *intervals: Interval) -> Enclosure:
+    """The rule of a function of one value whose slope only rises or only falls: a chord and a tangent.
+
+    The tangent touches the function in the middle of the interval.
+
+    Args:
+        function: the operation as a function of the operands that depend on the input.
+        intervals: the bounds of these operands; with more than one operand the rule returns None.
+    """
+    if len(intervals) != 1:
+        return None
+    tangent, chord, convex = _tangent_and_chord(function, *intervals)
+    return Lines(_chosen(convex, tangent, chord), _chosen(convex, chord, tangent))
+
+
+def s_shaped(function: Callable, *intervals: Interval) -> Enclosure:
+    """The rule of an increasing function of one value whose slope first rises and then falls: parallel lines.
+
+    The slope is nowhere smaller than at both ends, so the function minus a line of the smaller end slope increases.
+
+    Args:
+        function: the operation as a function of the operands that depend on the input.
+        intervals: the bounds of these operands; with more than one operand the rule returns None.
+    """
+    if len(intervals) != 1:
+        return None
+    ((low, high),) = intervals
+    slope = jnp.minimum(_slope(function, low), _slope(function, high))
+    return Lines(_line(slope, low, function(low)), _line(slope, high, function(high)))
+
+
+def _convex(function, *intervals):
+    """The rule `bent` for a function whose slope is known to rise, which needs fewer operations."""
+    return Lines(*_tangent_and_chord(function, *intervals)[:2]) if len(intervals) == 1 else None
+
+
+def _tangent_and_chord(function, interval):
+    low, high = interval
+    middle = (low + high) / 2
+    at_low, at_middle, at_high = function(low), function(middle), function(high)
+    tangent = _line(_slope(function, middle), middle, at_middle)
+    wide = high > low
+    chord = _line(jnp.where(wide, (at_high - at_low) / jnp.where(wide, high - low, 1), tangent.slope), low, at_low)
+    return tangent, chord, at_middle <= (at_low + at_high) / 2
+
+
+def _slope(function, x):
+    return jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+
+
+def _line(slope, at, value):
+    return Line(slope, value - slope * at)
+
+
+def _chosen(condition, a, b):
+    return Line(*(jnp.where(condition, x, y) for x, y in zip(a, b, strict=True)))
+
+
+def _bent_where(condition, function, x, known):
+    """The rule `bent` where the condition holds, and the interval `known` elsewhere."""
+    # elsewhere the lines are computed on the interval [1, 1], so that neither they nor their gradient become NaN
+    lines = bent(function, Interval(*(jnp.where(condition, end, 1) for end in x)))
+    flat = [Line(jnp.zeros_like(end), end) for end in known]
+    return Lines(*(_chosen(condition, *pair) for pair in zip(lines, flat, strict=True)))
+
+
+def _power(function, x):
+    one, zero = jnp.ones((), x.lower.dtype), jnp.zeros((), x.lower.dtype)
+    even = (function(one) == function(-one)) & jnp.isfinite(function(zero))
+    return _bent_where(even | (x.lower > 0) | (x.upper < 0), function, x, interval.power(function, x))
+
+
+def _bent_in_its_domain(rule):
+    """The rule `bent` where the interval rule gives finite ends, that is, where the box lies in the domain."""
+
+    def lines(function, x):
+        known = rule(function, x)
+        return _bent_where(jnp.isfinite(known.lower) & jnp.isfinite(known.upper), function, x, known)
+
+    return lines
+
+
+def _elu(function, x):
+    # an activation that was kept whole accepts only arrays of its own shape
+    scale = -function(jnp.full_like(x.lower, -jnp.inf))  # of the exponential part; above 1 the slope falls at 0
+    return _bent_where((scale >= 0) & (scale <= 1), function, x, interval.turning(0.0)(function, x))
+
+
+# functions of several values
+
+
+def _product(function, *intervals):
+    if len(intervals) == 1:
+        return Exact(function, has_offset=False)
+    (low_x, high_x), (low_y, _) = intervals
+    return Between(
+        lambda x, y: low_y * x + low_x * y - low_x * low_y, lambda x, y: low_y * x + high_x * y - high_x * low_y
+    )
+
+
+def _largest_of(function, x):
+    """The maximum over axes: at least the operand with the highest lower end, and exact if no other can reach it."""
+    lower, _ = _largest_in_windows(function, x)
+    at_low, pull = jax.vjp(function, jax.lax.stop_gradient(x.lower))
+    fraction = pull(jnp.ones_like(at_low))[0]  # 1 for that operand, less if several are tied
+    others = function(jnp.where(fraction > 0, -jnp.inf, x.upper))
+    wins, high = (function(fraction) == 1) & (others <= at_low), function(x.upper)
+    return Between(lower, lambda v: jnp.where(wins, lower(v), high))
+
+
+def _largest_in_windows(function, x):
+    at, high = jax.lax.stop_gradient(x.lower), function(x.upper)
+    return Between(lambda v: jax.jvp(function, (at,), (v,))[1], lambda v: high)
+
+
+def _register(rule: Rule, names: str) -> None:
+    for name in names.split():
+        register_enclosure(name, rule)
+
+
+_register(affine, "add add_any sub concatenate stack pad select_n gather dynamic_update_slice scatter scatter-add")
+_register(_linear, "neg div reduce_sum cumsum reduce_window_sum convert_element_type copy name device_put")
+_register(_linear, "reshape transpose broadcast_in_dim squeeze slice rev split unstack tile dynamic_slice")
+_register(_linear_in_each, "dot_general conv_general_dilated canonical_conv canonical_conv_transposed")
+_register(_product, "mul")
+_register(_convex, "max abs square exp exp2 expm1 cosh softplus")
+_register(bent, "min leaky_relu")
+_register(_bent_in_its_domain(interval.where_defined(interval.increasing)), "log log1p sqrt")
+_register(_bent_in_its_domain(interval.where_defined(interval.decreasing)), "rsqrt")
+_register(s_shaped, "tanh logistic erf asinh atan")
+_register(_power, "integer_pow")
+_register(_elu, "elu")
+_register(_largest_of, "reduce_max")
+_register(_largest_in_windows, "reduce_window_max")

@@ -1,0 +1,131 @@
+"""Regions of inputs: the sets of images for which a certificate holds.
+
+A region contains one set for each example and carries the batch axis first, like images. `Interval` is a box; it also
+holds the lower and upper bounds of any intermediate value. `Ball` is an l2 ball. Both are clipped to the range of
+pixels, which loses nothing because no image lies outside that range.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from invjax import _check
+from invjax.types import Array, Box, PerExample, Scalar
+
+
+class Interval(NamedTuple):
+    """All values between two arrays of the same shape, ends included: `lower <= value <= upper`.
+
+    Attributes:
+        lower: the smallest value of each entry, `[...]`.
+        upper: the largest value of each entry, `[...]`.
+    """
+
+    lower: Shaped[Array, "..."]
+    upper: Shaped[Array, "..."]
+
+
+class Ball(NamedTuple):
+    """All points of a box whose l2 distance from `center` is at most `radius`.
+
+    Attributes:
+        center: the centers, `[B, ...]`.
+        radius: one radius for each example, `[B]`.
+        box: the box that also contains the points, `[B, ...]`.
+    """
+
+    center: Float[Array, "batch ..."]
+    radius: PerExample
+    box: Interval
+
+
+Region = Interval | Ball
+
+
+def linf_box(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Interval:
+    """All images that differ from `x` by at most `eps` at each value.
+
+    >>> linf_box(jnp.array([[0.25, 1.0]]), 0.5).lower.tolist()
+    [[0.0, 0.5]]
+
+    Args:
+        x: images, `[B, ...]`.
+        eps: the radius, one number in the units of `x`.
+        box: the range of pixel values; `(-inf, inf)` for inputs without a range.
+
+    Returns:
+        An `Interval` of the shape of `x`.
+
+    Raises:
+        ValueError: the images are integers, contain NaN or lie outside `box`; `eps` is negative, NaN or an array.
+    """
+    _check.within("x", x, box)
+    _check.number("eps", eps)
+    x = jnp.asarray(x)
+    eps = jnp.asarray(eps, x.dtype)
+    return Interval(jnp.clip(x - eps, *box), jnp.clip(x + eps, *box))
+
+
+def l2_ball(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Ball:
+    """All images whose l2 distance from `x` is at most `eps`.
+
+    >>> l2_ball(jnp.array([[0.25, 1.0]]), 0.5).radius.tolist()
+    [0.5]
+
+    Args:
+        x: images, `[B, ...]`.
+        eps: the radius, one number in the units of `x`.
+        box: the range of pixel values; `(-inf, inf)` for inputs without a range.
+
+    Returns:
+        A `Ball` around each image.
+
+    Raises:
+        ValueError: as for `linf_box`.
+    """
+    around = linf_box(x, eps, box=box)
+    x = jnp.asarray(x)
+    return Ball(x, jnp.full(len(x), jnp.asarray(eps, x.dtype)), around)
+
+
+def box_of(region: Region) -> Interval:
+    """The smallest box known to contain the region."""
+    return region.box if isinstance(region, Ball) else region
+
+
+def check_region(region: Region) -> None:
+    """Refuse a box whose ends are out of order and a ball without a valid radius.
+
+    Raises:
+        ValueError: the ends are integers or NaN, a lower end is above its upper end, the arrays have different shapes,
+            or a radius is negative or NaN.
+    """
+    lower, upper = box_of(region)
+    for name, end in (("lower", lower), ("upper", upper)):
+        _check.floating(name, end)
+        _check.finite(name, end)
+    if lower.shape != upper.shape or lower.dtype != upper.dtype:
+        raise ValueError(
+            f"lower and upper must have the same shape and dtype; got {lower.shape} {lower.dtype} and {upper.shape} "
+            f"{upper.dtype}; broadcast or convert them first"
+        )
+    _check_order(lower, upper, "lower", "upper", "swap them, or build the box with linf_box")
+    if isinstance(region, Ball):
+        if region.center.shape != lower.shape or region.radius.shape != lower.shape[:1]:
+            raise ValueError(
+                f"a ball needs a center of shape {lower.shape}, like its box, and one radius for each example; got "
+                f"{region.center.shape} and {region.radius.shape}; use l2_ball"
+            )
+        _check.finite("center", region.center)
+        _check_order(np.zeros(region.radius.shape), region.radius, "0", "radius", "use l2_ball")
+
+
+def _check_order(low, high, low_name, high_name, fix):
+    if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
+        return
+    wrong = int((~(np.asarray(low) <= np.asarray(high))).sum())  # also counts NaN, which compares false
+    if wrong:
+        raise ValueError(f"{low_name} must not be above {high_name}; it is in {wrong} of {np.size(high)} values; {fix}")
