@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from invjax.data import read_arrays, write_arrays, write_file, write_json
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -73,34 +75,6 @@ def row(name: str, published: float | None, values: Iterable[float], unit: str, 
     values = [float(value) for value in values]
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Row(name, published, float(np.mean(values)), spread, len(values), unit, differs)
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
-    write(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write a compressed `.npz` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(part, path)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz`."""
-    with np.load(path) as file:
-        return dict(file)
 
 
 def use_all_cores() -> None:
@@ -173,7 +147,7 @@ def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np
     numbers, arrays = folder / "numbers.json", folder / "arrays.npz"
     if not numbers.exists():
         values, tensors = compute()
-        write_arrays(arrays, tensors)
+        write_arrays(arrays, tensors, compress=True)
         write_json(numbers, values)  # last: its presence says that the stage is complete
     return json.loads(numbers.read_text()), read_arrays(arrays)
 
@@ -208,7 +182,7 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path) -> l
     rows = experiment.run(config, folder)
     write_json(folder / "environment.json", about)
     write_json(folder / "table.json", [r._asdict() for r in rows])
-    write(folder / "table.md", table_markdown(rows, about))
+    write_file(folder / "table.md", table_markdown(rows, about))
     print(f"\n{table_markdown(rows, about)}")
     for figure in sorted((folder / "figures").glob("*.png")):
         print(f"figure: {os.path.relpath(figure)}")

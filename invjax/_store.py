@@ -23,7 +23,7 @@ _IDENTITY = "__identity__"
 """The entry of a kept `.npz` that says which run it belongs to."""
 
 
-def write(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
+def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
     """Write a file whole or not at all. With several hosts, only the first one writes.
 
     Args:
@@ -60,7 +60,7 @@ def write(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) ->
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    write(path, json.dumps(value, indent=1) + "\n")
+    write_file(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
@@ -72,10 +72,10 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compress: bool 
         compress: whether to compress them.
 
     Raises:
-        OSError: as for `write`.
+        OSError: as for `write_file`.
     """
     contents: dict[str, Any] = dict(arrays)
-    write(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **contents))
+    write_file(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **contents))
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -176,7 +176,7 @@ class Kept(NamedTuple):
         """Write the arrays in place of those that are there.
 
         Raises:
-            OSError: as for `write`.
+            OSError: as for `write_file`.
         """
         if self.path is not None:
             write_arrays(self.path, {**arrays, _IDENTITY: np.asarray(json.dumps(self.identity))})

@@ -194,7 +194,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
     for name, net in data.released.items():
         place = folder / name.replace(" & ", "-").replace(", ", "-").replace(" ", "-")
         released[name] = common.stage(place, partial(one_released, config, net, data))[1]
-    common.write_arrays(folder / "arrays.npz", runs[0])
+    common.write_arrays(folder / "arrays.npz", runs[0], compress=True)
     draw(config, runs, data, folder / "figures")
     return rows(config, runs, released, data)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from invjax._store import write
+from invjax._store import write_file
 
 INK, GRID, PALETTE = "#1b1f24", "#d8dee4", ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7")
 
@@ -21,7 +21,7 @@ def blank(width: float, height: float) -> Any:
 
 def save(figure: Any, path: str | Path) -> Path:
     """Write `figure` as a PNG, whole or not at all, and return its path."""
-    write(path, lambda file: figure.savefig(file, format="png"))
+    write_file(path, lambda file: figure.savefig(file, format="png"))
     return Path(path)
 
 

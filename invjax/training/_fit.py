@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from invjax import _check
 from invjax._batching import shard_batch
 from invjax._progress import progress
-from invjax._store import write
+from invjax._store import write_file
 from invjax.training import _checkpoints
 from invjax.types import Key, LossFn, Params
 
@@ -168,4 +168,4 @@ def _read_metrics(path: Path, last_step: int) -> History:
 
 
 def _write_metrics(path: Path, rows: History) -> None:
-    write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_file(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -164,14 +164,6 @@ def test_a_stage_that_is_cut_off_is_computed_again_and_a_complete_one_is_not(tmp
     assert len(calls) == 2
 
 
-def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    common.write(tmp_path / "f", "old")
-    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        common.write(tmp_path / "f", "new")
-    assert (tmp_path / "f").read_text() == "old"
-
-
 def test_pairs_are_of_different_classes_and_go_through_all_of_them():
     labels = np.random.default_rng(0).integers(0, 10, 500)
     first, second = metamers.pair_up(labels, 40)
