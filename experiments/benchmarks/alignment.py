@@ -25,7 +25,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from experiments import common
 from experiments.benchmarks import timing
-from invjax.attacks import _warped, affine_grid, aligned_neighbours, nearest_of, pixels_of, reference_bank
+from invjax.attacks import affine_grid, aligned_neighbours, nearest_of, pixels_of, reference_bank, warp
 from invjax.data import as_float, load
 
 
@@ -42,6 +42,9 @@ def published_warps(image):
     shifts = (-3, -1.5, 0, 1.5, 3)
     warped = [ndimage.shift(turned[a], (down, right)) for a in turned for down in shifts for right in shifts]
     return np.stack(warped).reshape(len(warped), -1).astype(np.float32)
+
+
+_warped = jax.jit(jax.vmap(warp, (None, 0)))
 
 
 def linf_table(data_dir: str | None, count: int, queries: int) -> list[timing.Row]:

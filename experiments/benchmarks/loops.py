@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax import lax
 
 from experiments.benchmarks import stacks, timing
-from invjax._conv import fast_convs
+from invjax import fast_convs
 from invjax.bijectors import additive_coupling, chain, squeeze
 from invjax.losses import cross_entropy
 from invjax.models import mnist_cnn

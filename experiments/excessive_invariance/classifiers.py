@@ -139,7 +139,7 @@ def training_for(config: Settings, loss: str, levels: int, num_steps: int) -> Tr
         parts = gradient_reversal_ice(code, logdet, partial(critic.apply, params["critic"]), batch[1], **weights)
         return parts.total.mean(), summary(parts, code, batch) | {"nuisance_cross_entropy": parts.nuisance.mean()}
 
-    def model_loss(encoded, critic_params, key, batch):
+    def model_loss(encoded, critic_params, key, batch, step):
         code, logdet = encoded
         logits = critic.apply(critic_params, code.nuisance)
         adversary = ADVERSARIES[config.adversary]

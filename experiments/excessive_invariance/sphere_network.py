@@ -197,7 +197,8 @@ def sensitivity(config: Settings, logits_fn: LogitsFn, key: jax.Array) -> Number
     """How far the nearest change of the decision is, as far as projected gradient descent finds it."""
     x, labels = spheres.sample(key, count=config.attacked, dimension=config.dimension, radii=config.radii)
     attack, most = smallest(pgd(l2((-math.inf, math.inf)), steps=config.attack_steps)), sum(config.radii)
-    found = jax.device_get(jax.jit(partial(attack, key, logits_fn))(x, labels, eps=most))
+    run = jax.jit(lambda x, labels, eps: attack(key, logits_fn, x, labels, eps=eps))
+    found = jax.device_get(run(x, labels, most))
     distance = np.where(found.success, found.distance, most)
     return {
         "": {

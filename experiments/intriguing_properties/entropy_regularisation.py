@@ -103,7 +103,7 @@ def loss_for(config: Config, net: Net, arm: str) -> LossFn:
         return cross_entropy(logits, labels) + coefficient * entropy(logits)
 
     if "adversarial" in arm:
-        return adversarial_loss(net.apply, step_ll(linf()), eps=config.train_eps, share=config.share, loss=loss)
+        return adversarial_loss(net.apply, step_ll(linf()), eps=config.train_eps, fraction=config.share, loss=loss)
 
     def plain(params, key, batch, step):
         logits = net.apply(params, batch[0])

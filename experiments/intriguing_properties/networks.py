@@ -128,7 +128,7 @@ def train(
     loss_fn = plain_loss(net) if loss_fn is None else loss_fn
 
     def loss_of_bytes(params: Params, key: Any, batch: Any, step):
-        return loss_fn(params, key, (jnp.asarray(as_float(batch[0], data.levels)), batch[1]))
+        return loss_fn(params, key, (jnp.asarray(as_float(batch[0], data.levels)), batch[1]), step)
 
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = net.init(init_key, jnp.asarray(as_float(data.images[:1], data.levels)))

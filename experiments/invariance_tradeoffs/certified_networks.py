@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from experiments.invariance_tradeoffs.pretrained import convolved
-from invjax import _check, fast_convs
+from invjax import fast_convs
 from invjax.data import Dataset, as_float, batches
 from invjax.training import TrainStep, certified_loss, data_mesh, fit, init_state, make_train_step
 from invjax.types import Key, Net, Params
@@ -117,7 +117,11 @@ def apply(layers: Layers, params: Params, x: jax.Array) -> jax.Array:
     x = rounded(params["rounding"], x) if layers.rounding else x
     split = len(layers.convolutions)
     for (side, _, stride), layer in zip(layers.convolutions, params["layers"], strict=False):
-        _check.divisible("a convolution", x.shape[1:3], stride, "crop or pad the images")
+        if any(size % stride for size in x.shape[1:3]):
+            raise ValueError(
+                f"a convolution of stride {stride} needs image sides divisible by {stride}; got {x.shape[1:3]}; "
+                "crop or pad the images"
+            )
         padding = (side - stride + 1) // 2
         x = jax.nn.relu(convolved(x, layer["kernel"], layer["bias"], stride=stride, padding=padding))
     x = x.reshape(len(x), -1)
@@ -156,8 +160,9 @@ def schedules(config: Settings, per_epoch: int) -> Schedules:
     Raises:
         ValueError: a negative number of epochs, or more of the first two kinds than there are.
     """
-    _check.number("natural_epochs", config.natural_epochs)
-    _check.number("ramp_epochs", config.ramp_epochs)
+    for name in ("natural_epochs", "ramp_epochs"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative; got {name}={getattr(config, name)}")
     first, growing = (round(epochs * per_epoch) for epochs in (config.natural_epochs, config.ramp_epochs))
     last = config.epochs * per_epoch - first - growing
     if last < 0:
@@ -185,11 +190,11 @@ def schedules(config: Settings, per_epoch: int) -> Schedules:
 @functools.cache  # one object for all seeds
 def _train_step(config: Settings, per_epoch: int) -> tuple[TrainStep, Any]:
     eps, natural, crown, learning_rate = schedules(config, per_epoch)
-    certified = certified_loss(network(config.network).apply, eps=eps, kappa=natural, beta=crown)
+    certified = certified_loss(network(config.network).apply, eps=eps, natural_weight=natural, crown_weight=crown)
 
     def loss_fn(params, key, batch, step):
-        images, labels, step = batch
-        return certified(params, key, (jnp.asarray(as_float(images)), labels, step))
+        images, labels = batch
+        return certified(params, key, (jnp.asarray(as_float(images)), labels), step)
 
     optimizer = optax.adam(learning_rate)
     return make_train_step(loss_fn, optimizer), optimizer
@@ -199,13 +204,12 @@ def train(config: Settings, seed: int, data: Dataset, folder: Path) -> Params:
     """Train a network, or go on with it."""
     per_epoch = len(data.labels) // config.batch_size
     step_fn, optimizer = _train_step(dataclasses.replace(config, seeds=(), data_dir=None), per_epoch)
-    draw = batches([data.images, data.labels], config.batch_size, seed)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = network(config.network).init(init_key, jnp.asarray(as_float(data.images[:1])))
     state, _ = fit(
         init_state(run_key, params, optimizer),
         step_fn,
-        lambda step: (*draw(step), np.int32(step)),
+        batches([data.images, data.labels], config.batch_size, seed),
         config.epochs * per_epoch,
         mesh=data_mesh(),
         directory=folder,

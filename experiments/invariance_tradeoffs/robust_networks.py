@@ -100,7 +100,7 @@ def _train_step(
         x = jnp.asarray(as_float(images))
         x = x if prepare is None else prepare(x)
         if attack is not None:
-            return adversarial_loss(net.apply, attack, eps=eps)(params, key, (x, labels))
+            return adversarial_loss(net.apply, attack, eps=eps)(params, key, (x, labels), step)
         logits = net.apply(params, x)
         return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
 
