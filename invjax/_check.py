@@ -11,14 +11,15 @@ import jax
 import numpy as np
 
 
-def _concrete(x: Any) -> bool:
+def concrete(x: Any) -> bool:
+    """Whether the value of `x` is known, so that it can be checked: `x` is not a tracer of `jit`, `vmap` or `grad`."""
     return not isinstance(x, jax.core.Tracer)
 
 
 def positive(**values: Any) -> None:
     """Each keyword is a number above zero."""
     for name, value in values.items():
-        if _concrete(value) and not np.all(np.asarray(value) > 0):
+        if concrete(value) and not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name} must be positive; got {name}={value}")
 
 
@@ -29,7 +30,7 @@ def number(name: str, value: Any) -> None:
             f"{name} must be one number; got an array of shape {np.shape(value)}; "
             "call once for each, or use evaluation.robustness_curve"
         )
-    if _concrete(value) and not float(value) >= 0:
+    if concrete(value) and not float(value) >= 0:
         raise ValueError(f"{name} must not be negative; got {name}={value}")
 
 
@@ -37,7 +38,7 @@ def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
     """`x` is floating point, finite, and inside `box`."""
     floating(name, x)
     finite(name, x)
-    if _concrete(x) and x.size:
+    if concrete(x) and x.size:
         low, high = float(np.min(np.asarray(x))), float(np.max(np.asarray(x)))
         slack = 1e-6 * max(1.0, abs(high))
         if low < box[0] - slack or high > box[1] + slack:
@@ -79,7 +80,7 @@ def floating(name: str, x: Any) -> None:
 
 def finite(name: str, x: Any) -> None:
     """`x` holds no NaN and no infinity."""
-    if _concrete(x):
+    if concrete(x):
         bad = int(np.sum(~np.isfinite(np.asarray(x))))
         if bad:
             raise ValueError(f"{name} holds {bad} NaN or infinite values of {x.size}; remove them before this call")
@@ -89,7 +90,7 @@ def labels(y: Any, num_classes: int) -> None:
     """`y` holds class indices of `num_classes` classes."""
     if not jax.numpy.issubdtype(y.dtype, jax.numpy.integer):
         raise ValueError(f"labels must be integer class indices; got dtype {y.dtype}; use argmax on one-hot labels")
-    if _concrete(y) and y.size:
+    if concrete(y) and y.size:
         low, high = int(np.min(np.asarray(y))), int(np.max(np.asarray(y)))
         if low < 0 or high >= num_classes:
             raise ValueError(

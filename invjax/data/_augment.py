@@ -1,12 +1,13 @@
-r"""Images as if they had been drawn again: moved by random affine warps and smooth elastic noise, in uneven ink.
+r"""Random variations of images: affine warps, elastic deformations and uneven strokes.
 
     x'(p) = x(q + d(q)),    q = T^-1 p,
 
-T a random rotation, shift, scale and shear about the center (`attacks.warps`), and d a field of normal noise that was
-smoothed by a Gaussian of a seventh of the image and has standard deviation `elastic` everywhere.
+where T is a random rotation, shift, scale and shear about the center (`attacks.warp`), and d is a displacement field:
+normal noise, smoothed by a Gaussian whose standard deviation is a seventh of the image, and scaled to the standard
+deviation `elastic` at every pixel.
 
 Source: elastic noise, Simard, Steinkraus, Platt 2003, *Best Practices for Convolutional Neural Networks*. Tramèr et al.
-2020 turn and shift as well.
+2020 rotate and shift as well.
 """
 
 import jax
@@ -17,46 +18,48 @@ from jaxtyping import Float
 
 from invjax import _check
 from invjax._warps import warp
-from invjax.types import Array, Images, Key
+from invjax.types import Array, Images, Key, Scalar
 
 
 def augment(
     key: Key,
     images: Images,
     *,
-    rotation: float | int = 20.0,
-    shift: float | int = 3.0,
-    scale: float | int = 0.1,
-    shear: float | int = 0.1,
+    rotation: Scalar = 20.0,
+    shift: Scalar = 3.0,
+    scale: Scalar = 0.1,
+    shear: Scalar = 0.1,
     elastic: float | int = 0.0,
 ) -> Float[Array, "batch height width channel"]:
-    """Each image moved by a transform of its own; bilinear, zero from outside. Of constant sizes, so jit it.
+    """Warp each image by a random transform of its own.
+
+    Interpolation is bilinear, and pixels from outside of the image are zero. Under `jit` only `elastic` has to be static.
 
     >>> x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
-    >>> augment(jax.random.key(1), x, elastic=0.5).shape
+    >>> jax.jit(augment)(jax.random.key(1), x).shape
     (4, 8, 8, 1)
-    >>> still = augment(jax.random.key(1), x, rotation=0, shift=0, scale=0, shear=0)
-    >>> bool(jnp.allclose(still, x, atol=1e-5))
-    True
 
     Args:
         key: random key.
         images: `[B, H, W, C]`.
-        rotation: degrees; angles are uniform in -rotation .. rotation, and the other numbers in ranges alike.
-        shift: pixels, both down and right.
-        scale: factors are uniform in 1 - scale .. 1 + scale; below 1.
-        shear: a slope.
-        elastic: pixels, the standard deviation of the displacement, down and right.
+        rotation: the largest angle in degrees; angles are uniform in [-rotation, rotation].
+        shift: the largest shift in pixels, both down and right; uniform in [-shift, shift].
+        scale: the largest change of size, below 1; factors are uniform in [1 - scale, 1 + scale].
+        shear: the largest slope; uniform in [-shear, shear].
+        elastic: the standard deviation of the elastic displacement in pixels, both down and right.
+
+    Returns:
+        The warped images, `[B, H, W, C]`.
 
     Raises:
-        ValueError: images that are not floats, a number that is negative, a scale of 1 or more.
+        ValueError: the images are not floats, a number is negative, or the scale is 1 or more.
     """
     _check.floating("images", images)
     numbers = {"rotation": rotation, "shift": shift, "scale": scale, "shear": shear, "elastic": elastic}
     for name, value in numbers.items():
         _check.number(name, value)
-    if not scale < 1:
-        raise ValueError(f"scale must be below 1, for factors are 1 - scale .. 1 + scale; got scale={scale}")
+    if _check.concrete(scale) and not scale < 1:
+        raise ValueError(f"scale must be below 1, because factors reach 1 - scale; got scale={scale}; use 0.1")
     affine_key, elastic_key = jax.random.split(key)
     images = jnp.asarray(images)
     if elastic:
@@ -67,30 +70,33 @@ def augment(
     return jax.vmap(warp)(images, middle[None] + half[None] * drawn)
 
 
-def uneven_ink(key: Key, images: Images, *, faintest: float | int = 0.3) -> Float[Array, "batch height width channel"]:
-    """Each image written with a pen whose pressure varies: `x (f + (1 - f) u)`, u smooth and uniform in 0 .. 1.
+def uneven_ink(key: Key, images: Images, *, faintest: Scalar = 0.3) -> Float[Array, "batch height width channel"]:
+    """Vary the brightness of the strokes within each image: `x (f + (1 - f) u)`, u smooth and uniform in [0, 1].
 
-    What is faint counts as a stroke to people. A network that has seen strokes of one brightness alone looks past those
-    that an attack has drawn, or has left, at 0.4 of it.
+    People count a faint line as a stroke. A network that was trained on strokes of one brightness alone may ignore
+    strokes that an attack draws, or leaves, at 0.4 of that brightness.
 
     Args:
         key: random key.
         images: `[B, H, W, C]`, bright on black.
-        faintest: f, in [0, 1]; with 1 nothing changes.
+        faintest: f, the smallest factor, in [0, 1]; 1 changes nothing.
+
+    Returns:
+        The dimmed images, `[B, H, W, C]`.
 
     Raises:
-        ValueError: images that are not floats, faintest outside [0, 1].
+        ValueError: the images are not floats, or `faintest` is outside [0, 1].
     """
     _check.floating("images", images)
     _check.number("faintest", faintest)
-    if not faintest <= 1:
+    if _check.concrete(faintest) and not faintest <= 1:
         raise ValueError(f"faintest must be at most 1, which changes nothing; got faintest={faintest}")
     pressure = norm.cdf(_smooth_noise(key, images.shape[:3], images.dtype)[:, 0, ..., None])
     return images * (faintest + (1 - faintest) * pressure)
 
 
 def _smooth_noise(key, shape, dtype):
-    """Two smooth fields for each image, `[B, 2, H, W]`, of mean 0 and variance 1 at every pixel."""
+    """Two smooth random fields for each image, `[B, 2, H, W]`, of mean 0 and variance 1 at every pixel."""
     batch, height, width = shape
 
     def smoothing(size):
@@ -103,6 +109,7 @@ def _smooth_noise(key, shape, dtype):
 
 
 def _displaced(image, field):
+    """One image `[H, W, C]`, sampled at every pixel plus its displacement `[2, H, W]`."""
     rows, columns = jnp.meshgrid(*(jnp.arange(n, dtype=image.dtype) for n in image.shape[:2]), indexing="ij")
     at = [rows + field[0], columns + field[1]]
     return jax.vmap(lambda channel: map_coordinates(channel, at, order=1, cval=0.0), -1, -1)(image)

@@ -1,4 +1,4 @@
-"""Shuffled batches as a function of the step, so that a run's position in its data is one number."""
+"""Shuffled batches as a function of the step: the step alone says where a training run stands in its data."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -9,10 +9,13 @@ import numpy as np
 from invjax import _check
 
 Batches = Callable[[int], tuple[np.ndarray, ...]]
+"""`step -> arrays`, one batch."""
 
 
 def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
-    """`step -> (array[ids] for each array)`; every epoch is a new permutation, its incomplete last batch left out.
+    """A function `step -> (array[ids] for each array)` that draws shuffled batches.
+
+    Every epoch uses a new permutation and leaves out its incomplete last batch.
 
     >>> draw = batches([np.arange(10)], batch_size=5, seed=0)
     >>> sorted(np.concatenate([draw(0)[0], draw(1)[0]]).tolist()) == list(range(10))
@@ -21,17 +24,17 @@ def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
     True
 
     Args:
-        arrays: of one length; anything that takes an array of ids as its index.
-        batch_size: at most that length.
-        seed: chooses all permutations.
+        arrays: arrays of the same length, or other objects that take an array of ids as their index.
+        batch_size: examples in a batch; at most the length of the arrays.
+        seed: the seed of all permutations.
 
     Raises:
-        ValueError: lengths differ, a float array holds NaN, or the batch is larger than the data.
+        ValueError: the lengths differ, a float array holds NaN, or the batch is larger than the data.
     """
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1:
         raise ValueError(
-            f"arrays must have one length; got {sorted(lengths)}; pass images and labels of the same split"
+            f"arrays must have the same length; got {sorted(lengths)}; pass images and labels of the same split"
         )
     (length,) = lengths
     for array in arrays:
@@ -39,7 +42,9 @@ def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
             _check.finite("batches", array)
     _check.positive(batch_size=batch_size)
     if batch_size > length:
-        raise ValueError(f"batch_size must be at most the {length} examples; got {batch_size}")
+        raise ValueError(
+            f"batch_size must be at most {length}, the number of examples; got {batch_size}; choose smaller batches"
+        )
     per_epoch = length // batch_size
 
     @lru_cache(maxsize=2)

@@ -1,7 +1,8 @@
-r"""Images that invariance attacks made of MNIST digits, with the labels that people gave them.
+r"""Invariance examples made from MNIST digits, with the labels that people gave them.
 
-100 test digits were moved within l0 and linf balls, and 50 by hand, so that people see another class in many of them.
-A model that keeps its prediction there is too invariant; `evaluation.agreement` counts how often it follows people.
+Invariance attacks changed 100 test digits within l0 and linf balls, and the authors edited 50 digits manually, so that
+people see another class in many of them. A model that keeps its prediction there is too invariant;
+`evaluation.agreement` counts how often a model agrees with people.
 
 Source: Tramèr et al. 2020, section 4, tables 1 and 2; the data are those of their repository
 `github.com/ftramer/Excessive-Invariance` (MIT licence).
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from invjax.data._load import load
+from invjax.data._load import data_folders, load
 
-# name: (images and, with _labels, what people saw; the test indices; the norm; the radius)
+# name: (the file of the images, and with _labels of people's labels; the file of test indices; the norm; the radius)
 _SETS = {
     "l0": ("l0/automated", "indexs", "l0", None),
     "linf 0.3": ("linf/automated_eps03", "indexs", "linf", 0.3),
@@ -28,17 +29,17 @@ _PLACES = ("", "excessive_invariance", "Excessive-Invariance")
 
 
 class HumanLabelled(NamedTuple):
-    """The examples of one attack, in [0, 1].
+    """The examples of one attack, with pixel values in [0, 1].
 
     Attributes:
-        images: what people were shown.
-        human: the class that they saw in it.
-        originals: the MNIST test images that they were made of.
-        labels: the classes of those.
-        ids: their places in MNIST's test set.
-        norm: 'l0' or 'linf', the norm of the attack.
-        eps: its radius; None for l0, where each example has its own. As published, those of radius 0.4 reach 103 / 255,
-            slightly beyond it.
+        images: the images that people were shown.
+        human: the class that people saw in each image.
+        originals: the MNIST test images from which the examples were made.
+        labels: the classes of the originals.
+        ids: the indices of the originals in MNIST's test set.
+        norm: the norm of the attack, 'l0' or 'linf'.
+        eps: the radius of the attack; None for l0, where each example has a radius of its own. The published images of
+            radius 0.4 reach 103 / 255, slightly more than 0.4.
     """
 
     images: Float32[np.ndarray, "N 28 28 1"]
@@ -51,31 +52,33 @@ class HumanLabelled(NamedTuple):
 
     @property
     def changed(self) -> Bool[np.ndarray, " N"]:
-        """Where the attack succeeded: people see another class than the original's."""
+        """Whether the attack succeeded, `[N]`: people see another class than the original's."""
         return self.human != self.labels
 
 
 def human_labelled(data_dir: str | os.PathLike[str] | None = None) -> dict[str, HumanLabelled]:
-    """All four sets: 'l0', 'linf 0.3', 'linf 0.4' (100 images each) and 'manual linf 0.4' (50).
+    """Load all four sets: 'l0', 'linf 0.3', 'linf 0.4' (100 images each) and 'manual linf 0.4' (50 images).
 
-    Of them 55, 21, 37 and 44 are `changed`, the published 55, 21, 37 and 88 %. One label was published for each image;
-    the single votes, and images on which people did not agree, were not.
+    In these sets 55, 21, 37 and 44 images are `changed`, which are the published 55, 21, 37 and 88 %. The authors
+    published one label for each image; they published neither the single votes nor the images on which people
+    disagreed.
 
     Args:
-        data_dir: the only folder to search, for these files (also inside `excessive_invariance/` or
+        data_dir: the only folder to search, both for these files (also inside `excessive_invariance/` or
             `Excessive-Invariance/`) and for MNIST, as `load` does. Without it: `$INVJAX_DATA`, `$TFDS_DATA_DIR`,
             `~/tensorflow_datasets`.
 
+    Returns:
+        The sets by name.
+
     Raises:
-        FileNotFoundError: the files, or MNIST, are in none of the folders; the message says how to get them there.
-        ValueError: a damaged file.
+        FileNotFoundError: none of the folders has the files, or MNIST; the message says how to get them there.
+        ValueError: a file is damaged.
 
     Source: Tramèr et al. 2020, table 1.
     """
-    usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
-    folders = [Path(os.path.expanduser(folder)) for folder in ((data_dir,) if data_dir else usual) if folder]
     files = [f"{stem}.npy" for images, ids, *_ in _SETS.values() for stem in (images, f"{images}_labels", ids)]
-    root = _find(folders, sorted(set(files)))
+    root = _find(data_folders(data_dir), sorted(set(files)))
     mnist = load("mnist", "test", data_dir)
     sets = {}
     for name, (stem, index, norm, eps) in _SETS.items():
@@ -96,7 +99,7 @@ def human_labelled(data_dir: str | os.PathLike[str] | None = None) -> dict[str, 
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:
-    # as `as_float`, but one of the sets has halves
+    # as `as_float` scales them, which takes integers alone: one of the sets has half-integers
     return images.astype(np.float32) * np.float32(1 / 255)
 
 
@@ -122,7 +125,7 @@ def _find(folders: Sequence[Path], files: list[str]) -> Path:
 
 
 def _read(path: Path, levels: int, shape: tuple[int, ...]) -> np.ndarray:
-    """An array `[N, *shape]` of numbers from 0 to below `levels`."""
+    """An array `[N, *shape]` of numbers from 0 to `levels` - 1."""
     damaged = f"{path} is damaged; fetch it again"
     try:
         values = np.load(path)
@@ -130,6 +133,6 @@ def _read(path: Path, levels: int, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"{damaged} ({error})") from error
     if values.ndim != 1 + len(shape) or values.shape[1:] != shape:
         raise ValueError(f"{damaged} (shape {values.shape}, not {('N', *shape)})")
-    if not (values.size and values.min() >= 0 and values.max() < levels):  # NaN is neither
+    if not (values.size and values.min() >= 0 and values.max() < levels):  # both comparisons are false for NaN
         raise ValueError(f"{damaged} (it should hold numbers from 0 to {levels - 1})")
     return values

@@ -116,12 +116,12 @@ def test_data_that_are_not_finite_are_refused(value):
 @pytest.mark.parametrize(
     ("lengths", "batch_size", "message"),
     [
-        ((10, 9), 2, "arrays must have one length; got [9, 10]; pass images and labels of the same split"),
-        ((), 2, "arrays must have one length; got []"),
-        ((10,), 11, "batch_size must be at most the 10 examples; got 11"),
+        ((10, 9), 2, "arrays must have the same length; got [9, 10]; pass images and labels of the same split"),
+        ((), 2, "arrays must have the same length; got []"),
+        ((10,), 11, "batch_size must be at most 10, the number of examples; got 11"),
         ((10, 10), 0, "batch_size must be positive; got batch_size=0"),
         ((10,), -1, "batch_size must be positive; got batch_size=-1"),
-        ((0,), 1, "batch_size must be at most the 0 examples; got 1"),
+        ((0,), 1, "batch_size must be at most 0, the number of examples; got 1"),
     ],
 )
 def test_data_that_give_no_batch_are_refused(lengths, batch_size, message):

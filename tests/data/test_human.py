@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from invjax.data import HumanLabelled, as_float, human_labelled
-from invjax.evaluation import agreement, wilson
+from invjax.evaluation import Options, agreement, wilson
 
 COUNT, MANUAL = 6, 4
 INDICES, MANUAL_INDICES = np.array([9, 2, 7, 4, 5, 0]), np.array([1, 9, 8, 3])
@@ -155,19 +155,19 @@ def test_agreement_counts_changed_images_only():
     # people see another class in the first four; of those the model follows people in one, the original in two
     first = flat(range(6), human=[1, 2, 3, 4, 5, 6], labels=[0, 0, 0, 0, 5, 6])
     second = flat([6, 7], human=[8, 8], labels=[8, 1])
-    found = agreement(*sees([1, 0, 0, 9, 5, 0, 8, 8]), {"first": first, "second": second}, batch_size=3)
+    found = agreement(*sees([1, 0, 0, 9, 5, 0, 8, 8]), {"first": first, "second": second}, options=Options(batch_size=3))
     assert list(found) == ["first", "second"]
     assert found["first"].with_humans.tolist() == [True, False, False, False]
     assert found["first"].with_originals.tolist() == [False, True, True, False]
-    assert found["first"].share() == 0.25 and found["first"].interval() == wilson(1, 4)
-    assert found["second"].share() == 1 and found["second"].interval() == wilson(1, 1)
+    assert found["first"].fraction() == 0.25 and found["first"].interval() == wilson(1, 4)
+    assert found["second"].fraction() == 1 and found["second"].interval() == wilson(1, 1)
 
 
 def test_agreement_refuses_what_it_cannot_count():
     model = sees([0, 0])
     with pytest.raises(ValueError, match=r"examples must hold one set or more; got none"):
         agreement(*model, {})
-    with pytest.raises(ValueError, match="'same' has no image that people see another class in; leave it out"):
+    with pytest.raises(ValueError, match="people see the original class in every image of 'same'; leave this set out"):
         agreement(*model, {"same": flat([0], [3], [3])})
     changed = {"changed": flat([0, 1], [1, 2], [0, 0])}
     with pytest.raises(ValueError, match=r"logits \[2, 10\]; got \(2, 28\)"):

@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from invjax.data import TEXTURES, Dataset, as_float, binary_shift, load, texture_shift, textures_in
-from invjax.data._shift_mnist import VARIANTS, checkerboard, dots, grating, noise, rings
+from invjax.data import (
+    TEXTURES,
+    VARIANTS,
+    Dataset,
+    as_float,
+    binary_shift,
+    checkerboard,
+    dots,
+    grating,
+    load,
+    noise,
+    rings,
+    texture_shift,
+    textures_in,
+)
 
 SHIFTS = {"binary": binary_shift, "texture": texture_shift}
 

@@ -1,0 +1,83 @@
+"""Losses that attacks maximise. Each grows as the model moves away from the label, and is positive when it errs."""
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax.types import Labels, Logits, PerExample
+
+
+def log_odds(logits: Logits, labels: Labels) -> PerExample:
+    """`log((1 - p_y) / p_y) = logsumexp(h_k, k != y) - h_y`, in nats: the log odds against the label.
+
+    Cross-entropy is `log(1 + exp(log_odds))`, so both losses rank images in the same order and their gradients point in
+    the same direction. Where a model is confident, however, cross-entropy and its gradient round to 0, and the log odds
+    do not. Attacks therefore maximise the log odds by default. Where the softmax is flat (logits that differ by less
+    than 1, as in a barely trained model), both losses pull towards all classes at once; `margin` and `dlr` pull towards
+    the nearest class.
+
+    >>> bool(jnp.allclose(log_odds(jnp.array([[200.0, 0.0]]), jnp.array([0])), -200))
+    True
+
+    Args:
+        logits: `[B, K]`.
+        labels: `[B]`, class indices.
+
+    Returns:
+        The log odds of each example, `[B]`.
+
+    Raises:
+        ValueError: a label is not a class index of the K classes.
+    """
+    _check.labels(labels, logits.shape[-1])
+    return jax.nn.logsumexp(_without(logits, labels), axis=-1) - _of(logits, labels)
+
+
+def margin(logits: Logits, labels: Labels) -> PerExample:
+    """`max(h_k, k != y) - h_y`: positive where the label is not predicted.
+
+    Source: Carlini & Wagner 2017.
+    """
+    _check.labels(labels, logits.shape[-1])
+    return _without(logits, labels).max(-1) - _of(logits, labels)
+
+
+def dlr(logits: Logits, labels: Labels) -> PerExample:
+    """The difference of logits ratio, `margin / (h_(1) - h_(3))`. Scaling or shifting the logits does not change it.
+
+    Raises:
+        ValueError: there are fewer than three classes.
+
+    Source: Croce & Hein 2020, *Reliable Evaluation*, equation 6.
+    """
+    _need_classes(logits, 3, "dlr")
+    ordered = jnp.sort(logits, axis=-1)
+    return margin(logits, labels) / (ordered[:, -1] - ordered[:, -3] + 1e-12)
+
+
+def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+    """`(h_t - h_y) / (h_(1) - (h_(3) + h_(4)) / 2)`: positive where the target's logit exceeds the label's.
+
+    Raises:
+        ValueError: there are fewer than four classes.
+
+    Source: Croce & Hein 2020, *Reliable Evaluation*, equation 7.
+    """
+    _need_classes(logits, 4, "targeted_dlr")
+    ordered = jnp.sort(logits, axis=-1)
+    scale = ordered[:, -1] - (ordered[:, -3] + ordered[:, -4]) / 2
+    return (_of(logits, targets) - _of(logits, labels)) / (scale + 1e-12)
+
+
+def _of(logits, labels):
+    return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+
+
+def _without(logits, labels):
+    """The logits, with minus infinity in place of the label's."""
+    return jnp.where(jnp.arange(logits.shape[-1])[None] == labels[:, None], -jnp.inf, logits)
+
+
+def _need_classes(logits, least, name):
+    if logits.shape[-1] < least:
+        raise ValueError(f"{name} needs at least {least} classes; got logits of {logits.shape}; use margin")

@@ -1,0 +1,54 @@
+"""Losses of a classifier: cross-entropy, the entropy of its prediction, and its error rate."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from invjax import _check
+from invjax.types import Array, Labels, Logits, PerExample
+
+
+def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
+    """`-log softmax(logits)[label]`, in nats.
+
+    >>> bool(jnp.allclose(cross_entropy(jnp.zeros((1, 10)), jnp.array([3])), jnp.log(10)))
+    True
+
+    Args:
+        logits: `[B, K]`.
+        labels: `[B]`, class indices.
+
+    Returns:
+        The cross-entropy of each example, `[B]`; NaN where the label is not a class index.
+
+    Raises:
+        ValueError: a label is not a class index of the K classes. Inside `jit` labels cannot be checked.
+    """
+    _check.labels(labels, logits.shape[-1])
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1, mode="fill", fill_value=jnp.nan)
+    return jnp.where(labels < 0, jnp.nan, -chosen[:, 0])
+
+
+def entropy(logits: Logits) -> PerExample:
+    """`H(p) = -sum_k p_k log p_k` of the prediction p, in nats: 0 for a certain prediction, log K for a uniform one.
+
+    Adding the entropy to a training loss makes predictions more certain and logit gaps larger (Cubuk et al. 2018);
+    subtracting it is the confidence penalty.
+
+    >>> bool(jnp.allclose(entropy(jnp.zeros((1, 10))), jnp.log(10)))
+    True
+
+    Args:
+        logits: `[B, K]`; they may be -inf.
+
+    Returns:
+        The entropy of each prediction, `[B]`.
+    """
+    logs = jax.nn.log_softmax(logits)
+    finite = jnp.isfinite(logs)  # a class with logit -inf adds nothing, neither to the value nor to the gradient
+    return -jnp.where(finite, jnp.exp(logs) * jnp.where(finite, logs, 0), 0).sum(-1)
+
+
+def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
+    """The fraction of examples whose label does not have the largest logit."""
+    return (logits.argmax(-1) != labels).mean()

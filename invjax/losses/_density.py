@@ -1,0 +1,51 @@
+"""The likelihood of images under an invertible network: dequantization and bits per dimension."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from invjax import _check
+from invjax.types import Array, Code, Key, PerExample
+
+
+def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Float[Array, "batch ..."]:
+    """Add noise to integer intensities, so that each is uniform in its bin: [0, 1] -> [0, 1).
+
+    A density of integers needs this noise. The bins have width `1 / levels`, which `bits_per_dim` assumes.
+
+    Args:
+        key: random key.
+        x: `[B, ...]`, images with values k / (levels - 1) for integers k.
+        levels: the number of intensity levels.
+
+    Returns:
+        The noisy images, `[B, ...]`.
+
+    Raises:
+        ValueError: `levels` is not positive.
+    """
+    _check.positive(levels=levels)
+    # The noise stays below 1 by what rounding could add, so that no value reaches the next bin.
+    below_one = 1 - levels * jnp.finfo(x.dtype).eps
+    return (jnp.round(x * (levels - 1)) + jax.random.uniform(key, x.shape, x.dtype, maxval=below_one)) / levels
+
+
+def bits_per_dim(code: Code, logdet: PerExample, levels: int = 256) -> PerExample:
+    """`-(log N(z; 0, I) + logdet) / (D log 2) + log2(levels)`: bits for each of the D values of an image in [0, 1].
+
+    The standard normal prior covers the logits and the nuisance. For dequantized images this number is an upper bound
+    on the bits that a code of the original integers needs.
+
+    Args:
+        code: the code from `encode`, for images passed through `dequantize(levels=levels)`.
+        logdet: `[B]`, the log determinant from `encode`, in nats.
+        levels: the number of intensity levels of the original data; 1 gives the density of continuous data.
+
+    Returns:
+        Bits per dimension of each image, `[B]`.
+    """
+    z = jnp.concatenate(code, -1)
+    log_prior = -0.5 * (z**2).sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+    return -(log_prior + logdet) / (z.shape[-1] * math.log(2)) + math.log2(levels)
