@@ -30,7 +30,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments.benchmarks import timing
 from invjax import attacks
 from invjax.data import as_float, batches, load
-from invjax.evaluation import robustness_curve
+from invjax.evaluation import Options, robustness_curve
 from invjax.losses import cross_entropy
 from invjax.models import mnist_cnn, resnet
 from invjax.training import data_mesh, fit, init_state, make_train_step, shard_batch
@@ -333,7 +333,7 @@ def curve_table(data_dir: str | None, images: int, steps: int, train_steps: int,
     def invjax_curve(radii, count):
         attack = attacks.pgd(attacks.linf(), steps=steps)
         curve = robustness_curve(jax.random.key(0), attack, case.net.apply, params, x[:count], labels[:count],
-                                 epsilons=radii, batch_size=batch, mesh=mesh)  # fmt: skip
+                                 epsilons=radii, options=Options(batch, mesh))  # fmt: skip
         return curve.accuracy()
 
     def foolbox_curve(radii, count, threads=CORES):

@@ -24,7 +24,7 @@ import optax
 
 from experiments import common
 from experiments.benchmarks import timing
-from invjax import attacks
+from invjax import attacks, evaluation
 from invjax.data import as_float, batches, load
 from invjax.models import mnist_cnn
 from invjax.training import adversarial_loss, data_mesh, fit, init_state, make_train_step, shard_batch
@@ -60,11 +60,12 @@ def train(folder: Path, data_dir: str | None, steps: int) -> Params:
         draw = batches([data.images, data.labels], 100, 0)
         optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
         attack = attacks.pgd(attacks.linf(), steps=10)
-        loss_fn = adversarial_loss(NET.apply, attack, eps=EPS, warmup_steps=max(steps // 2, 1))
+        growing = max(steps // 2, 1)
+        loss_fn = adversarial_loss(NET.apply, attack, eps=lambda step: EPS * jnp.minimum(1, step / growing))
 
         def batch_of(step):
             images, labels = draw(step)
-            return as_float(images), labels, np.int32(step)
+            return as_float(images), labels
 
         params = jax.jit(NET.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
         state = init_state(jax.random.key(1), params, optimizer)
@@ -108,10 +109,11 @@ def lengths(change: np.ndarray, norm: str) -> np.ndarray:
 
 
 def invjax_ensemble(params: Params, steps: int, queries: int) -> Run:
-    """The standard ensemble of this library."""
-    stages = attacks.standard(attacks.linf(), num_classes=CLASSES, steps=steps, queries=queries)
-    run = attacks.ensemble(stages, NET.apply, batch_size=PART, mesh=data_mesh(jax.devices()[:CORES]))
-    return lambda images, labels: run(params, jax.random.key(0), images, labels, eps=EPS).x
+    """AutoAttack of this library."""
+    stages = attacks.autoattack_stages(attacks.linf(), num_classes=CLASSES, steps=steps, queries=queries)
+    options = evaluation.Options(PART, data_mesh(jax.devices()[:CORES]))
+    run = partial(evaluation.benchmark, jax.random.key(0), NET.apply, params)
+    return lambda images, labels: run(images, labels, threat=attacks.linf(), eps=EPS, stages=stages, options=options).x
 
 
 def torch_ensemble(module: torch.nn.Module, steps: int, queries: int) -> Run:

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
-from experiments.features_not_bugs import networks, relabelled
+from experiments.features_not_bugs import networks, relabelling
 from invjax import features, figures
 from invjax.attacks import linf, pgd
-from invjax.evaluation import robustness_curve
+from invjax.evaluation import Options, robustness_curve
 from invjax.training import data_mesh
 from invjax.types import Params
 
@@ -32,7 +32,7 @@ PLAIN, ALONE = "PGD", "non-transferable"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(relabelled.Settings):
+class Config(relabelling.Settings):
     """Settings of both parts."""
 
     ensemble: int = 5
@@ -72,9 +72,9 @@ PRESETS = {
         eval_steps=5,
         seeds=(0,),
     ),
-    "default": Config(**relabelled.PLANTED, train_size=20_000, attack_steps=100),
+    "default": Config(**relabelling.PLANTED, train_size=20_000, attack_steps=100),
     "paper": Config(
-        **relabelled.PAPER,
+        **relabelling.PAPER,
         ensemble=10,
         squares=10_000,
         square_network="ResNet",
@@ -135,12 +135,12 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
     source, witness = model("source", 0), model("witness", 200)
     others = [model(f"other-{i}", 10_000 * (seed + 1) + i) for i in range(config.ensemble)]
     sets = {
-        PLAIN: relabelled.construct(config, "D_det", "standard", source, train, seed, folder / PLAIN / "data.npz"),
+        PLAIN: relabelling.construct(config, "D_det", "standard", source, train, seed, folder / PLAIN / "data.npz"),
         ALONE: withstood(config, source, others, train, seed, folder / ALONE / "data.npz"),
     }
     numbers, arrays = {}, {"D": train[0][:8]}
     for name, made in sets.items():
-        learnt = relabelled.learn(config, "D_det", made, seed, folder / name)
+        learnt = relabelling.learn(config, "D_det", made, seed, folder / name)
         numbers[name] = {
             "reached": 100 * float(made.details["success"].mean()),
             "transfer": networks.accuracy(net, witness, (made.images, made.labels)),
@@ -176,7 +176,7 @@ def squares(config: Config, seed: int, folder: Path) -> tuple[dict[str, Any], di
             description=f"squares, {name}, seed {seed}",
         )
         curve = robustness_curve(
-            key, attack, net.apply, params, *test, epsilons=config.square_epsilons, mesh=data_mesh()
+            key, attack, net.apply, params, *test, epsilons=config.square_epsilons, options=Options(mesh=data_mesh())
         )
         numbers[name] = (100 * curve.accuracy()).tolist()
         numbers[f"{name}, by heart"] = networks.accuracy(net, params, train)
@@ -185,7 +185,7 @@ def squares(config: Config, seed: int, folder: Path) -> tuple[dict[str, Any], di
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """All seeds of both parts, the figures and the table."""
-    relabelled.check(config)
+    relabelling.check(config)
     if config.ensemble < 1:
         raise ValueError(f"ensemble must be at least 1; got ensemble={config.ensemble}")
     if not config.square_epsilons or list(config.square_epsilons) != sorted(config.square_epsilons):
@@ -243,7 +243,7 @@ def rows(config: Config, runs: list[dict], toys: list[dict]) -> list[common.Row]
     for what, name in names.items():
         for attack in (ALONE, PLAIN):
             number = PUBLISHED[attack][what] if published else None
-            note = f"{relabelled.about(config)}; {config.ensemble} others"
+            note = f"{relabelling.about(config)}; {config.ensemble} others"
             table.append(
                 common.row(name.format(attack), number, [n[attack][what] for n in runs], "%", "" if table else note)
             )

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from invjax.attacks import ensemble, l2, pgd, standard
+from invjax.attacks import Stage, autoattack_stages, l2, pgd
 from invjax.data import as_float, batches, load
-from invjax.evaluation import over_batches, robustness_curve
+from invjax.evaluation import Options, benchmark, over_batches, robustness_curve
 from invjax.features import digest
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import mlp, mnist_cnn, resnet
@@ -180,14 +180,18 @@ def _training(
     net = network(config, name)
     attack = pgd(l2(), steps=config.train_steps, random_start=False)
     eps, warmup = config.train_eps, max(1, num_steps // 3)
-    hardened = adversarial_loss(net.apply, attack, eps=eps, step_size=eps / 5, warmup_steps=warmup)
 
-    def loss_fn(params: Params, key: Key, batch: Any, step):
-        x, labels, step = batch
+    def radius(step: Any) -> Any:
+        return eps * jnp.minimum(1, step / warmup)
+
+    hardened = adversarial_loss(net.apply, attack, eps=radius, step_size=eps / 5)
+
+    def loss_fn(params: Params, key: Key, batch: Any, step: Any):
+        x, labels = batch
         key, move_key = jax.random.split(key)
         x = moved(move_key, x) if augment else x
         if robust:
-            return hardened(params, key, (x, labels, step))
+            return hardened(params, key, (x, labels), step)
         logits = net.apply(params, x)
         return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
 
@@ -249,11 +253,10 @@ def train(
     )
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = network(config, name).init(init_key, jnp.asarray(images[:1]))
-    draw = batches([images, labels], batch_size, seed)
     state, _ = fit(
         init_state(run_key, params, optimizer),
         step,
-        lambda step: (*draw(step), np.int32(step)),
+        batches([images, labels], batch_size, seed),
         num_steps,
         mesh=data_mesh(),
         directory=folder / digest({"images": images, "labels": labels})[:12],
@@ -280,24 +283,26 @@ def accuracy(net: Net, params: Params, data: Data) -> float:
     return 100 * float((predictions(net, params, data[0]) == data[1]).mean())
 
 
-@cache
-def _ensemble(config: Settings, name: str | None) -> Any:
-    stages = standard(l2(), num_classes=10, steps=config.ensemble_steps, queries=config.queries)
-    return ensemble(stages, network(config, name).apply, mesh=data_mesh())
+@cache  # one object, so that AutoAttack compiles once for all seeds and radii
+def _stages(steps: int, queries: int) -> tuple[Stage, ...]:
+    return autoattack_stages(l2(), num_classes=10, steps=steps, queries=queries)
 
 
 def robust_accuracy(
     config: Settings, params: Params, data: Data, epsilons: Sequence[float], *, seed: int, name: str | None = None
 ) -> dict[str, list[float]]:
-    """Accuracy in percent at each radius, under PGD and, on fewer images, under the standard ensemble."""
+    """Accuracy in percent at each radius, under PGD and, on fewer images, under AutoAttack."""
     images, labels = (array[: config.images] for array in data)
     net, attack = network(config, name), pgd(l2(), steps=config.eval_steps)
+    key, mesh = jax.random.key(seed), data_mesh()
     curve = robustness_curve(
-        jax.random.key(seed), attack, net.apply, params, images, labels, epsilons=epsilons, mesh=data_mesh()
+        key, attack, net.apply, params, images, labels, epsilons=epsilons, options=Options(mesh=mesh)
     )
     found = {"PGD": (100 * curve.accuracy()).tolist()}
     few = config.ensemble_images
     if few:
-        strong = partial(_ensemble(config, name), params, jax.random.key(seed), images[:few], labels[:few])
-        found["ensemble"] = [100 * float(1 - strong(eps=eps).success.mean()) for eps in epsilons]
+        stages = _stages(config.ensemble_steps, config.queries)
+        strong = partial(benchmark, key, net.apply, params, images[:few], labels[:few], threat=l2(), stages=stages,
+                         options=Options(256, mesh))  # fmt: skip
+        found["ensemble"] = [100 * float(1 - strong(eps=eps).broken.mean()) for eps in epsilons]
     return found

@@ -158,8 +158,8 @@ def cell_trainer(config: Config, net: MaskedNet, data: Dataset, num_steps: int) 
     attack = step_ll(linf())
 
     def loss_fn(member, params, key, batch, step):
-        loss = adversarial_loss(lambda p, x: net.apply(p, member[0], x), attack, eps=config.eps, share=0.5)
-        return loss(params, key, batch)
+        loss = adversarial_loss(lambda p, x: net.apply(p, member[0], x), attack, eps=config.eps, fraction=0.5)
+        return loss(params, key, batch, step)
 
     def optimizer_for(member):
         return optax.adam(lambda step: member[1] * optax.cosine_decay_schedule(1.0, num_steps)(step))

@@ -20,7 +20,7 @@ from experiments.intriguing_properties import networks
 from invjax import figures
 from invjax.attacks import Attack, fgsm, linf, pgd, step_ll
 from invjax.data import Dataset
-from invjax.evaluation import robustness_curve
+from invjax.evaluation import Options, robustness_curve
 from invjax.losses import cross_entropy, entropy, error_rate, margin
 from invjax.training import adversarial_loss, data_mesh
 from invjax.types import Labels, Logits, LossFn, Net, PerExample
@@ -131,8 +131,9 @@ def one_model(config: Config, name: str, arm: str, seed: int, data: tuple[Datase
             images,
             labels,
             epsilons=radii.tolist(),
-            mesh=data_mesh(),
-            directory=folder / "curves" / attack_name.replace(", ", "-").replace(" ", "-"),
+            options=Options(
+                mesh=data_mesh(), directory=folder / "curves" / attack_name.replace(", ", "-").replace(" ", "-")
+            ),
         )
         numbers["curves"][attack_name] = curve.accuracy().tolist()
     logits = networks.logits_of(net, params, images)

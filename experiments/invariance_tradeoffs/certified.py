@@ -147,13 +147,13 @@ def one_network(config: Config, seed: int, data: Data, folder: Path) -> tuple[di
     """Train a network, certify it, attack it, and put it beside people."""
     params = certified_networks.train(config, seed, data.train, folder)
     apply_fn = certified_networks.network(config.network).apply
-    radii, mesh, size = every_radius(config), data_mesh(), min(250, len(data.labels))
+    radii, options = every_radius(config), evaluation.Options(min(250, len(data.labels)), data_mesh())
     certified = evaluation.certificate_curve(
-        apply_fn, params, data.images, data.labels, epsilons=radii, method=config.method, batch_size=size, mesh=mesh
+        apply_fn, params, data.images, data.labels, epsilons=radii, method=config.method, options=options
     )
     attacked = evaluation.robustness_curve(
         jax.random.key(seed), pgd(linf(), steps=config.attack_steps), apply_fn, params, data.images, data.labels,
-        epsilons=radii, batch_size=size, mesh=mesh, directory=folder / "pgd",
+        epsilons=radii, options=options._replace(directory=folder / "pgd"),
     )  # fmt: skip
     ensembled = by_ensemble(
         strongest(apply_fn, config.ensemble_steps, config.queries), params, seed, data.images[: config.images],
@@ -168,14 +168,14 @@ def one_network(config: Config, seed: int, data: Data, folder: Path) -> tuple[di
 def one_released(config: Config, net: Pretrained, data: Data) -> tuple[dict, dict[str, np.ndarray]]:
     """Certify a released network by CROWN at 0.1, and attack it there."""
     images, labels = data.images[: config.released_images], data.labels[: config.released_images]
-    found = {}
+    found, options = {}, evaluation.Options(50, data_mesh())
     for method in METHODS:
         found[method] = evaluation.certificate_curve(
-            net.apply, net.params, images, labels, epsilons=[0.1], method=method, batch_size=50, mesh=data_mesh()
+            net.apply, net.params, images, labels, epsilons=[0.1], method=method, options=options
         )
     attacked = evaluation.robustness_curve(
         jax.random.key(0), pgd(linf(), steps=config.attack_steps), net.apply, net.params, images, labels,
-        epsilons=[0.1], batch_size=50, mesh=data_mesh(),
+        epsilons=[0.1], options=options,
     )  # fmt: skip
     for curve in found.values():
         check_sandwich(curve, attacked)

@@ -4,7 +4,7 @@ A certificate that an attack, or an image of the paper, breaks is a bug of this 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from invjax import evaluation
-from invjax.attacks import ensemble, linf, standard
+from invjax.attacks import autoattack_stages, linf
 from invjax.data import HumanLabelled
-from invjax.evaluation import over_batches
+from invjax.evaluation import Benchmark, Options, benchmark, over_batches
 from invjax.training import data_mesh
 from invjax.types import ApplyFn, Params
 
@@ -35,21 +35,30 @@ def check_sandwich(certified: evaluation.Curve, attacked: evaluation.Curve) -> N
 
 
 @functools.cache
-def strongest(apply_fn: ApplyFn, steps: int, queries: int) -> Any:
-    """The standard ensemble in linf, compiled once a network."""
-    return ensemble(standard(linf(), num_classes=10, steps=steps, queries=queries), apply_fn, mesh=data_mesh())
+def strongest(apply_fn: ApplyFn, steps: int, queries: int) -> Callable[..., Benchmark]:
+    """AutoAttack in linf, compiled once a network: `(key, params, images, labels, *, eps) -> Benchmark`."""
+    stages = autoattack_stages(linf(), num_classes=10, steps=steps, queries=queries)
+
+    def attack(key, params, images, labels, *, eps):
+        return benchmark(key, apply_fn, params, images, labels, threat=linf(), eps=eps, stages=stages,
+                         options=Options(256, data_mesh()))  # fmt: skip
+
+    return attack
 
 
 def by_ensemble(
     attack: Any, params: Params, seed: int, images: np.ndarray, labels: np.ndarray, epsilons: Sequence[float]
 ) -> evaluation.Curve:
-    """The radii, and 0, at which images fall to an ensemble; those which have fallen leave."""
+    """The smallest radius, of these and 0, at which AutoAttack breaks each image.
+
+    Each radius attacks the images that are still correct.
+    """
     broken_at, radii = np.full(len(labels), np.inf), np.sort(np.array([0.0, *epsilons]))
     for eps in radii:
         ids = np.flatnonzero(np.isinf(broken_at))
         if ids.size:
-            found = attack(params, jax.random.key(seed), images[ids], labels[ids], eps=float(eps))
-            broken_at[ids[found.success]] = eps
+            found = attack(jax.random.key(seed), params, images[ids], labels[ids], eps=float(eps))
+            broken_at[ids[found.broken]] = eps
     return evaluation.Curve(radii, broken_at)
 
 
@@ -70,8 +79,8 @@ def beside_people(
     for name, of_set in human.items():
         seen = over_batches(partial(jax.jit(apply_fn), params), [of_set.images], 50, data_mesh()).argmax(1)
         curve = evaluation.certificate_curve(
-            apply_fn, params, of_set.originals, of_set.labels, epsilons=[reach(of_set)], method=method, batch_size=50,
-            mesh=data_mesh(),
+            apply_fn, params, of_set.originals, of_set.labels, epsilons=[reach(of_set)], method=method,
+            options=Options(50, data_mesh()),
         )  # fmt: skip
         proven = np.isinf(curve.broken_at)
         if (proven & (seen != of_set.labels)).any():

@@ -23,9 +23,9 @@ from experiments import common
 from experiments.invariance_tradeoffs import robust_networks
 from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
 from invjax import figures
-from invjax.attacks import Attack, Threat, ensemble, jit_attack, l0, l2, linf, pgd, square, standard
+from invjax.attacks import Attack, Threat, autoattack_stages, jit_attack, l0, l2, linf, pgd, square
 from invjax.data import Dataset, HumanLabelled, as_float
-from invjax.evaluation import over_batches
+from invjax.evaluation import Options, benchmark, over_batches
 from invjax.losses import margin
 from invjax.training import data_mesh
 from invjax.types import ApplyFn, Params
@@ -143,11 +143,21 @@ def trained(config: Config) -> dict[str, Recipe]:
 
 @functools.cache
 def attack_on(apply_fn: ApplyFn, name: str, steps: int, queries: int) -> Any:
-    """The standard ensemble; PGD in l0, for which there is no ensemble. Compiled once a network."""
+    """AutoAttack; PGD in l0, where AutoAttack does not exist. Compiled once a network.
+
+    Returns:
+        `(key, params, images, labels, *, eps) -> broken [N]`.
+    """
     threat, _ = ATTACKED[name]
     if threat.name == "l0":
         return _in_batches(pgd(threat, steps=steps), apply_fn)
-    return ensemble(standard(threat, num_classes=10, steps=steps, queries=queries), apply_fn, mesh=data_mesh())
+    stages = autoattack_stages(threat, num_classes=10, steps=steps, queries=queries)
+
+    def attacked(key, params, images, labels, *, eps):
+        return benchmark(key, apply_fn, params, images, labels, threat=threat, eps=eps, stages=stages,
+                         options=Options(256, data_mesh())).broken  # fmt: skip
+
+    return attacked
 
 
 @functools.cache
@@ -163,7 +173,7 @@ def _in_batches(attack: Attack, apply_fn: ApplyFn) -> Any:
 
     def attacked(key, params, images, labels, *, eps):
         def part(x, y, ids):
-            return run(key, params, x, y, eps=eps, ids=ids)._replace(trace=())
+            return run(key, params, x, y, eps=eps, ids=ids).success
 
         ids = np.arange(len(images), dtype=np.uint32)
         return over_batches(part, [images, labels, ids], min(250, len(images)), data_mesh())
@@ -195,8 +205,8 @@ def measured(config: Config, net: Pretrained, seed: int, test: Dataset, human: d
         chosen = chosen_attack(config, net, name)
         if chosen is not None:
             attack, how = chosen
-            found = attack(net.params, jax.random.key(seed), images, labels, eps=ATTACKED[name][1])
-            numbers["robust"][name] = 1 - float(found.success.mean())
+            broken = attack(jax.random.key(seed), net.params, images, labels, eps=ATTACKED[name][1])
+            numbers["robust"][name] = 1 - float(broken.mean())
             numbers["attack"][name] = f"{how} on {len(images)} images"
     return numbers
 

@@ -17,7 +17,7 @@ import optax
 from experiments import common
 from invjax.attacks import Attack, jit_attack, l1, l2, linf, pgd, transformed
 from invjax.data import Dataset, HumanLabelled, as_float, batches, human_labelled, load
-from invjax.evaluation import agreement, correct, over_batches, wilson
+from invjax.evaluation import Options, agreement, correct, over_batches, wilson
 from invjax.losses import cross_entropy, error_rate, margin
 from invjax.models import l0_sparse, largest_frequencies, mnist_cnn, resnet
 from invjax.training import TrainStep, adversarial_loss, data_mesh, fit, init_state, make_train_step
@@ -142,7 +142,7 @@ def train(
 
 def seen(apply_fn: ApplyFn, params: Params, test: Dataset, human: dict[str, HumanLabelled]) -> dict[str, Any]:
     """Clean accuracy, and of how many of each set's changed images a model sees what people see."""
-    found = agreement(apply_fn, params, human, mesh=data_mesh())
+    found = agreement(apply_fn, params, human, options=Options(mesh=data_mesh()))
     right = correct(apply_fn, params, as_float(test.images[:]), np.asarray(test.labels), mesh=data_mesh())
     return {"clean": float(right.mean()), "agrees": {name: int(of.with_humans.sum()) for name, of in found.items()}}
 

@@ -18,7 +18,7 @@ from experiments.sensitivity import networks
 from invjax import figures
 from invjax.attacks import Attack, Threat, apgd, fgsm, l2, linf, pgd, square, step_ll
 from invjax.data import Dataset, as_float
-from invjax.evaluation import robustness_curve
+from invjax.evaluation import Options, robustness_curve
 from invjax.losses import dlr
 from invjax.training import data_mesh
 
@@ -92,8 +92,7 @@ def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Datas
                 images,
                 labels,
                 epsilons=np.linspace(0, largest, config.points).tolist(),
-                mesh=data_mesh(),
-                directory=place,
+                options=Options(mesh=data_mesh(), directory=place),
             )
             numbers[threat.name][name] = curve.accuracy().tolist()
             arrays[f"{threat.name}_radii"] = curve.epsilons

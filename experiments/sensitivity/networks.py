@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from invjax.attacks import linf, pgd
@@ -66,13 +65,18 @@ def train(config: Settings, data: Dataset, kind: str, seed: int, folder: Path) -
     num_steps = config.epochs * (len(data.labels) // config.batch_size)
     draw = batches([data.images, data.labels], config.batch_size, seed)
     attack = pgd(linf(), steps=config.train_steps)
-    robust_loss = adversarial_loss(net.apply, attack, eps=config.train_eps, warmup_steps=num_steps // 3)
+    growing = max(num_steps // 3, 1)
 
-    def loss_fn(params: Params, key: Any, batch: Any, step):
-        images, labels, step = batch
+    def radius(step: Any) -> Any:
+        return config.train_eps * jnp.minimum(1, step / growing)
+
+    robust_loss = adversarial_loss(net.apply, attack, eps=radius)
+
+    def loss_fn(params: Params, key: Any, batch: Any, step: Any):
+        images, labels = batch
         x = jnp.asarray(as_float(images, data.levels))
         if kind == "adversarial":
-            return robust_loss(params, key, (x, labels, step))
+            return robust_loss(params, key, (x, labels), step)
         logits = net.apply(params, x)
         return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
 
@@ -82,7 +86,7 @@ def train(config: Settings, data: Dataset, kind: str, seed: int, folder: Path) -
     state, _ = fit(
         init_state(run_key, params, optimizer),
         make_train_step(loss_fn, optimizer),
-        lambda step: (*draw(step), np.int32(step)),
+        draw,
         num_steps,
         mesh=data_mesh(),
         directory=folder,

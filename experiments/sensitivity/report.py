@@ -2,8 +2,8 @@
 
     python -m experiments.sensitivity.report [smoke|default|paper] [--dataset digits|mnist]
 
-For a plainly and an adversarially trained network and each seed: `evaluation.report` on test images, the standard
-ensemble in linf, and `attacks.diagnose`.
+For a plainly and an adversarially trained network and each seed: `evaluation.report` on test images, AutoAttack in
+linf, and `attacks.diagnose`.
 """
 
 import dataclasses
@@ -18,8 +18,9 @@ import numpy as np
 from experiments import common
 from experiments.sensitivity import networks
 from invjax import evaluation, figures
-from invjax.attacks import diagnose, ensemble, l0, l1, l2, linf, pgd, standard
+from invjax.attacks import autoattack_stages, diagnose, l0, l1, l2, linf, pgd
 from invjax.data import Dataset, as_float
+from invjax.evaluation import Options, ThreatModel
 from invjax.training import data_mesh
 
 THREATS = {"linf": linf, "l2": l2, "l1": l1, "l0": l0}
@@ -34,13 +35,13 @@ class Config(networks.Settings):
     attack_steps: int = 40
     """Steps of PGD."""
     bisections: int = 6
-    """Of the smallest radius."""
+    """Bisections of the smallest radius."""
     epsilons: tuple[float, ...] = (0.3, 2.0, 10.0, 15.0)
     """Radii in linf, l2, l1 and l0 (pixels); fewer leave out the last ones."""
     ensemble_steps: int = 50
-    """Steps of each gradient attack in the standard ensemble (its authors': 100)."""
+    """Steps of each gradient attack in AutoAttack (its authors use 100)."""
     queries: int = 1000
-    """Queries of the random search in the standard ensemble (its authors': 5000)."""
+    """Queries of the random search in AutoAttack (its authors use 5000)."""
     columns: int = 8
     """Images in the figure."""
 
@@ -83,29 +84,25 @@ def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Datas
     images = np.asarray(as_float(test.images[: config.images], test.levels))
     labels = np.asarray(test.labels[: config.images])
     key, mesh = jax.random.key(seed), data_mesh()
-    threats = [(THREATS[name](), eps) for name, eps in radii(config).items()]
-    found = evaluation.report(
-        key,
-        apply_fn,
-        params,
-        images,
-        labels,
-        threats=threats,
-        attack_for=partial(pgd, steps=config.attack_steps),
-        bisections=config.bisections,
-        keep_images=True,
-        mesh=mesh,
-        directory=folder / "report",
+    threats = [
+        ThreatModel(
+            pgd(THREATS[name](), steps=config.attack_steps), eps, bisections=config.bisections, keep_examples=True
+        )
+        for name, eps in radii(config).items()
+    ]
+    measured = (key, apply_fn, params, images, labels)
+    found = evaluation.report(*measured, threats=threats, options=Options(mesh=mesh, directory=folder / "report"))
+    stages = autoattack_stages(linf(), num_classes=10, steps=config.ensemble_steps, queries=config.queries)
+    strongest = evaluation.benchmark(
+        *measured, threat=linf(), eps=config.epsilons[0], stages=stages, options=Options(256, mesh, folder / "report")
     )
-    stages = standard(linf(), num_classes=10, steps=config.ensemble_steps, queries=config.queries)
-    strongest = ensemble(stages, apply_fn, mesh=mesh)(params, key, images, labels, eps=config.epsilons[0])
     suspicions = diagnose(key, apply_fn, params, images[:32], labels[:32], eps=config.epsilons[0], show=None)
     numbers: dict[str, Any] = {
-        "table": [line._asdict() for line in evaluation.table(found)],
+        "table": [entry._asdict() for entry in evaluation.table(found)],
         "ensemble": {
-            "robust_accuracy": float(1 - strongest.success.mean()),
-            "interval": evaluation.wilson(int((~strongest.success).sum()), len(labels)),
-            "found_by": {name: int((strongest.stage == number).sum()) for number, name in enumerate(strongest.stages)},
+            "robust_accuracy": float(1 - strongest.broken.mean()),
+            "interval": strongest.interval,
+            "found_by": strongest.counts(),
         },
         "diagnosis": [finding._asdict() for finding in suspicions],
     }
