@@ -1,4 +1,4 @@
-"""The experiment of the invariance attacks: a smoke run, its judge's calibration, and what it refuses."""
+"""The invariance attacks: what they change, the calibration of the judge, and refusals."""
 
 import dataclasses
 
@@ -12,15 +12,14 @@ from invjax.data import Dataset, HumanLabelled
 from invjax.evaluation import wilson
 
 
-@pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("attack")
-    return folder, common.main(attack.EXPERIMENT, ["smoke", "--out", str(folder)])
+@pytest.mark.slow
+def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
+    check_promises(smoke)
 
 
-def test_a_smoke_run_attacks_within_its_balls_and_shows_what_it_did(smoke_run):
-    folder, rows = smoke_run
-    measured = {row.name: row.measured for row in rows}
+@pytest.mark.slow
+def test_a_smoke_run_attacks_within_its_balls_and_shows_what_it_did(smoke):
+    folder, measured = smoke.folder, smoke.measured
     arrays = common.read_arrays(folder / "seed0" / "arrays.npz")
     for name, eps in (("linf 0.3", 0.3), ("linf 0.4", 0.4)):
         assert np.abs(arrays[f"{name}/x"] - arrays["x"]).max() <= eps + 1e-6
@@ -36,11 +35,12 @@ def test_a_smoke_run_attacks_within_its_balls_and_shows_what_it_did(smoke_run):
     assert {f"stages-{name}.png" for name in ("l0", "linf-0.3", "linf-0.4")} <= names
 
 
-def test_a_killed_run_trains_no_voter_and_attacks_no_finished_images_again(smoke_run, monkeypatch):
-    folder, rows = smoke_run
+@pytest.mark.slow
+def test_a_killed_run_trains_no_voter_and_attacks_no_finished_images_again(smoke, monkeypatch):
+    folder, rows = smoke.folder, smoke.rows
     (folder / "seed0" / "numbers.json").unlink()
     monkeypatch.setattr(attack, "one_chunk", lambda *args: pytest.fail("attacked again"))
-    again = common.main(attack.EXPERIMENT, ["smoke", "--out", str(folder)])
+    again = smoke.again()
     assert again == rows
 
 

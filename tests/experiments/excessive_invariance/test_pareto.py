@@ -9,6 +9,10 @@ from experiments import common
 from experiments.excessive_invariance import pareto
 
 
+def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
+    check_promises(smoke)
+
+
 def table(folder, loss, errors):
     rows = [common.row(f"{loss}: test error of the logits", 0.38, [1.0, 3.0], "%")]
     rows += [

@@ -1,0 +1,57 @@
+"""Photographs: memory of the gradient, exact metamers, and the folder that is read."""
+
+import numpy as np
+import pytest
+
+from experiments import common
+from experiments.excessive_invariance import imagenet
+
+
+@pytest.mark.slow
+def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
+    check_promises(smoke)
+
+
+@pytest.mark.slow
+def test_a_smoke_run_at_imagenet_looks_up_its_memory_and_makes_exact_metamers(smoke):
+    measured = smoke.measured
+    saving, chain, ratio = (row.measured for row in smoke.rows[:3])
+    assert min(saving, chain) > 0 and ratio == pytest.approx(saving / chain)
+    for precision, limit in (("float32", 1e-3), ("float64", 1e-9)):
+        assert measured[f"max logit error of the metamers, {precision}"] < limit
+        assert measured[f"max round-trip error, {precision}"] < limit
+    assert smoke.pictures == {"metamers", "batch"}
+
+
+def test_photographs_of_a_folder_are_read_by_the_class_index_in_their_names(tmp_path):
+    from PIL import Image
+
+    for name, gray in (("0007_cock.jpg", 40), ("0003_shark.jpg", 200), ("notes_1.jpg", 0), ("12_axolotl.jpeg", 90)):
+        Image.new("RGB", (300, 260), (gray, gray, gray)).save(tmp_path / name)
+    data = imagenet.photographs(tmp_path)
+    assert data.labels.tolist() == [3, 7, 12] and data.num_classes == 1000
+    assert data.images.shape == (3, 224, 224, 3)
+    assert np.abs(data.images[np.array([0, 2])].astype(int) - np.array([200, 90])[:, None, None, None]).max() <= 2
+    Image.new("RGB", (300, 260)).save(tmp_path / "1000_too_many.jpg")
+    with pytest.raises(ValueError, match="below 1000; got 1000"):
+        imagenet.photographs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs --data-dir"),
+        (["--data-dir", "."], "holds no <class index>_"),
+        (["--side", "64"], "side must be 224 for folder; got 64"),
+    ],
+)
+def test_imagenet_refuses_what_it_cannot_read(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        common.main(imagenet.EXPERIMENT, ["default", *arguments])
+
+
+def test_figures_of_photographs_are_not_where_publish_looks(tmp_path):
+    assert imagenet.pictures_of(imagenet.PRESETS["default"], tmp_path) == tmp_path / "pictures"
+    assert imagenet.pictures_of(imagenet.PRESETS["paper"], tmp_path) == tmp_path / "pictures"
+    assert imagenet.pictures_of(imagenet.PRESETS["smoke"], tmp_path) == tmp_path / "figures"

@@ -1,0 +1,28 @@
+"""Metamers of a ResNet, found by a search, beside exact ones."""
+
+import pytest
+
+from experiments import common
+
+
+@pytest.mark.slow
+def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
+    check_promises(smoke)
+
+
+@pytest.mark.slow
+def test_a_smoke_run_of_the_search_finds_metamers_of_a_resnet_beside_exact_ones(smoke):
+    measured = smoke.measured
+    inverse, search = (f"{way}: logit error of a metamer, " for way in ("fi-RevNet, inverse", "ResNet, search"))
+    assert (
+        measured[f"{inverse}largest"]
+        < 1e-3
+        < measured["fi-RevNet, inverse, clipped to [0, 1]: logit error of a metamer, median"]
+    )
+    assert measured[f"{inverse}largest"] < measured[f"{search}median"]
+    assert measured[f"{search}median"] < 0.5 * measured["ResNet: logit difference of the two images, median"]
+    assert measured["ResNet, search: l2 distance from the nuisance source, mean"] <= 4
+    pictures = {"metamers-fi-revnet", "metamers-resnet", "batch-fi-revnet", "batch-resnet"}
+    assert smoke.pictures == pictures
+    found = common.read_arrays(smoke.folder / "seed0" / "arrays.npz")["ResNet metamers"]
+    assert found.min() >= 0 and found.max() <= 1

@@ -1,0 +1,70 @@
+"""Exponents and accuracies of many random architectures."""
+
+import numpy as np
+import pytest
+
+from experiments.intriguing_properties import random_architectures
+
+
+@pytest.mark.slow
+def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
+    check_promises(smoke)
+
+
+@pytest.mark.slow
+def test_a_smoke_run_of_the_random_architectures_measures_every_network(smoke, monkeypatch):
+    measured = smoke.measured
+    assert measured["median clean accuracy"] > 60
+    assert measured["step l.l. less FGSM: median difference of the exponents"] > 0.3
+    for attack in random_architectures.ATTACKS:
+        assert measured[f"{attack}: networks with a power law"] == 16
+        assert -1 <= measured[f"{attack}: rank correlation of exponent and accuracy"] <= 1
+    assert smoke.pictures == {"exponents"}
+    # killed in a group: the others are kept, and it comes out as it was
+    groups = sorted(path.parent for path in smoke.folder.glob("*/numbers.json"))
+    (groups[0] / "numbers.json").unlink()
+    whole = random_architectures.one_group
+    trained = []
+    monkeypatch.setattr(
+        random_architectures,
+        "one_group",
+        lambda config, data, name, *rest: trained.append(name) or whole(config, data, name, *rest),
+    )
+    assert smoke.again() == smoke.rows and trained == [groups[0].name]
+
+
+def test_the_sample_covers_depths_and_widths_and_the_groups_hold_all_of_it():
+    config = random_architectures.PRESETS["default"]
+    connected, convolutional = random_architectures.sampled(config)
+    assert set(np.count_nonzero(connected.widths, 1)) == {1, 2, 3, 4}
+    units = connected.widths[connected.widths > 0]
+    assert 30 <= units.min() < 60 and 270 < units.max() <= 300
+    assert connected.dropout.min() >= 0 and connected.dropout.max() <= 0.5
+    assert convolutional.channels.min() >= 4 and convolutional.channels.max() <= 12
+    groups = random_architectures.grouped(config)
+    ids = np.concatenate([rows for rows, _ in groups.values()])
+    assert sorted(ids.tolist()) == list(range(config.connected + config.convolutional))
+    for rows, members in groups.values():
+        if rows[0] < config.connected:
+            depth = members.widths.shape[1]
+            np.testing.assert_array_equal(members.widths, connected.widths[rows, :depth])
+            assert not connected.widths[rows, depth:].any()
+
+
+def test_a_network_that_few_images_leave_has_no_law():
+    config = random_architectures.PRESETS["smoke"]
+    radii = np.full(100, np.inf, np.float32)
+    radii[:20] = np.linspace(0.01, 0.2, 20)
+    assert random_architectures.law_of(config, 0, radii) is None
+    radii[20] = 0.21
+    assert random_architectures.law_of(config, 0, radii)["count"] == 20
+
+
+def test_what_bisection_cannot_tell_from_zero_counts_as_unresolved():
+    config = random_architectures.PRESETS["default"]
+    floor = np.float32(config.largest[0]) / config.points / 2**config.bisections
+    radii = np.concatenate([np.full(10, floor), np.linspace(0.001, 0.1, 990)]).astype(np.float32)
+    law = random_architectures.law_of(config, 0, radii)
+    assert law["count"] == 20
+    # ten of the twenty are resolved: the asymptotic interval is that of ten
+    assert (law["high"] - law["exponent"]) / law["exponent"] == pytest.approx(1.96 / np.sqrt(10), rel=1e-3)

@@ -1,0 +1,155 @@
+"""Certified, and wrong: certificates below attacks, beside people, and checks that end the run."""
+
+import dataclasses
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import common
+from experiments.invariance_tradeoffs import certified, certified_measures
+from invjax.data import HumanLabelled
+from invjax.evaluation import Curve, wilson
+
+SMOKE = certified.PRESETS["smoke"]
+
+
+@pytest.mark.slow
+def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
+    check_promises(smoke)
+
+
+def moved(by, labels, human):
+    """Images of one gray, away from black originals by as much as `by` says."""
+    images = np.ones((len(by), 28, 28, 1), np.float32) * np.float32(by)[:, None, None, None]
+    labels, human = np.int32(labels), np.int32(human)
+    return HumanLabelled(images, human, 0 * images, labels, np.arange(len(by), dtype=np.int32), "linf", 0.4)
+
+
+@pytest.mark.slow
+def test_the_smoke_network_is_certified_below_what_attacks_leave(smoke):
+    folder, table = smoke.folder, smoke.table
+    kept = common.read_arrays(folder / "arrays.npz")
+    for attack in ("pgd", "ensemble"):
+        size = len(kept[attack])
+        for eps in (0.1, 0.4):
+            assert not ((kept["certified"][:size] > eps) & (kept[attack] <= eps)).any()
+    accuracies = [table[f"{what}, linf 0.1"].measured for what in ("certified accuracy", "accuracy under PGD")]
+    assert 30 < accuracies[0] <= accuracies[1] <= table["clean accuracy"].measured
+    assert table["certified accuracy, linf 0.1"].measured == 100 * (kept["certified"] > 0.1).mean()
+    below, between, above = (
+        table[f"{what}, linf 0.1, 20 images"].measured
+        for what in ("certified accuracy", "accuracy under the standard ensemble", "accuracy under PGD")
+    )
+    assert below <= between and below <= above
+    assert {"sandwich", "sandwich-ensemble"} <= {path.stem for path in (folder / "figures").glob("*.png")}
+
+
+@pytest.mark.slow
+def test_the_table_quotes_the_paper_where_it_has_numbers(smoke):
+    table = smoke.table
+    published = {name: row.published for name, row in table.items() if row.published is not None}
+    assert published == {
+        "certified accuracy, linf 0.4": 87,
+        "linf 0.4, automated: gives the original's label": 96,
+        "linf 0.4, automated: agrees with people": 63,
+        "linf 0.4, by hand: agrees with people": 12,
+    }
+    people = table["linf 0.4, by hand: agrees with people where these see another class"]
+    low, high = (100 * end for end in wilson(people.measured / 100 * 44, 44))
+    assert people.differs == f"95 % interval {low:.0f} to {high:.0f}, 44 images"
+
+
+@pytest.mark.slow
+def test_a_finished_run_draws_again_without_training(smoke, monkeypatch):
+    folder = smoke.folder
+    monkeypatch.setattr(certified, "one_network", lambda *args: pytest.fail("trained again"))
+    (folder / "figures" / "sandwich.png").unlink()
+    assert smoke.again() == smoke.rows and (folder / "figures" / "sandwich.png").exists()
+    assert json.loads((folder / "config.json").read_text())["train_eps"] == 0.1
+
+
+def test_without_the_human_labels_the_default_stops_at_once(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(SystemExit, match="human-labelled invariance examples were not found"):
+        common.main(certified.EXPERIMENT, ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "exact"}, "method must be one of ibp, crown-ibp, crown; got 'exact'"),
+        ({"epsilons": (0.0, 0.4)}, "epsilons must be radii above 0"),
+        ({"ramp_epochs": 6}, "must not be more than epochs=6 together"),
+        ({"ramp_epochs": -1}, "ramp_epochs must not be negative"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        certified.run(dataclasses.replace(SMOKE, data_dir="/nowhere", **changes), tmp_path)
+
+
+@pytest.mark.parametrize("size", [4, 2])
+def test_a_certified_image_that_falls_ends_the_run(size):
+    grid = np.array([0.0, 0.1, 0.4])
+    proven = Curve(grid, np.array([0.4, np.inf, 0.0, 0.1]))
+    fine = Curve(np.array([0.0, 0.2, 0.4]), np.array([0.2, np.inf, 0.0, 0.4])[:size])
+    certified_measures.check_sandwich(proven, fine)  # the radius 0.2 was not certified
+    broken = fine._replace(broken_at=np.array([0.4, 0.4, 0.0, 0.4])[:size])
+    with pytest.raises(RuntimeError, match=r"images \[1\] are certified at eps 0\.4"):
+        certified_measures.check_sandwich(proven, broken)
+
+
+def brightness(offset, x):
+    """Class 1 above a mean of 0.5, else class 0; `offset` moves that."""
+    bright = 4 * (x.mean((1, 2, 3)) - 0.5) + offset
+    return bright[:, None] * jnp.array([[-1.0, 1.0] + 8 * [0.0]]) - jnp.array([[0.0, 0.0] + 8 * [9.0]])
+
+
+def test_an_image_of_the_paper_lies_in_the_ball_only_at_its_own_distance():
+    """103 / 255 is beyond 0.4: an original that is certified at 0.4 alone proves nothing of it."""
+    of_set = moved([103 / 255, 0.2], labels=[0, 0], human=[1, 1])
+    assert certified_measures.reach(of_set) == pytest.approx(103 / 255, abs=2e-6)
+    edge = np.float32(4 * (0.5 - 0.402))  # the decision changes at a mean of 0.402
+    found = certified_measures.beside_people(brightness, edge, {"set": of_set}, "ibp")
+    assert found["seen set"].tolist() == [1, 0] and found["certified set"].tolist() == [False, False]
+    found = certified_measures.beside_people(brightness, np.float32(0), {"set": of_set}, "ibp")
+    assert found["seen set"].tolist() == [0, 0] and found["certified set"].tolist() == [True, True]
+    assert certified_measures.counts([found], of_set, "set") == {
+        "originals": [2], "people": [0], "people, changed": [0], "certified": [2]
+    }  # fmt: skip
+
+
+def test_a_certificate_that_an_image_of_the_paper_breaks_ends_the_run(monkeypatch):
+    of_set = moved([103 / 255], labels=[0], human=[1])
+    module = sys.modules["invjax.evaluation.certificate"]
+    monkeypatch.setattr(module, "certified", lambda margins, slack: jnp.ones(len(margins), bool))
+    with pytest.raises(RuntimeError, match=r"images \[0\] of 'set' are classified otherwise than was certified"):
+        certified_measures.beside_people(brightness, np.float32(4 * 0.2), {"set": of_set}, "ibp")
+
+
+def test_agreement_counts_unchanged_images_only_where_all_images_count():
+    of_set = moved([0.1] * 4, labels=[0, 0, 0, 0], human=[1, 1, 0, 2])
+    run = {"seen set": np.array([1, 0, 0, 0]), "certified set": np.array([False, True, True, False])}
+    assert certified_measures.counts([run], of_set, "set") == {
+        "originals": [3], "people": [2], "people, changed": [1], "certified": [1]
+    }  # fmt: skip
+
+
+def test_the_ensemble_attacks_what_still_stands():
+    seen = []
+
+    class Found:
+        def __init__(self, broken):
+            self.broken = broken
+
+    def attack(key, params, images, labels, *, eps):
+        seen.append((eps, len(images)))
+        return Found(images[:, 0] <= eps)
+
+    falls_at = np.array([[0.25], [0.0], [9.0], [0.1]], np.float32)
+    found = certified_measures.by_ensemble(attack, None, 0, falls_at, np.zeros(4, np.int32), (0.4, 0.2))
+    assert seen == [(0.0, 4), (0.2, 3), (0.4, 2)]
+    np.testing.assert_array_equal(found.broken_at, [0.4, 0, np.inf, 0.2])

@@ -1,0 +1,131 @@
+"""Agreement of networks with people on images of changed meaning."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.invariance_tradeoffs import (
+    human_agreement,
+    pretrained,
+    robust_networks,
+)
+from invjax.data import HumanLabelled
+from invjax.evaluation import wilson
+from invjax.models import l0_sparse, largest_frequencies
+
+
+@pytest.mark.slow
+def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
+    check_promises(smoke)
+
+
+@pytest.mark.slow
+def test_human_agreement_runs_with_published_networks(smoke):
+    table = smoke.table
+    # Schott et al.'s plain CNN: 71, 14, 43 and 48 %; nothing lies outside of a ball that it does not have
+    for name, count, total in (("l0", 39, 55), ("linf 0.3", 3, 21), ("linf 0.4", 16, 37), ("manual linf 0.4", 21, 44)):
+        row = table[f"Schott et al., CNN: agrees with people, {name}"]
+        assert row.measured == pytest.approx(100 * count / total)
+        low, high = (100 * end for end in wilson(count, total))
+        assert f"interval {low:.0f} to {high:.0f}, {total} images" in row.differs
+    # stars: what lies outside of a ball of linf 0.3, with the slack of one byte, and of l2 2
+    linf, l2 = ("CNN, linf-PGD 0.3: agrees with people, ", "CNN, l2-PGD 2: agrees with people, ")
+    assert f"{linf}linf 0.3" in table and {f"{linf}linf 0.4*", f"{linf}l0*", f"{l2}linf 0.3*"} <= table.keys()
+    assert table[f"{linf}l0*"].published == 56 and table[f"{l2}linf 0.4*"].published == 19
+    assert table["Wong & Kolter, linf 0.1: clean accuracy"].measured > 95
+    # without gradients there is no attack in l0; the search's cost is in the images and the queries
+    assert not any("binary CNN: accuracy under" in name for name in table)
+    assert not any("Binary-ABS: accuracy under" in name for name in table)
+    assert table["Schott et al., ABS: accuracy under l0 25"].differs == "PGD of 3 steps on 8 images"
+    assert table["Schott et al., ABS: clean accuracy"].differs == "as released; 64 test images"
+    assert table["Schott et al., ABS: clean accuracy"].measured > 90  # of few draws and steps
+    assert table["Schott et al., ABS: agrees with people, l0"].published == 58
+    assert table["Schott et al., Binary-ABS: agrees with people, linf 0.4"].published == 8
+    # the l0-sparse defence is for fewer pixels than people need
+    assert table["CNN, l0-sparse: agrees with people, linf 0.3*"].published == 19
+    assert "80 frequencies and 10 outliers; 256 test images" in table["CNN, l0-sparse: clean accuracy"].differs
+    assert 0 <= table["ResNet: accuracy under l0 25"].measured <= table["ResNet: clean accuracy"].measured + 20
+    assert smoke.pictures == {"agreement"}
+
+
+def moved(by, labels, human):
+    """Images of one gray, away from black originals by as much as `by` says."""
+    images = np.ones((len(by), 28, 28, 1), np.float32) * np.float32(by)[:, None, None, None]
+    labels, human = np.int32(labels), np.int32(human)
+    return HumanLabelled(images, human, 0 * images, labels, np.arange(len(by), dtype=np.int32), "linf", 0.3)
+
+
+def test_a_star_is_for_images_beyond_the_ball_by_more_than_rounding():
+    of_set = moved([0.3, 0.3 + 0.9 / 255, 0.31, 0.9], labels=[0, 0, 0, 3], human=[1, 1, 1, 3])
+    assert human_agreement.outside(of_set, None) == 0
+    assert human_agreement.outside(of_set, ("linf", 0.3)) == pytest.approx(1 / 3)  # the last is not a changed one
+    assert human_agreement.outside(of_set, ("l2", 0.3 * 28 + 1)) == 0
+    assert human_agreement.outside(of_set, ("l2", 0.3 * 28 - 1)) == 1
+    assert human_agreement.outside(of_set, ("l0", 784)) == 0
+    assert human_agreement.outside(of_set, ("l0", 783)) == 1
+
+
+def bright_or_dark(offset, x):
+    """Bright against dark, eight classes that are never seen: an image falls if its mean can be brought below 1/2."""
+    bright = 4 * (x.mean((1, 2, 3)) - 0.5) + offset
+    return bright[:, None] * jnp.array([[1.0, -1.0] + 8 * [0.0]]) - jnp.array([[0.0, 0.0] + 8 * [9.0]])
+
+
+def grays():
+    return np.ones((8, 4, 4, 1), np.float32) * np.linspace(0.52, 0.98, 8, dtype=np.float32)[:, None, None, None]
+
+
+@pytest.mark.parametrize("name", ["linf 0.3", "l2 2", "l0 25"])
+def test_each_ball_has_an_attack_that_finds_what_is_there(name):
+    x, attack = grays(), human_agreement.attack_on(bright_or_dark, name, 5, 5)
+    broken = attack(jax.random.key(0), np.float32(0), x, np.zeros(8, np.int32), eps=human_agreement.ATTACKED[name][1])
+    reach = {"linf 0.3": 0.3, "l2 2": 0.5, "l0 25": 1.0}[name]  # how far the mean of 16 pixels can be lowered
+    np.testing.assert_array_equal(broken, x[:, 0, 0, 0] - 0.5 < reach)
+
+
+def test_networks_behind_the_l0_sparse_defence_train_on_few_frequencies(monkeypatch, tmp_path):
+    config = dataclasses.replace(human_agreement.PRESETS["smoke"], frequencies=7, outliers=3)
+    net, x = robust_networks.network("small CNN"), np.random.default_rng(0).uniform(size=(2, 28, 28, 1))
+    x = jnp.asarray(x, jnp.float32)
+    params = net.init(jax.random.key(0), x)
+    trained_with, measured_with = [], []
+    monkeypatch.setattr(robust_networks, "train", lambda *given: trained_with.append(given) or params)
+    monkeypatch.setattr(human_agreement, "measured", lambda _, net, *rest: measured_with.append(net) or {})
+    human_agreement.one_trained(config, "CNN, l0-sparse", 0, (None, None, None), tmp_path)
+    ((_, name, attack, *_, prepare),), (behind,) = trained_with, measured_with
+    assert name == "small CNN" and attack is None and behind.ball == ("l0", 3)
+    np.testing.assert_allclose(prepare(x), largest_frequencies(x, 7), atol=1e-6)
+    np.testing.assert_allclose(behind.apply(params, x), l0_sparse(net, 7, 3).apply(params, x), rtol=1e-5)
+
+
+def test_what_attacks_a_network_depends_on_what_can_be_asked_of_it():
+    config = human_agreement.PRESETS["default"]
+    net = pretrained.Pretrained(robust_networks.network("small CNN").apply, None, None)
+    says = lambda net, name: human_agreement.chosen_attack(config, net, name)[1]  # noqa: E731
+    assert says(net, "linf 0.3") == "the standard ensemble"
+    assert says(net, "l0 25") == "PGD of 40 steps"
+    assert says(net._replace(searches=True), "linf 0.3") == "PGD of 20 steps"
+    blind = net._replace(has_gradients=False)
+    assert says(blind, "l2 2") == "random search of 500 queries, a weak attack,"
+    assert says(blind._replace(searches=True), "linf 0.4") == "random search of 20 queries, a weak attack,"
+    assert human_agreement.chosen_attack(config, blind, "l0 25") is None
+
+
+@pytest.mark.parametrize("has_gradients", [True, False])
+@pytest.mark.parametrize("name", ["linf 0.3", "l2 2"])
+def test_short_attacks_find_what_is_there(name, has_gradients):
+    attack = human_agreement.short_attack_on(bright_or_dark, name, 20, has_gradients)
+    x, reach = grays(), {"linf 0.3": 0.3, "l2 2": 0.5}[name]
+    eps = human_agreement.ATTACKED[name][1]
+    broken = attack(jax.random.key(0), np.float32(0), x, np.zeros(8, np.int32), eps=eps)
+    fallen = x[:, 0, 0, 0] - 0.5 < reach
+    assert not broken[~fallen].any()
+    assert broken[fallen].mean() >= (1 if has_gradients else 0.5)
+
+
+def test_unknown_attacks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="attacked must be some of linf"):
+        human_agreement.run(dataclasses.replace(human_agreement.PRESETS["smoke"], attacked=("l1 8",)), tmp_path)

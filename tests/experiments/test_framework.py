@@ -1,0 +1,178 @@
+"""The framework of experiments: folders of runs, tables, stages, and the command line."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as commands
+from experiments import common
+from experiments.excessive_invariance import metamers
+
+
+@pytest.fixture(scope="module")
+def found():
+    return {experiment.name: experiment for experiment in commands.find()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """Settings of an experiment that takes no time."""
+
+    dataset: str = "digits"
+    """Which images."""
+    data_dir: str | None = None
+    """Where they are."""
+    epochs: int = 1
+    """Passes over them."""
+
+
+def tiny_run(calls):
+    """An experiment of one stage and one figure; each computation is counted in `calls`."""
+
+    def run(config, folder):
+        def compute():
+            calls.append(config)
+            return {"error": 1.5}, {"image": np.ones((2, 2))}
+
+        numbers, arrays = common.stage(folder / "seed0", compute)
+        common.write_file(folder / "figures" / "image.png", arrays["image"].tobytes())
+        return [common.row("error", 1.0, [numbers["error"], 2.5], "%", "smaller")]
+
+    presets = {"smoke": Tiny(), "default": Tiny(epochs=9)}
+    return common.Experiment(metamers.EXPERIMENT.name, "figure 1", presets, {"smoke": "", "default": ""}, run)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    calls = []
+    experiment, folder = tiny_run(calls), tmp_path / "smoke-digits"
+    return experiment, folder, common.main(experiment, ["smoke", "--out", str(folder)]), calls
+
+
+def test_all_experiments_are_found_and_have_the_presets_they_time(found):
+    assert {"excessive_invariance/metamers", "quickstart"} <= found.keys()
+    for experiment in found.values():
+        assert {"smoke", "default"} <= experiment.presets.keys() == experiment.times.keys()
+
+
+def test_every_experiment_has_a_file_of_tests_that_runs_it_as_smoke(found):
+    for name in found:
+        *paper, result = name.split("/")
+        text = Path(__file__).parent.joinpath(*paper, f"test_{result}.py").read_text()
+        assert "check_promises(smoke)" in text, name
+
+
+def test_a_run_leaves_a_table_a_config_and_an_environment(tiny):
+    experiment, folder, rows, _ = tiny
+    table = json.loads((folder / "table.json").read_text())
+    assert [common.Row(**entry) for entry in table] == rows
+    assert set(table[0]) == {"name", "published", "measured", "spread", "seeds", "unit", "differs"}
+    assert json.loads((folder / "config.json").read_text()) == {"dataset": "digits", "epochs": 1}
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["command"] == "python -m experiments.excessive_invariance.metamers smoke"
+    assert "| published | measured |" in (folder / "table.md").read_text()
+
+
+def test_a_finished_run_is_not_computed_again(tiny):
+    experiment, folder, rows, calls = tiny
+    (folder / "figures" / "image.png").unlink()
+    assert common.main(experiment, ["smoke", "--out", str(folder)]) == rows
+    assert len(calls) == 1 and (folder / "figures" / "image.png").exists()
+
+
+def test_other_settings_on_the_same_folder_are_refused_by_name(tiny):
+    experiment, folder, *_ = tiny
+    with pytest.raises(SystemExit, match=r"epochs=1; this one has 2"):
+        common.main(experiment, ["smoke", "--epochs", "2", "--out", str(folder)])
+    common.main(experiment, ["smoke", "--data-dir", "/elsewhere", "--out", str(folder)])
+
+
+def test_the_command_of_a_run_names_the_settings_that_were_changed(tmp_path):
+    common.main(tiny_run([]), ["smoke", "--epochs", "3", "--data-dir", "/elsewhere", "--out", str(tmp_path)])
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["command"] == "python -m experiments.excessive_invariance.metamers smoke --epochs 3"
+
+
+def test_publish_copies_the_small_things_and_list_shows_them(tiny, found, monkeypatch, tmp_path, capsys):
+    _, folder, rows, _ = tiny
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    target = common.publish(folder)
+    assert target == tmp_path / "results" / "excessive_invariance" / "metamers" / "smoke-digits"
+    names = {"config.json", "environment.json", "table.json", "table.md", "image.png"}
+    assert {path.name for path in target.iterdir()} == names
+    capsys.readouterr()
+    commands.list_experiments(as_json=True)
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert listed["excessive_invariance/metamers"]["headline"]["measured"] == rows[0].measured
+    assert listed["excessive_invariance/metamers"]["command"].startswith("python -m experiments.excessive_invariance")
+    commands.list_experiments(as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(found) and all(line.startswith("python -m experiments.") for line in lines)
+
+
+def test_the_headline_is_the_defaults(monkeypatch, tmp_path):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    for run in ("another-mnist", "default-cifar10", "default-digits"):
+        (tmp_path / metamers.EXPERIMENT.name / run).mkdir(parents=True)
+        (tmp_path / metamers.EXPERIMENT.name / run / "table.json").write_text(json.dumps([{"measured": run}]))
+    assert commands.headline(metamers.EXPERIMENT)["measured"] == "default-cifar10"
+    (tmp_path / metamers.EXPERIMENT.name / "default-mnist").mkdir()
+    (tmp_path / metamers.EXPERIMENT.name / "default-mnist" / "table.json").write_text('[{"measured": 1}]')
+    assert commands.headline(metamers.EXPERIMENT) == {"measured": 1, "run": "default-mnist"}
+
+
+def test_publish_refuses_an_unfinished_run(tmp_path):
+    with pytest.raises(SystemExit, match=r"table\.json.* missing; finish the run first"):
+        commands.main(["publish", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["huge"], "preset must be one of smoke, default, paper; got 'huge'"),
+        (["smoke", "--out"], "--out needs a folder"),
+        (["smoke", "--dataset", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        common.main(metamers.EXPERIMENT, arguments)
+
+
+def test_an_unknown_command_prints_the_usage():
+    with pytest.raises(SystemExit, match="usage: python -m experiments"):
+        commands.main(["nonsense"])
+
+
+def test_a_row_has_the_mean_and_the_sample_standard_deviation():
+    row = common.row("a", 1.0, [1.0, 2.0, 4.0], "%")
+    assert row.measured == pytest.approx(7 / 3) and row.seeds == 3
+    assert row.spread == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert common.row("a", None, [2.0], "").spread is None
+
+
+def test_the_table_shows_a_dash_where_nothing_was_published():
+    about = {"command": "c", "device": "d", "packages": {"jax": "1"}, "date": "2000-01-01"}
+    text = common.table_markdown([common.row("a", None, [0.5], "%")], about)
+    assert "| a | – | 0.5 (1 seed) | % |  |" in text and "`c`, d, JAX 1, 2000-01-01" in text
+
+
+def test_a_stage_that_is_cut_off_is_computed_again_and_a_complete_one_is_not(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return {"n": 3}, {"a": np.arange(3)}
+
+    with pytest.raises(KeyboardInterrupt):
+        common.stage(tmp_path, compute)
+    for _ in range(2):
+        numbers, arrays = common.stage(tmp_path, compute)
+        assert numbers == {"n": 3} and arrays["a"].tolist() == [0, 1, 2]
+    assert len(calls) == 2
