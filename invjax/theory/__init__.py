@@ -1,7 +1,7 @@
-"""The analytic models of the papers: closed forms, each beside a way to check it.
+"""Analytic models of the papers: closed forms, each with a function that checks it.
 
-Each module is one model: `gaussian` (robust features), `spheres` and `information` (invariance), `overly_robust`
-(invariance against sensitivity).
+`gaussian` is the model of robust features, `spheres` and `information` are models of excessive invariance, and
+`overly_robust` is a model of the tradeoff between invariance and sensitivity.
 """
 
 from invjax.theory import gaussian, information, overly_robust, spheres

@@ -119,10 +119,10 @@ def test_augmentation_keeps_the_oracle_and_nothing_else():
         (lambda: overly_robust.sample(KEY, TASKS[0], 0), "count must be positive"),
         (lambda: overly_robust.sample(KEY, TASKS[0], 5, noise="both"), "noise must be one of"),
         (lambda: overly_robust.bayes_accuracy(TASKS[0], -0.1), "eps must"),
-        (lambda: overly_robust.flipping_radius(TASKS[0], 1.0), "share must lie"),
+        (lambda: overly_robust.flipping_radius(TASKS[0], 1.0), "fraction must lie"),
         (lambda: overly_robust.log_odds(TASKS[0], jnp.zeros((2, 3))), "x must be"),
     ],
-    ids=["alpha", "delta", "dimension", "count", "reading", "eps", "share", "shape"],
+    ids=["alpha", "delta", "dimension", "count", "reading", "eps", "fraction", "shape"],
 )
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
