@@ -5,6 +5,7 @@ Start with `invjax.types` for the vocabulary, `invjax.bijectors` and `invjax.mod
 """
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 __version__ = "0.1.0"
@@ -26,6 +27,9 @@ __all__ = [
     "training",
     "types",
 ]
+
+fast_convs: Callable[..., Any]  # `__getattr__` loads it on first use
+"""`fast_convs(function)` gives the same function with convolutions whose gradients are fast inside loops on a CPU."""
 
 
 def __getattr__(name: str) -> Any:
