@@ -17,13 +17,13 @@ from pathlib import Path
 import jax
 
 from experiments import common
-from experiments.features_not_bugs import networks, relabelled
+from experiments.features_not_bugs import networks, relabelling
 from invjax import features, figures
 from invjax.training import data_mesh
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(relabelled.Settings):
+class Config(relabelling.Settings):
     """Settings of the leakage probe."""
 
     probe_epochs: int = 20
@@ -50,10 +50,10 @@ PRESETS = {
         ensemble_images=0,
         seeds=(0,),
     ),
-    "default": Config(**relabelled.SMALL, train_size=16_000, train_eps=1.0, ensemble_images=0),
-    "planted": Config(**relabelled.PLANTED, train_size=20_000, train_eps=2.5, ensemble_images=0),
+    "default": Config(**relabelling.SMALL, train_size=16_000, train_eps=1.0, ensemble_images=0),
+    "planted": Config(**relabelling.PLANTED, train_size=20_000, train_eps=2.5, ensemble_images=0),
     "paper": Config(
-        **relabelled.PAPER,
+        **relabelling.PAPER,
         **networks.ROBUST_PAPER,
         rates=(0.01, 0.1),
         moved=(True, False),
@@ -62,7 +62,7 @@ PRESETS = {
     ),
 }
 
-SETS = ("D", *relabelled.KINDS)
+SETS = ("D", *relabelling.KINDS)
 
 NETWORK, ROBUST, STANDARD = "network", "robust linear features", "standard linear features"
 
@@ -95,10 +95,10 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
     }
     found: dict[str, dict] = {NETWORK: {"D": networks.accuracy(net, source, test)}, ROBUST: {}, STANDARD: {}}
     sets = {"D": features.Constructed(*train, {}, {}, "")}
-    for kind in relabelled.KINDS:
+    for kind in relabelling.KINDS:
         place = folder / kind
-        sets[kind] = relabelled.construct(config, kind, "standard", source, train, seed, place / "data.npz")
-        learnt = relabelled.learn(config, kind, sets[kind], seed, place)
+        sets[kind] = relabelling.construct(config, kind, "standard", source, train, seed, place / "data.npz")
+        learnt = relabelling.learn(config, kind, sets[kind], seed, place)
         found[NETWORK][kind] = networks.accuracy(net, learnt, test)
     apply = jax.jit(linear.apply)
     for name, params in readers.items():
@@ -124,7 +124,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """All seeds, the figure and the table."""
-    relabelled.check(config)
+    relabelling.check(config)
     data = networks.datasets(config)
     runs = []
     for seed in config.seeds:
@@ -153,7 +153,7 @@ def rows(config: Config, runs: list[dict]) -> list[common.Row]:
         for kind in SETS[::-1]:
             number = PUBLISHED[which][kind] if published else None
             values = [n["accuracy"][which][kind] for n in runs]
-            note = relabelled.about(config) if not table else ""
+            note = relabelling.about(config) if not table else ""
             table.append(common.row(names[which].format(kind), number, values, "%", note))
     for name in (ROBUST, STANDARD):
         values = [n["attacked"][name] for n in runs]

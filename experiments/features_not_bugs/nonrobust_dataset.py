@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments import common
-from experiments.features_not_bugs import networks, relabelled
+from experiments.features_not_bugs import networks, relabelling
 from invjax import figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(relabelled.Settings):
+class Config(relabelling.Settings):
     """Settings of the non-robust data sets."""
 
     shown: int = 8
@@ -49,10 +49,10 @@ PRESETS = {
         ensemble_images=0,
         seeds=(0,),
     ),
-    "default": Config(**relabelled.SMALL, train_size=16_000, robust_epochs=6, train_eps=1.5, ensemble_images=0),
-    "planted": Config(**relabelled.PLANTED, train_size=20_000, train_eps=2.5, ensemble_images=0),
+    "default": Config(**relabelling.SMALL, train_size=16_000, robust_epochs=6, train_eps=1.5, ensemble_images=0),
+    "planted": Config(**relabelling.PLANTED, train_size=20_000, train_eps=2.5, ensemble_images=0),
     "paper": Config(
-        **relabelled.PAPER,
+        **relabelling.PAPER,
         **networks.ROBUST_PAPER,
         rates=(0.01, 0.1),
         moved=(True, False),
@@ -81,10 +81,10 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
     for source, params in models.items():
         attacked = networks.robust_accuracy(config, params, test, [config.eps], seed=seed)
         found: dict[str, Any] = {"D": networks.accuracy(net, params, test), "attacked": attacked, "reached": {}}
-        for kind in relabelled.KINDS:
+        for kind in relabelling.KINDS:
             place = folder / f"{kind}-{source}"
-            made = relabelled.construct(config, kind, source, params, train, seed, place / "data.npz")
-            learnt = relabelled.learn(config, kind, made, seed, place)
+            made = relabelling.construct(config, kind, source, params, train, seed, place / "data.npz")
+            learnt = relabelling.learn(config, kind, made, seed, place)
             found[kind] = networks.accuracy(net, learnt, test)
             found["reached"][kind] = 100 * float(made.details["success"].mean())
             if kind == "D_det":
@@ -96,7 +96,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """All seeds, the figures and the table."""
-    relabelled.check(config)
+    relabelling.check(config)
     data = networks.datasets(config)
     runs = []
     for seed in config.seeds:
@@ -111,7 +111,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
                 "original labels": [n[source][kind] for n, _ in runs],
                 **({"the next class": [n[source]["relabelled"] for n, _ in runs]} if kind == "D_det" else {}),
             }
-            for kind in relabelled.KINDS[::-1]
+            for kind in relabelling.KINDS[::-1]
         }
         for source in networks.SOURCES
     }
@@ -126,16 +126,16 @@ def rows(config: Config, runs: list[dict]) -> list[common.Row]:
     published = PUBLISHED if networks.comparable(config) else {name: {} for name in networks.SOURCES}
     table: list[common.Row] = []
     for source in networks.SOURCES:
-        for kind in relabelled.KINDS[::-1]:
+        for kind in relabelling.KINDS[::-1]:
             name = f"trained on {kind} of the {source} model: test accuracy"
             values = [n[source][kind] for n in runs]
-            note = relabelled.about(config) if not table else ""
+            note = relabelling.about(config) if not table else ""
             table.append(common.row(name, published[source].get(kind), values, "%", note))
             if kind == "D_det":
                 name = f"trained on D_det of the {source} model: test accuracy on the next class"
                 values = [n[source]["relabelled"] for n in runs]
                 table.append(common.row(name, published[source].get("relabelled"), values, "%"))
-        for kind in relabelled.KINDS:
+        for kind in relabelling.KINDS:
             values = [n[source]["reached"][kind] for n in runs]
             table.append(common.row(f"{kind} of the {source} model: images that reach their target", None, values, "%"))
         values = [n[source]["D"] for n in runs]

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from experiments import common
-from experiments.features_not_bugs import networks, relabelled
+from experiments.features_not_bugs import networks, relabelling
 from invjax import figures
 from invjax.attacks import jit_attack, l2, pgd
 from invjax.evaluation import over_batches
@@ -28,7 +28,7 @@ GOALS = {"untargeted": "figure 3", "targeted": "figure 13"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(relabelled.Settings):
+class Config(relabelling.Settings):
     """Settings of the transfer experiment; `network` is the source's."""
 
     targets: tuple[str, ...] = ("linear", "MLP", "deep MLP", "CNN", "ResNet")
@@ -52,7 +52,7 @@ PRESETS = {
         seeds=(0,),
     ),
     "default": Config(
-        **relabelled.SMALL,
+        **relabelling.SMALL,
         train_size=10_000,
         hidden=(256, 256),
         stages=(8, 16),
@@ -60,7 +60,7 @@ PRESETS = {
         images=2000,
     ),
     "planted": Config(
-        **relabelled.PLANTED,
+        **relabelling.PLANTED,
         train_size=10_000,
         stages=(8, 16),
         blocks=1,
@@ -114,13 +114,13 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
     """Train on D, attack, make D_det, train on it, and test."""
     train, test = data
     source = networks.train(config, seed, train, folder / "source", description=f"source, seed {seed}")
-    made = relabelled.construct(config, "D_det", "standard", source, train, seed, folder / "data.npz")
+    made = relabelling.construct(config, "D_det", "standard", source, train, seed, folder / "data.npz")
     models, learnt = {}, {}
     for name in config.targets:
         place = folder / name.replace(" ", "-")
         about = f"{name} on D, seed {seed}"
         models[name] = networks.train(config, seed + 100, train, place / "D", name=name, description=about)
-        params = relabelled.learn(config, "D_det", made, seed, place / "D_det", name=name)
+        params = relabelling.learn(config, "D_det", made, seed, place / "D_det", name=name)
         learnt[name] = networks.accuracy(networks.network(config, name), params, test)
     clean = {name: networks.accuracy(networks.network(config, name), params, test) for name, params in models.items()}
     numbers: dict[str, Any] = {"clean": clean, "learnt": learnt}
@@ -142,7 +142,7 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
 
 def run(config: Config, folder: Path) -> list[common.Row]:
     """All seeds, the figure and the table."""
-    relabelled.check(config)
+    relabelling.check(config)
     known = PRESETS["default"].targets
     if len(config.targets) < 3 or not set(config.targets) <= set(known):
         raise ValueError(f"targets must be at least three of {', '.join(known)}; got {', '.join(config.targets)}")
@@ -171,7 +171,7 @@ def rows(config: Config, runs: list[dict]) -> list[common.Row]:
     for goal, which in GOALS.items():
         values = [n[goal]["rank correlation"] for n in runs]
         name = f"rank correlation of transfer and accuracy learnt from D_det, {goal} ({which})"
-        table.append(common.row(name, None, values, "", f"{relabelled.about(config)}; {many}"))
+        table.append(common.row(name, None, values, "", f"{relabelling.about(config)}; {many}"))
     shares = {
         "untargeted": f"of the first {config.images} test images, those that it gets right, now wrong",
         "targeted": f"of the first {config.images} test images, those not taken for the next class before, now taken",
