@@ -47,7 +47,8 @@ def smoke(request, tmp_path_factory) -> Smoke:
     name = ".".join(part.removeprefix("test_") for part in parts)
     experiment, folder = importlib.import_module(f"experiments.{name}").EXPERIMENT, tmp_path_factory.mktemp("run")
     arguments = ["smoke", *getattr(request.module, "ARGUMENTS", []), "--out", str(folder)]
-    if experiment.presets["smoke"].dataset == "mnist":
+    preset = experiment.presets["smoke"]
+    if preset.dataset == "mnist" and hasattr(preset, "data_dir"):
         arguments += ["--data-dir", str(request.getfixturevalue("shared_data"))]
     return Smoke(experiment, arguments, folder, common.main(experiment, arguments))
 

@@ -66,7 +66,7 @@ def test_every_experiment_has_a_file_of_tests_that_runs_it_as_smoke(found):
 
 
 def test_a_run_leaves_a_table_a_config_and_an_environment(tiny):
-    experiment, folder, rows, _ = tiny
+    _, folder, rows, _ = tiny
     table = json.loads((folder / "table.json").read_text())
     assert [common.Row(**entry) for entry in table] == rows
     assert set(table[0]) == {"name", "published", "measured", "spread", "seeds", "unit", "differs"}

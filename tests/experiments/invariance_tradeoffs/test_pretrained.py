@@ -10,7 +10,7 @@ from experiments.invariance_tradeoffs import (
 )
 from invjax.data import as_float, human_labelled, load
 from invjax.evaluation import agreement
-from invjax.models import class_vae
+from invjax.models import _class_vae as class_vae
 
 
 def test_released_networks_see_what_was_measured_with_them(shared_data):
