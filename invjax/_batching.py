@@ -1,4 +1,4 @@
-"""A data set in batches of one shape, each spread over the devices of a mesh."""
+"""A function on a whole data set: batches of one shape, each spread over the devices of a mesh."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,17 +15,34 @@ from invjax.types import ApplyFn, Params
 
 
 def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
-    """All devices along one axis, "data": each holds the parameters and takes its share of every batch."""
+    """A mesh of one axis, "data". Each device holds the parameters and takes its part of every batch.
+
+    >>> data_mesh(jax.devices()[:1]).shape
+    OrderedDict([('data', 1)])
+
+    Args:
+        devices: the devices; by default all of them.
+
+    Returns:
+        The mesh, for `shard_batch`, `training.fit` and `evaluation.Options`.
+    """
     return Mesh(np.array(list(devices or jax.devices())), ("data",), axis_types=(AxisType.Auto,))
 
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
-    """Spread the leading axis of host arrays over the mesh; numbers without an axis go to every device.
+    """Spread the leading axis of host arrays over the mesh. Arrays without an axis go to every device.
 
-    With several hosts each one passes the same whole batch, as `data.batches` gives it, and keeps its own part.
+    Each of several hosts passes the same whole batch, as `data.batches` gives it, and keeps its own part.
+
+    Args:
+        mesh: from `data_mesh`.
+        batch: a pytree of arrays `[B, ...]` or scalars.
+
+    Returns:
+        The same pytree of device arrays.
 
     Raises:
-        ValueError: the batch does not divide by the number of devices, or the mesh is not one of `data_mesh`.
+        ValueError: the number of devices does not divide B, or the mesh is not one of `data_mesh`.
     """
     if mesh.axis_names != ("data",) or mesh.axis_types != (AxisType.Auto,):
         raise ValueError(f"the mesh must have one automatic axis named data; got {mesh}; use data_mesh()")
@@ -42,26 +59,32 @@ def shard_batch(mesh: Mesh, batch: Any) -> Any:
 def over_batches(
     function: Callable[..., Any], arrays: Sequence[Any], batch_size: int = 500, mesh: Mesh | None = None
 ) -> Any:
-    """`function(*batch)` for consecutive batches, joined along the first axis, as host arrays.
+    """Call `function(*batch)` on consecutive batches and join the results along the first axis.
 
-    The last batch is padded with copies of its first example, so that there is one compilation, and the padding is
-    dropped.
+    Every batch has the same shape, so the function compiles once: the last batch is padded with copies of its first
+    example, and the padding is dropped from the result.
+
+    >>> over_batches(lambda x: 2 * x, [np.arange(5)], batch_size=2)
+    array([0, 2, 4, 6, 8])
 
     Args:
-        function: arrays of `[B, ...]` in, a pytree of arrays `[B, ...]` out; jit it first.
-        arrays: of one length N; anything that takes a slice.
-        batch_size: B; with a mesh, rounded up to a multiple of its size.
-        mesh: spread each batch over these devices.
+        function: arrays `[B, ...]` to a pytree of arrays `[B, ...]`; jit it first.
+        arrays: arrays of one length N, or any objects with a length and slices.
+        batch_size: B; with a mesh rounded up to a multiple of its size.
+        mesh: devices to spread each batch over; None is one device.
 
     Returns:
-        The pytree that `function` returns, with leaves `[N, ...]`.
+        The pytree that `function` returns, as host arrays `[N, ...]`.
+
+    Raises:
+        ValueError: no examples, arrays of different lengths, a batch size that is not positive.
     """
     _check.positive(batch_size=batch_size)
     if mesh is not None:
         batch_size += -batch_size % mesh.size
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the data's split")
+        raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the split of the data")
     (total,) = lengths
     pieces = []
     for start in range(0, total, batch_size):
@@ -76,16 +99,27 @@ def over_batches(
 def correct(
     apply_fn: ApplyFn, params: Params, images: Any, labels: np.ndarray, batch_size: int = 500, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Where the model is right, `[N]`.
+    """Whether the model classifies each image correctly, `[N]`.
+
+    >>> correct(lambda params, x: x @ params, np.eye(2), np.array([[3.0, 1.0], [2.0, 5.0]]), np.array([0, 0]))
+    array([ True, False])
+
+    Args:
+        apply_fn: `(params, x) -> logits [B, K]`.
+        params: parameters of the model.
+        images: `[N, ...]`.
+        labels: `[N]`, the true classes.
+        batch_size: images in a batch.
+        mesh: devices to spread each batch over; None is one device.
 
     Raises:
-        ValueError: the model does not give logits `[N, K]`, or gives NaN; labels of another shape or out of range.
+        ValueError: the model does not return logits `[N, K]`, or returns NaN; labels of another shape or out of range.
     """
     logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
     if logits.ndim != 2 or labels.shape != (len(images),):
         raise ValueError(
             f"the model must give logits [{len(images)}, classes] and labels be [{len(images)}]; got {logits.shape} "
-            f"and {labels.shape}"
+            f"and {labels.shape}; pass one label for each image"
         )
     _check.labels(labels, logits.shape[1])
     _check.finite("the model's logits", logits)
@@ -93,14 +127,19 @@ def correct(
 
 
 def shrinking(ids: np.ndarray, batch_size: int, multiple: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-    """Cut what is left of a data set into batches of few different shapes: `(ids, size to pad them to)`.
+    """Cut the rest of a data set into batches of few different shapes: `(ids, size to pad them to)`.
 
-    Full batches first; the rest is padded to a power of two times `multiple`, at most `batch_size`.
+    All batches but the last are full. The last one is padded to a power of two times `multiple`, at most `batch_size`.
 
     >>> [(len(part), size) for part, size in shrinking(np.arange(11), 4)]
     [(4, 4), (4, 4), (3, 4)]
     >>> [(len(part), size) for part, size in shrinking(np.arange(3), 256)]
     [(3, 4)]
+
+    Args:
+        ids: `[M]`, positions in the data set.
+        batch_size: the largest size of a batch.
+        multiple: number of devices, which divides every size below `batch_size`.
     """
     for start in range(0, len(ids), batch_size):
         part = ids[start : start + batch_size]

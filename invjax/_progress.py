@@ -1,11 +1,17 @@
-"""A progress bar on host loops; silent where standard error is not a terminal."""
+"""A progress bar for loops on the host. It is silent if standard error is not a terminal."""
 
 import sys
 from typing import Any
 
 
 def progress(start: int, total: int, description: str) -> Any:
-    """A bar with `update()`, `set_postfix(name=value)` and `close()`."""
+    """A bar with `update()`, `set_postfix(name=value)` and `close()`.
+
+    Args:
+        start: steps that are done already.
+        total: number of steps.
+        description: text beside the bar.
+    """
     if sys.stderr.isatty():
         try:
             from tqdm import tqdm

@@ -113,8 +113,10 @@ def report(
     for name, given in changed.items():
         check_changed(name, given, images)
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
+    # before the attacks, so that bad input is an error at once
+    answers = {name: invariance(name, given, apply_fn, params, labels, options) for name, given in changed.items()}
     certified = {}
-    for name, model in zip(names, threats, strict=True):  # before the attacks: a missing rule is an error at once
+    for name, model in zip(names, threats, strict=True):
         if model.certify is not None:
             curve = certificate_curve(apply_fn, params, images, labels, epsilons=[model.eps], norm=name,
                                       method=model.certify, box=model.attack.threat.box,
@@ -126,5 +128,4 @@ def report(
         found[name] = sensitivity(key, model, apply_fn, params, images, labels, right, options)
         bar.update()
     bar.close()
-    answers = {name: invariance(name, given, apply_fn, params, labels, options) for name, given in changed.items()}
     return Report(right, found, answers, certified)

@@ -1,8 +1,8 @@
 """Curves and reports: what they say about each image, at what cost, and that an interruption costs no result."""
 
+import functools
 import math
 import re
-import sys
 from functools import partial
 
 import jax
@@ -11,8 +11,20 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from invjax.attacks import fgsm, l2, linf, pgd
-from invjax.evaluation import Relabelled, certificate_curve, report, robustness_curve, table, wilson
+from invjax.attacks import fgsm, l1, l2, linf, pgd
+from invjax.evaluation import (
+    ChangedImages,
+    Options,
+    ThreatModel,
+    _certificate,
+    _curve,
+    _sensitivity,
+    certificate_curve,
+    report,
+    robustness_curve,
+    table,
+    wilson,
+)
 from invjax.training import data_mesh
 
 KEY = jax.random.key(2)
@@ -81,11 +93,16 @@ def test_a_share_of_nothing_is_refused():
 # the curve
 
 
-def curve(attack=None, epsilons=EPSILONS, at_once=False, batch_size=8, **given):
+def curve(attack=None, epsilons=EPSILONS, vectorize=False, batch_size=8, mesh=None, directory=None, **given):
     attack = pgd(steps=3) if attack is None else attack
     images, labels, params = (given.pop(n, v) for n, v in [("images", IMAGES), ("labels", LABELS), ("params", PARAMS)])
     run = partial(robustness_curve, given.pop("key", KEY), attack, given.pop("apply_fn", apply_fn), params)
-    return run(images, labels, epsilons=epsilons, batch_size=batch_size, at_once=at_once, **given)
+    options = Options(batch_size, mesh, directory)
+    return run(images, labels, epsilons=epsilons, vectorize=vectorize, options=options, **given)
+
+
+whole = functools.cache(curve)
+"""The curve of PGD; computed once, for the tests that compare others with it."""
 
 
 def test_the_curve_is_that_of_one_attack_after_the_other():
@@ -96,7 +113,7 @@ def test_the_curve_is_that_of_one_attack_after_the_other():
     for eps in sorted(EPSILONS, reverse=True):
         broken[np.asarray(one(eps))] = eps
     broken[~CLEAN] = 0
-    found = curve(attack)
+    found = whole()
     np.testing.assert_array_equal(found.broken_at, broken)
     np.testing.assert_array_equal(found.epsilons, EPSILONS)
     assert len(set(broken.tolist())) >= 5
@@ -109,28 +126,30 @@ def test_accuracy_starts_at_the_clean_one_and_never_rises():
     assert (np.diff(accuracy) <= 0).all() and accuracy[-1] < accuracy[0]
 
 
-def even_only(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+def of_small_radii(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
     """Wins at 0.02 and loses at larger radii."""
     result = fgsm()(key, logits_fn, x, labels, eps=eps, ids=ids)
     return result._replace(success=jnp.full(len(x), eps < 0.03))
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_an_attack_that_loses_at_a_larger_radius_does_not_make_the_curve_rise(at_once):
-    found = curve(even_only, epsilons=(0.02, 0.2), at_once=at_once)
+SMALL_ONLY = fgsm()._replace(run=of_small_radii)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_an_attack_that_loses_at_a_larger_radius_does_not_make_the_curve_rise(vectorize):
+    found = curve(SMALL_ONLY, epsilons=(0.02, 0.2), vectorize=vectorize)
     assert found.accuracy().tolist() == [0, 0]
     assert set(found.broken_at[CLEAN].tolist()) == {0.02}
 
 
-def test_all_radii_at_once_give_the_same():
-    attack = pgd(steps=3, random_start=False)
-    np.testing.assert_array_equal(curve(attack, at_once=True).broken_at, curve(attack).broken_at)
+def test_all_radii_vectorize_give_the_same():
+    np.testing.assert_array_equal(curve(vectorize=True).broken_at, whole().broken_at)
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(3, None), (8, 2)], ids=["batches of 3", "two devices"])
 def test_batches_and_devices_change_nothing(batch_size, devices):
     mesh = None if devices is None else data_mesh(jax.devices()[:devices])
-    np.testing.assert_array_equal(curve(batch_size=batch_size, mesh=mesh).broken_at, curve().broken_at)
+    np.testing.assert_array_equal(curve(batch_size=batch_size, mesh=mesh).broken_at, whole().broken_at)
 
 
 def test_images_draw_from_the_key_by_their_position():
@@ -148,7 +167,7 @@ def noting(attack, traces, seen):
         jax.debug.callback(lambda ids, eps: seen.setdefault(round(float(eps), 3), []).extend(ids.tolist()), ids, eps)
         return attack(key, logits_fn, x, labels, eps=eps, ids=ids)
 
-    return noted
+    return attack._replace(run=noted)
 
 
 def test_one_compilation_serves_all_radii_and_only_what_stands_is_attacked():
@@ -163,7 +182,7 @@ def test_one_compilation_serves_all_radii_and_only_what_stands_is_attacked():
 
 def test_once_everything_has_fallen_no_more_is_run():
     traces, seen = [], {}
-    found = curve(noting(even_only, traces, seen), epsilons=(0.01, 0.1, 0.2))
+    found = curve(noting(SMALL_ONLY, traces, seen), epsilons=(0.01, 0.1, 0.2))
     jax.effects_barrier()
     assert list(seen) == [0.01] and found.accuracy().tolist() == [0, 0, 0]
 
@@ -171,61 +190,71 @@ def test_once_everything_has_fallen_no_more_is_run():
 # interruptions
 
 
-def interrupted(monkeypatch, after):
+def interrupted(monkeypatch, module, after):
     """The machine dies at the call of the model or of the attack after so many."""
-    whole, calls = streaming.over_batches, []
+    over_batches, calls = module.over_batches, []
 
     def dying(*args, **kwargs):
         calls.append(1)
         if len(calls) > after:
             raise KeyboardInterrupt
-        return whole(*args, **kwargs)
+        return over_batches(*args, **kwargs)
 
-    module = sys.modules["invjax.evaluation.curve"]
     monkeypatch.setattr(module, "over_batches", dying)
-    return lambda: monkeypatch.setattr(module, "over_batches", whole)
+    return lambda: monkeypatch.setattr(module, "over_batches", over_batches)
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_a_curve_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, at_once):
+def never(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    raise AssertionError("it was run again")
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_a_curve_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, vectorize):
     """Two radii, and the end; the next call finishes in either way of running."""
-    attack, whole = pgd(steps=3, random_start=False), curve(pgd(steps=3, random_start=False))
-    mend = interrupted(monkeypatch, after=2)
+    mend = interrupted(monkeypatch, _curve, after=2)
     with pytest.raises(KeyboardInterrupt):
-        curve(attack, directory=tmp_path)
+        curve(directory=tmp_path)
     mend()
     seen = {}
-    found = curve(noting(attack, [], seen), directory=tmp_path, at_once=at_once)
+    found = curve(noting(pgd(steps=3), [], seen), directory=tmp_path, vectorize=vectorize)
     jax.effects_barrier()
-    np.testing.assert_array_equal(found.broken_at, whole.broken_at)
-    assert at_once or set(seen) == set(EPSILONS[2:])
+    np.testing.assert_array_equal(found.broken_at, whole().broken_at)
+    assert vectorize or set(seen) == set(EPSILONS[2:])
     assert [path.name for path in tmp_path.iterdir()] == ["curve.npz"]
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_a_finished_curve_is_read_and_not_run_again(tmp_path, at_once):
-    first = curve(directory=tmp_path / "new", at_once=at_once)
-
-    def never(*args, **kwargs):
-        raise AssertionError("it was run again")
-
-    again = curve(never, directory=str(tmp_path / "new"), at_once=at_once)
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_a_finished_curve_is_read_and_not_run_again(tmp_path, vectorize):
+    first = curve(fgsm(), directory=tmp_path / "new", vectorize=vectorize)
+    again = curve(fgsm()._replace(run=never), directory=str(tmp_path / "new"), vectorize=vectorize)
     np.testing.assert_array_equal(first.broken_at, again.broken_at)
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"epsilons": (0.0, 0.3)}, "epsilons"),
-        ({"key": jax.random.key(3)}, "key"),
-        ({"labels": (LABELS + 1) % CLASSES}, "standing"),
+        ({"epsilons": (0.0, 0.3)}, r"epsilons is \[0\.0, 0\.02.*\], this run has \[0\.0, 0\.3\]"),
+        ({"key": jax.random.key(3)}, "key is"),
+        ({"labels": (LABELS + 1) % CLASSES}, "labels is"),
+        ({"images": 1 - IMAGES}, "images is"),
+        ({"params": PARAMS | {"out": 1.5 * PARAMS["out"]}}, "params is"),
+        ({"apply_fn": lambda params, x: apply_fn(params, 1 - x)}, "correct is"),
+        ({"attack": fgsm(linf(box=(-1, 1)))}, r"attack is 'fgsm\(linf.*, this run has 'fgsm\(linf\(box=\(-1, 1\)\)"),
+        ({"attack": pgd(steps=3)}, r"attack is 'fgsm\(linf.*, this run has 'pgd\(linf, steps=3"),
     ],
-    ids=["epsilons", "key", "standing"],
+    ids=["epsilons", "key", "labels", "images", "params", "model", "box", "attack"],
 )
-def test_a_directory_of_another_run_is_refused_by_name(tmp_path, change, name):
-    curve(fgsm(), directory=tmp_path)
-    with pytest.raises(ValueError, match=rf"belongs to another run: its {name} differs; give another directory"):
-        curve(fgsm(), directory=tmp_path, **change)
+def test_a_directory_of_another_run_is_refused_by_name(tmp_path, finished, change, name):
+    """Even where the model is correct on the same images; nothing is attacked before."""
+    with pytest.raises(ValueError, match=rf"curve.npz belongs to another run: its {name}.*; give another directory"):
+        curve(**{"attack": fgsm(), "directory": finished} | change)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("curve")
+    curve(fgsm(), directory=directory)
+    return directory
 
 
 NAN = np.full_like(IMAGES, np.nan)
@@ -234,11 +263,11 @@ NAN = np.full_like(IMAGES, np.nan)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epsilons": ()}, "epsilons must be a list of numbers that are not negative"),
-        ({"epsilons": (0.1, -0.1)}, "epsilons must be a list of numbers that are not negative"),
-        ({"epsilons": (0.1, math.nan)}, "epsilons must be a list of numbers that are not negative"),
-        ({"epsilons": ((0.1, 0.2),)}, "epsilons must be a list of numbers that are not negative"),
-        ({"epsilons": 0.1}, "epsilons must be a list of numbers that are not negative"),
+        ({"epsilons": ()}, "epsilons must be a list of non-negative numbers"),
+        ({"epsilons": (0.1, -0.1)}, "epsilons must be a list of non-negative numbers"),
+        ({"epsilons": (0.1, math.nan)}, "epsilons must be a list of non-negative numbers"),
+        ({"epsilons": ((0.1, 0.2),)}, "epsilons must be a list of non-negative numbers"),
+        ({"epsilons": 0.1}, "epsilons must be a list of non-negative numbers"),
         ({"labels": LABELS + CLASSES}, "labels must be in [0, 3)"),
         ({"labels": LABELS[:-1]}, f"labels be [{COUNT}]"),
         ({"images": NAN}, "images holds 368 NaN"),
@@ -265,15 +294,23 @@ def test_radii_may_be_an_array():
 THREATS = (linf(), 0.05), (l2(), 0.2)
 
 
-def make_report(threats=THREATS, attack_for=lambda threat: pgd(threat, steps=4), **given):
+def changed_images():
+    """Variants of which half are inverted images, seen as any class, as the label, or as none."""
+    rng = np.random.default_rng(1)
+    variants = np.where(rng.random((COUNT, 1, 1, 1)) < 0.5, 1 - IMAGES, IMAGES)
+    return ChangedImages(variants, rng.integers(-1, CLASSES, COUNT))
+
+
+def make_report(threats=THREATS, attack_for=lambda threat: pgd(threat, steps=4), certify=None, **given):
     params, images, labels = (given.pop(n, v) for n, v in [("params", PARAMS), ("images", IMAGES), ("labels", LABELS)])
-    run = partial(report, KEY, apply_fn, params, images, labels, threats=threats, attack_for=attack_for)
-    return run(bisections=5, batch_size=8, **given)
+    models = [ThreatModel(attack_for(threat), eps, certify, bisections=5) for threat, eps in threats]
+    run = partial(report, KEY, apply_fn, params, images, labels, threats=models)
+    return run(options=Options(8, directory=given.pop("directory", None)), **given)
 
 
 @pytest.fixture(scope="module")
 def found():
-    return make_report()
+    return make_report(changed={"inverted": changed_images(), "same": ChangedImages(IMAGES, LABELS)})
 
 
 def test_a_report_agrees_with_itself(found):
@@ -296,13 +333,13 @@ def test_it_knows_all_that_the_attack_at_its_radius_found(found):
 def stubborn(threat, length):
     """Wins at a radius of 0.3, with a change of a given length, and at 0.6, with one of 0.5; so bisection skips 0.3."""
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def run(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         result = fgsm(threat)(key, logits_fn, x, labels, eps=eps)
         won = (jnp.abs(eps - 0.3) < 1e-6) | (jnp.abs(eps - 0.6) < 1e-6)
         distance = jnp.full(len(x), jnp.where(eps > 0.5, 0.5, length), jnp.float32)
         return result._replace(success=jnp.full(len(x), won), distance=distance)
 
-    return attack
+    return fgsm(threat)._replace(run=run)
 
 
 @pytest.mark.parametrize(("length", "expected"), [(0.25, 0.25), (0.3 * (1 + 1e-6), 0.3)], ids=["less", "rounded up"])
@@ -312,31 +349,41 @@ def test_what_the_bisection_misses_still_has_a_smallest_radius(length, expected)
     np.testing.assert_array_equal(s.smallest_eps, np.where(CLEAN, expected, 0.0))
 
 
-def test_a_report_is_kept_by_threat_and_goes_on_after_an_interruption(tmp_path, found):
-    asked = []
-
-    def attack_for(threat):
-        asked.append(threat.name)
-        if asked == ["linf", "l2"]:
-            raise KeyboardInterrupt
-        return pgd(threat, steps=4)
-
+def test_a_report_is_kept_by_threat_and_goes_on_after_an_interruption(tmp_path, monkeypatch):
+    expected = make_report(attack_for=fgsm)
+    mend = interrupted(monkeypatch, _sensitivity, after=1)
     with pytest.raises(KeyboardInterrupt):
-        make_report(attack_for=attack_for, directory=tmp_path)
+        make_report(attack_for=fgsm, directory=tmp_path)
+    mend()
     assert [path.name for path in tmp_path.iterdir()] == ["linf.npz"]
-    again = make_report(attack_for=attack_for, directory=tmp_path)
-    assert asked == ["linf", "l2", "l2"]
-    for name, s in found.sensitivity.items():
+    finished_linf = lambda threat: fgsm(threat)._replace(**({"run": never} if threat.name == "linf" else {}))  # noqa: E731
+    again = make_report(attack_for=finished_linf, directory=tmp_path)
+    for name, s in expected.sensitivity.items():
         np.testing.assert_array_equal(again.sensitivity[name].success, s.success)
         np.testing.assert_array_equal(again.sensitivity[name].smallest_eps, s.smallest_eps)
-    with pytest.raises(ValueError, match=r"linf.npz belongs to another run: its eps differs"):
-        make_report([(linf(), 0.06)], directory=tmp_path)
+    for change, name in (
+        ({"threats": [(linf(), 0.06)], "attack_for": fgsm}, r"eps is 0\.05, this run has 0\.06"),
+        ({"attack_for": pgd}, r"attack is 'fgsm\(linf.*, this run has 'pgd\(linf"),
+    ):
+        with pytest.raises(ValueError, match=rf"linf.npz belongs to another run: its {name}"):
+            make_report(directory=tmp_path, **change)
+
+
+def test_the_nearest_examples_are_at_their_distance_and_misclassified():
+    models = [ThreatModel(fgsm(), 0.1, bisections=5, keep_examples=True)]
+    s = report(KEY, apply_fn, PARAMS, IMAGES, LABELS, threats=models).sensitivity["linf"]
+    moved = np.isfinite(s.smallest_eps) & CLEAN
+    distance = np.abs(s.nearest - IMAGES).max((1, 2, 3))
+    np.testing.assert_allclose(distance[moved], s.smallest_eps[moved], atol=1e-6)
+    np.testing.assert_array_equal(s.nearest[~moved], IMAGES[~moved])
+    assert 0 < moved.sum() < CLEAN.sum() and s.attack == fgsm().recipe
+    assert (np.asarray(apply_fn(PARAMS, s.nearest)).argmax(1) != LABELS)[moved].all()
 
 
 def test_the_table_has_a_line_for_each_number(found):
     lines = {line.name: line for line in table(found)}
     s = found.sensitivity["linf"]
-    assert list(lines) == [
+    assert list(lines)[:7] == [
         "clean error",
         "adversarial error, linf, eps 0.05",
         "robust accuracy, linf, eps 0.05",
@@ -351,25 +398,22 @@ def test_the_table_has_a_line_for_each_number(found):
     assert lines["adversarial error, linf, eps 0.05"].value == fallen / COUNT
     assert lines["adversarial error, linf, eps 0.05"].interval == wilson(fallen, COUNT)
     assert lines["robust accuracy, linf, eps 0.05"].value == pytest.approx(1 - (3 + fallen) / COUNT)
-    assert lines["median smallest eps, linf"] == ("median smallest eps, linf", np.median(s.smallest_eps), None)
+    recipe = pgd(steps=4).recipe
+    assert lines["median smallest eps, linf"] == ("median smallest eps, linf", np.median(s.smallest_eps), None, recipe)
+    assert lines["clean error"].attack == ""
 
 
 def test_both_failures_are_counted_on_the_same_images(found):
-    """Variants of which half are inverted images, seen as any class, as the label, or as none."""
-    rng = np.random.default_rng(1)
-    variants = np.where(rng.random((COUNT, 1, 1, 1)) < 0.5, 1 - IMAGES, IMAGES)
-    seen = rng.integers(-1, CLASSES, COUNT)
-    both = make_report(relabelled={"inverted": Relabelled(variants, seen)})
+    variants, seen = changed_images()
+    lines = {line.name: line for line in table(found)}
     answers = np.asarray(apply_fn(PARAMS, variants)).argmax(1)
     invariant = [bool(CLEAN[i] and seen[i] not in (-1, LABELS[i]) and answers[i] == LABELS[i]) for i in range(COUNT)]
     changed = [i for i in range(COUNT) if seen[i] not in (-1, LABELS[i])]
     agrees = sum(bool(answers[i] == seen[i]) for i in changed)
     assert 0 < sum(invariant) < COUNT and 0 < agrees < len(changed) < COUNT
-    lines = {line.name: line for line in table(both)}
-    assert list(lines)[:7] == [line.name for line in table(found)]
     assert lines["invariance error, inverted"].value == sum(invariant) / COUNT
     assert lines["agreement where another class is seen, inverted"].interval == wilson(agrees, len(changed))
-    failures = both.failures("linf", "inverted")
+    failures = found.failures("linf", "inverted")
     assert sum(failures.values()).tolist() == [1] * COUNT
     sensitive = found.sensitivity["linf"].success & CLEAN
     np.testing.assert_array_equal(failures["sensitive"] | failures["both"], sensitive)
@@ -382,16 +426,34 @@ def test_both_failures_are_counted_on_the_same_images(found):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_certificates_lie_below_every_attack_and_hold_at_smaller_radii(norm):
     threat, eps = (linf(), 0.02) if norm == "linf" else (l2(), 0.06)
-    both = make_report([(threat, eps)], certify="crown-ibp")
+    both = make_report([(threat, eps)], attack_for=fgsm, certify="crown-ibp")
     proven = both.certified[norm]
     assert 0 < proven.sum() < COUNT and not (proven & both.sensitivity[norm].success).any()
     assert {line.name: line.value for line in table(both)}[f"certified accuracy, {norm}, eps {eps:g}"] == proven.mean()
     grid = (0.0, eps / 2, eps, 10 * eps)
-    found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=grid[::-1], norm=norm, batch_size=8)
+    found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=grid[::-1], norm=norm, options=Options(8))
     np.testing.assert_array_equal(found.broken_at > eps, proven)
     np.testing.assert_array_equal(found.broken_at == 0, ~CLEAN)
     accuracy = found.accuracy()
     assert (np.diff(accuracy) <= 0).all() and accuracy[0] == CLEAN.mean() and accuracy[-1] < accuracy[0]
+
+
+def test_a_certificate_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    run = partial(certificate_curve, apply_fn, PARAMS, IMAGES, LABELS, epsilons=(0.0, 0.01, 0.02), method="ibp")
+    mend = interrupted(monkeypatch, _certificate, after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(options=Options(directory=tmp_path))
+    mend()
+    asked, certified = [], _certificate._certified
+    monkeypatch.setattr(_certificate, "_certified", lambda *a: (asked.append(1), certified(*a))[1])
+    found = run(options=Options(directory=tmp_path))
+    assert asked and [path.name for path in tmp_path.iterdir()] == ["certificate.npz"]
+    np.testing.assert_array_equal(found.broken_at, run().broken_at)
+    asked.clear()
+    np.testing.assert_array_equal(run(options=Options(directory=tmp_path)).broken_at, found.broken_at)
+    assert not asked
+    with pytest.raises(ValueError, match="its method is 'ibp', this run has 'crown'"):
+        run(method="crown", options=Options(directory=tmp_path))
 
 
 def test_a_certificate_is_about_the_ball_of_its_attack():
@@ -403,17 +465,15 @@ def test_a_certificate_is_about_the_ball_of_its_attack():
         (),
         images,
         labels,
-        threats=[(linf(box=(-1, 1)), 0.5)],
-        certify="ibp",
+        threats=[ThreatModel(fgsm(linf(box=(-1, 1))), 0.5, certify="ibp", bisections=2)],
     )
     assert found.sensitivity["linf"].success.all() and not found.certified["linf"].any()
 
 
 def test_a_certificate_counts_for_all_smaller_radii(monkeypatch):
     """Bounds that hold at 0.2 and not at 0.1: what is certified at the larger radius is so at the smaller one."""
-    module = sys.modules["invjax.evaluation.certificate"]
-    odd = lambda apply, norm, method, bounds, slack, params, eps, x, labels: jnp.full(len(x), jnp.abs(eps - 0.1) > 0.01)  # noqa: E731
-    monkeypatch.setattr(module, "_certified", odd)
+    odd = lambda apply, norm, method, box, slack, params, eps, x, labels: jnp.full(len(x), jnp.abs(eps - 0.1) > 0.01)  # noqa: E731
+    monkeypatch.setattr(_certificate, "_certified", odd)
     found = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=(0.1, 0.2))
     np.testing.assert_array_equal(found.broken_at, np.where(CLEAN, np.inf, 0))
 
@@ -429,19 +489,19 @@ def test_bad_certificates_are_refused():
             run(**given)
     with pytest.raises(ValueError, match="certify must be"):
         make_report(certify="exact")
+    with pytest.raises(ValueError, match="a threat to certify must be one of 'linf', 'l2'; got 'l1'"):
+        make_report([(l1(), 0.1)], certify="ibp")
 
 
-def test_where_nothing_has_changed_there_is_no_agreement():
-    same = make_report(relabelled={"same": Relabelled(IMAGES, LABELS)})
-    names = [line.name for line in table(same)]
-    assert "agreement where another class is seen, same" not in names
-    assert same.failures("l2", "same")["invariant"].sum() == 0
+def test_where_nothing_has_changed_there_is_no_agreement(found):
+    names = [line.name for line in table(found)]
+    assert "invariance error, same" in names and "agreement where another class is seen, same" not in names
+    assert found.failures("l2", "same")["invariant"].sum() == 0
 
 
 def test_a_model_that_is_always_wrong_is_not_attacked():
-    never = lambda threat: pytest.fail  # noqa: E731
     wrong = (np.asarray(apply_fn(PARAMS, IMAGES)).argmax(1).astype(np.int32) + 1) % CLASSES
-    found = make_report([(linf(), 0.1)], never, labels=wrong)
+    found = make_report([(linf(), 0.1)], lambda threat: fgsm(threat)._replace(run=never), labels=wrong)
     assert found.sensitivity["linf"].success.all() and not found.sensitivity["linf"].smallest_eps.any()
 
 
@@ -454,12 +514,13 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
         ({"threats": [(linf((0.4, 0.6)), 0.1)]}, "images must lie in (0.4, 0.6)"),
         ({"images": NAN}, "images holds 368 NaN"),
         ({"labels": LABELS + CLASSES}, "labels must be in [0, 3)"),
-        ({"relabelled": {"few": Relabelled(IMAGES[1:], LABELS[1:])}}, "relabelled 'few' must have an image (4, 4, 1)"),
-        ({"relabelled": {"r": Relabelled(IMAGES, LABELS[1:])}}, "a class for each of the 23 images"),
-        ({"relabelled": {"r": Relabelled(IMAGES, LABELS - 5)}}, "or -1 where there is no saying"),
-        ({"relabelled": {"r": Relabelled(IMAGES, LABELS / 2)}}, "seen of 'r' must be classes"),
-        ({"relabelled": {"r": Relabelled(IMAGES, LABELS + CLASSES)}}, "classes of the model, below 3"),
-        ({"relabelled": {"r": Relabelled(NAN, LABELS)}}, "relabelled 'r' holds 368 NaN"),
+        ({"attack_for": lambda threat: pgd(threat, targeted=True)}, "the attack in linf must be untargeted"),
+        ({"changed": {"few": ChangedImages(IMAGES[1:], LABELS[1:])}}, "changed['few'] must have one image (4, 4, 1)"),
+        ({"changed": {"r": ChangedImages(IMAGES, LABELS[1:])}}, "one class for each of the 23 images"),
+        ({"changed": {"r": ChangedImages(IMAGES, LABELS - 5)}}, "or -1 where no class can be told"),
+        ({"changed": {"r": ChangedImages(IMAGES, LABELS / 2)}}, "changed['r'].seen must hold integer classes"),
+        ({"changed": {"r": ChangedImages(IMAGES, LABELS + CLASSES)}}, "classes of the model, below 3"),
+        ({"changed": {"r": ChangedImages(NAN, LABELS)}}, "changed['r'].images holds 368 NaN"),
     ],
     ids=[
         "twice",
@@ -468,6 +529,7 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
         "bounds",
         "NaN",
         "labels",
+        "targeted",
         "few",
         "fewer classes",
         "below",
@@ -479,17 +541,3 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
 def test_a_report_on_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_report(**change)
-
-
-def test_other_parameters_or_labels_in_the_same_directory_are_refused(tmp_path):
-    """Even where the model is right on the same images."""
-    curve(pgd(steps=2), directory=tmp_path)
-    scaled = PARAMS | {"out": 1.5 * PARAMS["out"]}
-    same = np.asarray(apply_fn(scaled, IMAGES)).argmax(1) == np.asarray(apply_fn(PARAMS, IMAGES)).argmax(1)
-    pixel = np.array(IMAGES)
-    pixel[0, 0, 0, 0] = 1 - pixel[0, 0, 0, 0]
-    with pytest.raises(ValueError, match=r"its (inputs|standing) differ"):
-        robustness_curve(KEY, pgd(steps=2), apply_fn, PARAMS, pixel, LABELS, epsilons=EPSILONS, directory=tmp_path)
-    assert same.all(), "the next refusal is about the parameters alone"
-    with pytest.raises(ValueError, match="its inputs differ"):
-        robustness_curve(KEY, pgd(steps=2), apply_fn, scaled, IMAGES, LABELS, epsilons=EPSILONS, directory=tmp_path)
