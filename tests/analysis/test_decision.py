@@ -169,7 +169,7 @@ SPOILT[0, :2, 0] = np.nan, np.inf
     [
         (
             (A, B, C[:1]),
-            "points must have one shape; got {'origin': (2, 3, 1), 'first': (2, 3, 1), 'second': (1, 3, 1)}",
+            "points must have the same shape; got {'origin': (2, 3, 1), 'first': (2, 3, 1), 'second': (1, 3, 1)}",
         ),
         (
             (A, B, SPOILT),
@@ -209,7 +209,7 @@ def test_points_that_nearly_lie_on_one_line_are_not():
         ({"logits_fn": lambda x: identity(x)[:1]}, "logits_fn must map 4 examples to logits [4, classes]; got (1, 6)"),
         (
             {"logits_fn": lambda x: jnp.log(identity(x) - 9)},
-            "logits_fn gives 24 NaN or infinite values of 24; give a smaller",
+            "logits_fn returns 24 NaN or infinite values of 24; pass a smaller",
         ),
     ],
 )
@@ -222,12 +222,12 @@ def test_slices_that_cannot_be_are_refused(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"second": np.stack([A])}, "points must have one shape; got {'first': (2, 2, 3, 1), 'second': (1, 2, 3, 1)}"),
+        ({"second": np.stack([A])}, "points must have the same shape; got {'first': (2, 2, 3, 1), 'second': (1, 2, 3, 1)}"),
         ({"first": np.full((2, *SHAPE), np.nan, np.float32)}, "first holds 12 NaN"),
         ({"first": np.zeros((2, *SHAPE), np.uint8)}, "first must be floating point"),
         ({"resolution": 1}, "resolution must be 2 or more points on each line"),
         ({"logits_fn": lambda x: x[..., 0, 0, 0]}, "two classes need two logits"),
-        ({"logits_fn": lambda x: jnp.log(identity(x) - 9)}, "NaN or infinite values of 36; bring the ends nearer"),
+        ({"logits_fn": lambda x: jnp.log(identity(x) - 9)}, "NaN or infinite values of 36; move the ends closer"),
     ],
 )
 def test_lines_that_cannot_be_are_refused(change, message, monkeypatch):

@@ -122,7 +122,7 @@ def test_ties_count_as_gaps_below_the_resolution():
     rounded = np.floor(UNIFORM[:20_000].astype(np.float32) * 250)
     law = gap_power_law(rounded, 2, upto=20.5, resolution=0.5)
     assert (np.asarray(logit_gaps(rounded))[:, 0] == 0).any() and np.isfinite(law).all()
-    with pytest.raises(ValueError, match="gaps between logits 1 and 2 are 0: the logits are too coarse; give resol"):
+    with pytest.raises(ValueError, match="gaps between logits 1 and 2 are 0: the logits are too coarse; pass resol"):
         gap_power_law(rounded, 2)
 
 
@@ -156,7 +156,7 @@ def test_logits_without_gaps_are_refused(logits, message):
     ("change", "message"),
     [
         ({"support": (1, 0)}, "support must be (low, high) with low < high; got (1, 0)"),
-        ({"support": (0, 2)}, "are 1 and 1/2; got 2 and 2"),
+        ({"support": (0, 2)}, "must be 1 and 1/2; got 2 and 2"),
         ({"density": lambda h: 2 * h}, "got 1 and 0.666667"),
         ({"density": lambda h: np.full_like(h, np.nan)}, "got nan and nan"),
     ],
@@ -169,5 +169,5 @@ def test_functions_that_are_no_density_and_its_cdf_are_refused(change, message):
 
 def test_a_narrow_density_far_from_zero_asks_for_a_finite_support():
     far = scipy.stats.norm(1000, 0.1)
-    with pytest.raises(ValueError, match="give the finite range"):
+    with pytest.raises(ValueError, match="pass the finite range"):
         gap_coefficient(2, CLASSES, far.pdf, far.cdf, (-np.inf, np.inf))

@@ -77,11 +77,11 @@ def test_what_does_not_belong_together_is_refused():
     images = np.zeros((2, 3, 3, 1), np.float32)
     with pytest.raises(ValueError, match="norm must be one of 'l0', 'l1', 'l2', 'linf'; got 'l3'"):
         distances(images, images, norm="l3")
-    with pytest.raises(ValueError, match=r"shaped as x is, \(3, 3, 1\); got \(2, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"have the shape of x, \(3, 3, 1\); got \(2, 3, 1\)"):
         distances(images, images[:, :2], norm="l2")
     with pytest.raises(ValueError, match=r"distances must be \[4, 9\], labels by references; got \(9, 4\)"):
         order_violations(aligned(0).T, LABELS, REFERENCES)
-    with pytest.raises(ValueError, match=r"of each label's class and of others; got the classes \[0, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"of each label's class and of other classes; got the classes \[0, 1, 2\]"):
         beyond_nearest_other(aligned(0), np.array([0, 1, 2, 3]), REFERENCES)
     with pytest.raises(ValueError, match="draws must be positive"):
         one_point_accuracy(jax.random.key(0), aligned(0), LABELS, REFERENCES, draws=0)

@@ -1,6 +1,7 @@
 """The overly-robust feature model: closed forms against simulation, and what follows from them."""
 
 import math
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,21 @@ COUNT = 20_000
 TASKS = [Task(0.1, 0.01, 30), Task(0.5, 0.1, 30), Task(0.05, 0.05, 30)]
 
 
+@cache
+def drawn(task, noise="oracle"):
+    """Inputs, labels and classes of the oracle, as NumPy arrays; without jit, all tasks share what is compiled."""
+    return jax.tree.map(np.asarray, overly_robust.sample(KEY, task, COUNT, noise=noise))
+
+
+@partial(jax.jit, static_argnums=0)
+def compiled_log_odds(task, x):
+    return overly_robust.log_odds(task, x)
+
+
+def log_odds(task, x):
+    return np.asarray(compiled_log_odds(task, x))
+
+
 def within(share, expected, count=COUNT):
     """Four standard errors of a share."""
     assert abs(share - expected) < 4 * math.sqrt(max(expected * (1 - expected), 1 / count) / count), (share, expected)
@@ -23,32 +39,31 @@ def within(share, expected, count=COUNT):
 
 @pytest.mark.parametrize("task", TASKS, ids=str)
 def test_accuracies_and_agreement_are_those_of_a_simulation(task):
-    drawn = overly_robust.sample(KEY, task, COUNT)
-    decided = np.sign(overly_robust.log_odds(task, drawn.x))
-    within((decided == drawn.y).mean(), overly_robust.bayes_accuracy(task))
-    within((decided == drawn.oracle).mean(), overly_robust.bayes_agreement(task))
-    within((jnp.sign(drawn.x[:, 1]) == drawn.y).mean(), overly_robust.second_accuracy(task))
-    within((drawn.oracle != drawn.y).mean(), task.delta)
+    data = drawn(task)
+    decided = np.sign(log_odds(task, data.x))
+    within((decided == data.y).mean(), overly_robust.bayes_accuracy(task))
+    within((decided == data.oracle).mean(), overly_robust.bayes_agreement(task))
+    within((np.sign(data.x[:, 1]) == data.y).mean(), overly_robust.second_accuracy(task))
+    within((data.oracle != data.y).mean(), task.delta)
 
 
 @pytest.mark.parametrize("eps", [0.05, 0.3, 0.8])
 def test_an_attack_on_the_weak_features_does_what_the_closed_forms_say(eps):
     task = TASKS[0]
-    drawn = overly_robust.sample(KEY, task, COUNT)
-    decided = jnp.sign(overly_robust.log_odds(task, drawn.x))
+    data = drawn(task)
+    decided = np.sign(log_odds(task, data.x))
 
     def attacked(against):
-        return jnp.sign(
-            overly_robust.log_odds(task, drawn.x.at[:, 2:].add(-eps * against[:, None].astype(drawn.x.dtype)))
-        )
+        step = np.concatenate([np.zeros((COUNT, 2)), np.full((COUNT, task.dimension), eps)], 1)
+        return np.sign(log_odds(task, (data.x - against[:, None] * step).astype(np.float32)))
 
-    within((attacked(drawn.y) == drawn.y).mean(), overly_robust.bayes_accuracy(task, eps))
+    within((attacked(data.y) == data.y).mean(), overly_robust.bayes_accuracy(task, eps))
     within((attacked(decided) != decided).mean(), overly_robust.bayes_flips(task, eps))
 
 
 def test_the_log_odds_are_those_of_the_densities():
     task = TASKS[1]
-    x = np.asarray(overly_robust.sample(KEY, task, 50).x, np.float64)
+    x = np.asarray(drawn(task).x[:50], np.float64)
     k, d = 1 + task.alpha, task.dimension
 
     def log_density(y):
@@ -56,7 +71,7 @@ def test_the_log_odds_are_those_of_the_densities():
         second = np.where(x[:, 1] == y, (1 + 1 / k) / 2, (1 - 1 / k) / 2)
         return np.log(first) + np.log(second) + stats.norm(y / np.sqrt(d), np.sqrt(k)).logpdf(x[:, 2:]).sum(1)
 
-    np.testing.assert_allclose(overly_robust.log_odds(task, x), log_density(1) - log_density(-1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_odds(task, x), log_density(1) - log_density(-1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("task", "agreement"), list(zip(TASKS, [0.9928, 0.9244, 0.9499], strict=True)))
@@ -76,12 +91,12 @@ def test_the_papers_bounds_hold_where_they_are_true():
 @pytest.mark.parametrize("noise", overly_robust.READINGS)
 def test_labels_and_oracle_differ_by_the_noise_in_both_readings(noise):
     task = TASKS[1]
-    drawn = overly_robust.sample(KEY, task, COUNT, noise=noise)
-    within((drawn.oracle != drawn.y).mean(), task.delta)
-    within((jnp.sign(drawn.x[:, 1]) == drawn.y).mean(), overly_robust.second_accuracy(task, noise=noise))
+    data = drawn(task, noise=noise)
+    within((data.oracle != data.y).mean(), task.delta)
+    within((np.sign(data.x[:, 1]) == data.y).mean(), overly_robust.second_accuracy(task, noise=noise))
     # the weak features go with the label or with the oracle
-    side = drawn.y if noise == "oracle" else drawn.oracle
-    mean = np.asarray(drawn.x[:, 2:] * side[:, None].astype(drawn.x.dtype)).mean()
+    side = data.y if noise == "oracle" else data.oracle
+    mean = np.asarray(data.x[:, 2:] * side[:, None]).mean()
     assert mean == pytest.approx(1 / math.sqrt(task.dimension), abs=4 * math.sqrt(1.5 / (COUNT * task.dimension)))
 
 
@@ -93,20 +108,21 @@ def test_the_flipping_radius_inverts_the_flips_and_falls_like_one_over_the_root_
 
 
 def test_the_robust_feature_withstands_what_changes_the_oracle():
-    drawn = overly_robust.sample(KEY, TASKS[0], 200)
-    moved = drawn.x.at[:, 0].add(-0.6 * drawn.oracle.astype(drawn.x.dtype))  # beyond 1/2
-    worst = moved.at[:, 1].add(-0.99 * jnp.sign(moved[:, 1]))
-    assert (jnp.sign(worst[:, 0]) != drawn.oracle).all()
-    assert (jnp.sign(worst[:, 1]) == jnp.sign(drawn.x[:, 1])).all()
+    data = drawn(TASKS[0])
+    worst = data.x.copy()
+    worst[:, 0] -= 0.6 * data.oracle  # beyond 1/2
+    worst[:, 1] -= 0.99 * np.sign(worst[:, 1])
+    assert (np.sign(worst[:, 0]) != data.oracle).all()
+    assert (np.sign(worst[:, 1]) == np.sign(data.x[:, 1])).all()
 
 
 def test_augmentation_keeps_the_oracle_and_nothing_else():
     task = TASKS[0]
-    drawn = overly_robust.sample(KEY, task, COUNT)
-    x = overly_robust.augment(jax.random.key(1), task, drawn.x)
-    np.testing.assert_array_equal(x[:, 0], drawn.x[:, 0])
-    within((jnp.sign(x[:, 1]) == drawn.y).mean(), 0.5)
-    means = np.asarray(x[:, 2:] * drawn.y[:, None].astype(x.dtype)).mean()
+    data = drawn(task)
+    x = np.asarray(overly_robust.augment(jax.random.key(1), task, data.x))
+    np.testing.assert_array_equal(x[:, 0], data.x[:, 0])
+    within((np.sign(x[:, 1]) == data.y).mean(), 0.5)
+    means = np.asarray(x[:, 2:] * data.y[:, None]).mean()
     assert abs(means) < 4 * math.sqrt(1.2 / (COUNT * 1))
 
 

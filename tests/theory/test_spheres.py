@@ -1,10 +1,9 @@
 """Spheres: closed forms against integrals over the angle to the last axis, and against points."""
 
 import math
-from functools import partial
+from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
@@ -17,9 +16,27 @@ KEY = jax.random.key(0)
 CASES = [(2, (1.0, 2.0)), (3, (1.0, 1.3)), (100, (1.0, 10.0))]
 
 
-def draw(dimension, radii, count=2000):
-    x, labels = spheres.sample(KEY, count=count, dimension=dimension, radii=radii)
-    return np.asarray(x), np.asarray(labels)
+change_last = jax.jit(spheres.change_last, static_argnames=("radius", "far"))
+
+
+@cache
+def drawn(dimension, radii, double):
+    count = 400 if double else 40_000
+    run = jax.jit(lambda key: spheres.sample(key, count=count, dimension=dimension, radii=radii))
+    return jax.tree.map(np.asarray, run(KEY))
+
+
+def draw(dimension, radii, count):
+    x, labels = drawn(dimension, radii, jax.config.read("jax_enable_x64"))
+    assert count <= len(x)
+    return x[:count], labels[:count]
+
+
+@cache
+def classifier(name, radii):
+    """Compiled, as a function of NumPy arrays."""
+    run = jax.jit(getattr(spheres, name)(radii))
+    return lambda x: np.asarray(run(x))
 
 
 def over_angles(function, dimension, high=math.pi / 2):
@@ -59,26 +76,27 @@ def test_directions_are_uniform():
 def test_the_classifiers_compare_a_length_with_the_middle_of_the_radii():
     x = np.array([[3.0, 4.0, 12.0], [0.0, 0.0, 6.9], [0.0, 0.0, -7.1], [0.0, 8.0, 0.0]], np.float32)
     z = np.array([13, 6.9, 7.1, 8]) - 7
-    np.testing.assert_allclose(spheres.max_margin((4, 10))(x), np.stack([-z, z], 1), rtol=1e-5)
+    np.testing.assert_allclose(classifier("max_margin", (4, 10))(x), np.stack([-z, z], 1), rtol=1e-5)
     z = np.array([5, 0, 0, 8]) - 7
-    np.testing.assert_allclose(spheres.misaligned((4, 10))(x), np.stack([-z, z], 1), rtol=1e-5)
+    np.testing.assert_allclose(classifier("misaligned", (4, 10))(x), np.stack([-z, z], 1), rtol=1e-5)
 
 
 def test_gradients_are_finite_also_where_the_length_is_zero():
-    x = jnp.array([[0.0, 0.0, 2.0], [3.0, 4.0, 1.0]])
-    gradient = jax.grad(lambda x: spheres.misaligned((1, 2))(x)[:, 1].sum())(x)
+    x = np.array([[0.0, 0.0, 2.0], [3.0, 4.0, 1.0]], np.float32)
+    gradient = jax.jit(jax.grad(lambda x: spheres.misaligned((1, 2))(x)[:, 1].sum()))(x)
     np.testing.assert_allclose(gradient, [[0, 0, 0], [0.6, 0.8, 0]], rtol=1e-6)
 
 
 def test_the_margin_is_where_an_attack_starts_to_succeed():
-    radii = (1.0, 3.0)
-    x, labels = draw(20, radii, 8)
+    radii = (1.0, 10.0)
+    x, labels = draw(100, radii, 8)
     logits_fn = spheres.misaligned(radii)
-    margins = np.where(labels == 0, 1, -1) * np.asarray(logits_fn(x))[:, 0]
-    attack = jax.jit(partial(pgd(l2((-math.inf, math.inf)), steps=3, random_start=False), KEY, logits_fn))
+    margins = np.where(labels == 0, 1, -1) * classifier("misaligned", radii)(x)[:, 0]
+    attack = pgd(l2((-math.inf, math.inf)), steps=3, random_start=False)
+    run = jax.jit(lambda x, labels, eps: attack(KEY, logits_fn, x, labels, eps=eps).success)
     for side in (labels == 0, labels == 1):
         below, above = (
-            attack(x[side], labels[side], eps=eps).success
+            np.asarray(run(x[side], labels[side], eps))
             for eps in (0.99 * margins[side].min(), 1.05 * margins[side].max())
         )
         assert not below.any() and above.all()
@@ -90,22 +108,22 @@ def test_the_margin_is_where_an_attack_starts_to_succeed():
 @pytest.mark.parametrize(("dimension", "radii", "far"), [(2, (1.0, 2.0), True), (100, (1.0, 10.0), False)])
 def test_every_inner_point_moves_to_the_outer_sphere_and_no_logit_moves(dimension, radii, far, float64):
     inner = draw(dimension, radii, 200)[0][::2]
-    moved = spheres.change_last(inner, radius=radii[1], far=far)
+    moved = jax.tree.map(np.asarray, change_last(inner, radius=radii[1], far=far))
     assert moved.possible.all()
     np.testing.assert_allclose(np.linalg.norm(moved.x, axis=1), radii[1], rtol=1e-14)
     np.testing.assert_array_equal(moved.x[:, :-1], inner[:, :-1])
     np.testing.assert_array_equal(np.sign(moved.x[:, -1]), np.sign(inner[:, -1]) * (-1 if far else 1))
     np.testing.assert_allclose(moved.distance, np.linalg.norm(moved.x - inner, axis=1), rtol=1e-12)
-    logits_fn = spheres.misaligned(radii)
+    logits_fn = classifier("misaligned", radii)
     np.testing.assert_array_equal(logits_fn(moved.x), logits_fn(inner))
-    assert (np.asarray(logits_fn(moved.x)).argmax(-1) == 0).all()  # outer now, and called inner
-    assert (np.asarray(spheres.max_margin(radii)(moved.x)).argmax(-1) == 1).all()
+    assert (logits_fn(moved.x).argmax(-1) == 0).all()  # an outer point now, and classified as inner
+    assert (classifier("max_margin", radii)(moved.x).argmax(-1) == 1).all()
 
 
 def test_an_outer_point_moves_inwards_only_if_its_other_coordinates_are_short_enough(float64):
     dimension, radii = 3, (1.0, 1.3)
     outer = draw(dimension, radii, 400)[0][1::2]
-    moved = spheres.change_last(outer, radius=radii[0])
+    moved = jax.tree.map(np.asarray, change_last(outer, radius=radii[0]))
     short = np.linalg.norm(outer[:, :-1], axis=1) <= radii[0]
     np.testing.assert_array_equal(moved.possible, short)
     assert 0 < short.sum() < len(short)
@@ -115,10 +133,10 @@ def test_an_outer_point_moves_inwards_only_if_its_other_coordinates_are_short_en
 
 
 def test_a_point_that_is_there_stays_there_in_float32():
-    x = draw(100, (1.0, 10.0))[0][::2].copy()
+    x = draw(100, (1.0, 10.0), 2000)[0][::2].copy()
     x[:, -1] = 0
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    moved = spheres.change_last(x, radius=1)
+    moved = change_last(x, radius=1)
     assert moved.possible.all() and float(moved.distance.max()) < 1e-3
 
 
@@ -161,21 +179,21 @@ def test_closed_forms_are_integrals_over_the_angle(dimension, radii):
 def test_closed_forms_are_those_of_points(dimension, radii):
     x, _ = draw(dimension, radii, 40_000)
     inner, outer = x[::2], x[1::2]
-    setting, logits_fn = {"dimension": dimension, "radii": radii}, spheres.misaligned(radii)
+    setting, logits_fn = {"dimension": dimension, "radii": radii}, classifier("misaligned", radii)
 
     def agrees(values, expected):
         values = np.asarray(values, np.float64)
         assert abs(values.mean() - expected) <= 5 * values.std() / math.sqrt(len(values)) + 1e-5
 
-    margins = np.asarray(logits_fn(inner))[:, 0], np.asarray(logits_fn(outer))[:, 1]
+    margins = logits_fn(inner)[:, 0], logits_fn(outer)[:, 1]
     agrees(margins[1] < 0, spheres.misaligned_error(**setting))
     assert (margins[0] > 0).all()
     for values, expected in zip(margins, spheres.mean_margin(**setting), strict=True):
         agrees(values, expected)
     for far in (False, True):
-        moved = spheres.change_last(inner, radius=radii[1], far=far)
+        moved = change_last(inner, radius=radii[1], far=far)
         agrees(moved.distance, spheres.mean_distance(**setting, far=far))
-    agrees(spheres.change_last(outer, radius=radii[0]).possible, spheres.reachable(**setting))
+    agrees(change_last(outer, radius=radii[0]).possible, spheres.reachable(**setting))
 
 
 # errors -------------------------------------------------------------------------------------------------------------
