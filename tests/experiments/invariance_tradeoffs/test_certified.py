@@ -124,7 +124,7 @@ def test_an_image_of_the_paper_lies_in_the_ball_only_at_its_own_distance():
 
 def test_a_certificate_that_an_image_of_the_paper_breaks_ends_the_run(monkeypatch):
     of_set = moved([103 / 255], labels=[0], human=[1])
-    module = sys.modules["invjax.evaluation.certificate"]
+    module = sys.modules["invjax.evaluation._certificate"]
     monkeypatch.setattr(module, "certified", lambda margins, slack: jnp.ones(len(margins), bool))
     with pytest.raises(RuntimeError, match=r"images \[0\] of 'set' are classified otherwise than was certified"):
         certified_measures.beside_people(brightness, np.float32(4 * 0.2), {"set": of_set}, "ibp")

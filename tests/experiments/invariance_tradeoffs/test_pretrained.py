@@ -24,6 +24,7 @@ def test_released_networks_see_what_was_measured_with_them(shared_data):
     assert counts == {"Schott et al., CNN": [39, 3, 16, 21], "Wong & Kolter, linf 0.1": [23, 1, 13, 15]}
 
 
+@pytest.mark.slow
 def test_released_autoencoders_classify_by_what_they_can_draw(shared_data):
     found = pretrained.pretrained(None, shared_data, draws=1000, steps=10)
     test = robust_networks.first(load("mnist", "test", shared_data), 60)
