@@ -174,7 +174,7 @@ def missing(module, path):
     return False
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "experiments/README.md"])
+@pytest.mark.parametrize("document", ["README.md", ".github/CONTRIBUTING.md", "experiments/README.md"])
 def test_what_a_document_names_in_its_sentences_exists(document):
     text = (REPOSITORY / document).read_text()
     named = re.findall(r"`(?:invjax\.)?((?:" + "|".join(invjax.__all__) + r")(?:\.[A-Za-z_]\w*)+)(?:\(|`)", text)
