@@ -121,7 +121,7 @@ def one_chunk(config: Config, test: Dataset, ids: np.ndarray, of_norm: Any, ask:
         start = (x > 0.5).astype(np.float32) if norm == "l0" else x
         near = aligned_neighbours(start, labels, bank, transforms=grid)
         if norm == "l0":
-            attacks = {"l0": partial(l0_invariance, start, near, ask, regions=config.regions)}
+            attacks = {"l0": partial(l0_invariance, start, near, judge=ask, regions=config.regions)}
         else:
             attacks = {
                 f"linf {eps:g}": partial(linf_invariance, start, near, eps=eps, judge=ask) for eps in config.epsilons

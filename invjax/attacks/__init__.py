@@ -5,15 +5,20 @@ from invjax.attacks import building
 from invjax.attacks._apgd import apgd, apgd_targeted
 from invjax.attacks._attack import Attack, AttackResult, jit_attack
 from invjax.attacks._autoattack import Stage, autoattack, autoattack_stages
+from invjax.attacks._checks import Finding
 from invjax.attacks._combine import restarts, worst_of
-from invjax.attacks._diagnose import Finding, diagnose
+from invjax.attacks._diagnose import diagnose
 from invjax.attacks._fab import fab
+from invjax.attacks._feature_adversary import feature_adversary
 from invjax.attacks._gradient import Loss, fgsm, iterated_ll, pgd, step_ll
-from invjax.attacks._invariance import InvarianceExamples, Judge, l0_invariance, linf_invariance
+from invjax.attacks._invariance import InvarianceExamples, Judge
 from invjax.attacks._judge import judge
-from invjax.attacks._metamers import feature_adversary, interpolate, metamers
-from invjax.attacks._neighbour_search import ReferenceBank, nearest_of, pixels_of, reference_bank
+from invjax.attacks._l0_invariance import l0_invariance
+from invjax.attacks._linf_invariance import linf_invariance
+from invjax.attacks._metamers import interpolate, metamers
+from invjax.attacks._neighbour_search import nearest_of
 from invjax.attacks._neighbours import Neighbours, aligned_neighbours
+from invjax.attacks._reference_bank import ReferenceBank, pixels_of, reference_bank
 from invjax.attacks._smallest import distances, line_search, smallest
 from invjax.attacks._square import square
 from invjax.attacks._threats import Threat, l0, l1, l2, linf

@@ -1,9 +1,10 @@
-r"""A judge that stands in for people: several models, and a label only where most of them see the same.
+r"""A judge that stands in for people: several models, and a label only where enough of them agree.
 
-    label(x) = c    if at least a share `agreement` of the voters puts c first,    else -1: there is no saying
+    label(x) = c    if at least a fraction `agreement` of the voters predicts c,    else -1: no class
 
-Invariance attacks stop at the first of many images that the judge accepts, and so they find mistakes of the judge. It
-makes fewer than its voters if these are unlike each other: other architectures, other data, a density beside networks.
+Invariance attacks stop at the first of many images that the judge accepts, and so they also find mistakes of the judge.
+The judge makes fewer mistakes than its voters if the voters differ: in architecture, in training data, or in kind, such
+as networks and a density.
 
 Source: Tramèr et al. 2020, section 4.2, where 40 people label each image and 70 % of them must agree.
 """
@@ -19,10 +20,10 @@ from invjax.types import Array, LogitsFn
 
 
 def judge(voters: Sequence[LogitsFn], *, agreement: float | int = 0.7) -> Callable[[Array], Int[Array, " batch"]]:
-    """The class that enough of the voters see, or none.
+    """A judge that returns the class that enough of the voters predict, or -1.
 
-    A voter whose largest logit is shared by two classes, or whose logits hold a NaN, abstains: it counts among the
-    voters and for no class. One voter alone is always agreed with itself, so its judge says whatever it sees.
+    A voter abstains if two classes have its largest logit, or if its logits hold a NaN: it counts among the voters, but
+    for no class. A single voter always agrees with itself, so the judge returns its prediction.
 
     >>> dark = lambda x: jnp.stack([1 - x.mean((1, 2, 3)), x.mean((1, 2, 3))], 1)
     >>> corner = lambda x: jnp.stack([1 - x[:, 0, 0, 0], x[:, 0, 0, 0]], 1)
@@ -31,24 +32,27 @@ def judge(voters: Sequence[LogitsFn], *, agreement: float | int = 0.7) -> Callab
     [0, -1]
 
     Args:
-        voters: `x [B, ...] -> logits [B, K]`, one K for all of them, such as `partial(net.apply, params)`.
-        agreement: the share of them that makes a label, above 1/2, so that there is one at most; 1 asks for all.
+        voters: functions `x [B, ...] -> logits [B, K]` with the same K, such as `partial(net.apply, params)`.
+        agreement: the fraction of the voters that must agree, above 1/2, so that at most one class has it; 1 requires
+            all of them.
 
     Returns:
-        `x [B, ...] -> labels [B]`, -1 where fewer agree. Pure, so jit it: as the `judge` of `linf_invariance` and
-        `l0_invariance` it is called for each batch.
+        `x [B, ...] -> labels [B]`, -1 where fewer agree. The function is pure: jit it before you pass it as the `judge`
+        of `linf_invariance` or `l0_invariance`, which call it for each batch.
 
     Raises:
-        ValueError: no voters, an agreement outside (1/2, 1], voters of different shapes (when called).
+        ValueError: there are no voters, or the agreement is outside (1/2, 1]. When the judge is called: the logits of
+            the voters have different shapes.
     """
     voters = tuple(voters)
     if not voters:
         raise ValueError("voters must hold one function or more; got none; pass [partial(net.apply, params), ...]")
     if not 0.5 < agreement <= 1:
         raise ValueError(
-            f"agreement must be above 1/2 and at most 1, or two classes could have it; got agreement={agreement}"
+            f"agreement must be above 1/2 and at most 1, or two classes could reach it; got agreement={agreement}; "
+            "use 0.7 as in the published study"
         )
-    needed = math.ceil(agreement * len(voters) - 1e-9)  # 0.7 of 10 are 7, also after rounding
+    needed = math.ceil(agreement * len(voters) - 1e-9)  # 0.7 of 10 voters are 7, also in floating point
 
     def label(x: Array) -> Int[Array, " batch"]:
         counts = votes(voters, x)
@@ -58,19 +62,22 @@ def judge(voters: Sequence[LogitsFn], *, agreement: float | int = 0.7) -> Callab
 
 
 def votes(voters: Sequence[LogitsFn], x: Array) -> Int[Array, "batch classes"]:
-    """How many of the voters see each class; together fewer than there are voters where some abstain.
+    """The number of voters that predict each class; voters that abstain count for no class.
 
     Raises:
-        ValueError: logits that are not `[B, K]` with one K.
+        ValueError: the logits of a voter are not `[B, K]` with the same K for all.
     """
     shapes = [jax.eval_shape(voter, x).shape for voter in voters]
     if len(set(shapes)) != 1 or len(shapes[0]) != 2 or shapes[0][0] != len(x):
-        raise ValueError(f"every voter must map images {x.shape} to logits [{len(x)}, classes]; got {shapes}")
+        raise ValueError(
+            f"every voter must map images {x.shape} to logits [{len(x)}, classes]; got {shapes}; "
+            "give all voters the same classes"
+        )
     x = jnp.asarray(x)
     return jnp.stack([_first_alone(voter(x)) for voter in voters]).sum(0)
 
 
 def _first_alone(logits):
-    """1 for the class that is above all others, else 0, `[B, K]`."""
+    """1 for the class whose logit exceeds all others, else 0, `[B, K]`."""
     first = logits == logits.max(1, keepdims=True)  # nothing equals NaN
     return jnp.where(first.sum(1, keepdims=True) == 1, first, False).astype(jnp.int32)

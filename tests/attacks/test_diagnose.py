@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from invjax.attacks import diagnose, fgsm, l2, linf, pgd
-from invjax.attacks._diagnose import CHECKS, Evidence
+from invjax.attacks._checks import CHECKS, Evidence
 from invjax.data import as_float, load
 from invjax.losses import cross_entropy
 from invjax.models import mlp
@@ -62,7 +62,7 @@ def look(apply_fn=NET.apply, x=None, **given):
 
 
 def test_a_healthy_network_gives_no_finding():
-    assert look(x=digits()[1]) == ({}, ["nothing suspicious; that is no proof"])
+    assert look(x=digits()[1]) == ({}, ["nothing suspicious was found; this is not a proof of robustness"])
 
 
 def rounded(params, x):
@@ -95,15 +95,21 @@ def only_near(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
     return fgsm()(key, logits_fn, x, labels, eps=jnp.where(eps > 0.2, 0.0, 2 * eps), ids=ids)
 
 
+ONLY_NEAR = fgsm()._replace(run=only_near)
+
 BLINDLY = {"attack": pgd(steps=2, loss=cross_entropy, random_start=False)}
 CASES = {  # name: (what is wrong, the check that sees it, what it says)
-    "probabilities": ({"apply_fn": with_probabilities}, "probabilities", "give the logits"),
+    "probabilities": ({"apply_fn": with_probabilities}, "probabilities", "return the logits"),
     "a staircase": ({"apply_fn": rounded}, "gradients", "a gradient of exactly zero on 100% of the images"),
-    "a blind attack": ({"apply_fn": rounded, **BLINDLY}, "unbounded", "the attack wins only 0%"),
+    "a blind attack": ({"apply_fn": rounded, **BLINDLY}, "unbounded", "the attack succeeds on only 0% of the images"),
     "saturation": ({"apply_fn": saturated, **BLINDLY}, "gradients", "cross-entropy has a gradient of exactly zero"),
     "randomness": ({"apply_fn": random_logits}, "randomness", "attack their mean over the randomness"),
     "NaN": ({"apply_fn": with_nan}, "finite logits", "logits are NaN or infinite"),
-    "a worse attack": ({"attack": only_near}, "monotone", "the attack wins less with a larger radius"),
+    "a worse attack": (
+        {"attack": fgsm()._replace(run=only_near)},
+        "monotone",
+        "the attack succeeds less often at a larger radius",
+    ),
 }
 
 
@@ -118,24 +124,24 @@ def test_each_check_finds_the_model_made_for_it(name):
 
 def test_a_random_search_that_beats_the_gradient_is_found():
     found, _ = look(rounded, digits()[1], eps=0.4, **BLINDLY)
-    assert "the attack 0%: the gradients are masked" in found["blind search"]
+    assert "the attack on 0%: the gradients are masked" in found["blind search"]
 
 
 def test_a_flat_softmax_that_spreads_the_gradient_over_all_classes_is_found():
     flat = lambda params, x: 1e-3 * NET.apply(params, x)  # noqa: E731
     found, _ = look(flat, eps=0.07, attack=pgd(steps=40))
-    assert "climb losses.margin or dlr" in found["other loss"]
+    assert "maximise losses.margin or dlr" in found["other loss"]
 
 
 def test_images_as_bytes_in_floats_are_found():
     found, shown = look(x=255 * digits()[1].reshape(COUNT, -1))
-    assert "images range from 0 to 255, outside of the bounds (0.0, 1.0)" in found["image range"]
+    assert "pixel values range from 0 to 255, outside the box (0.0, 1.0)" in found["image range"]
     assert shown[0].startswith("image range: ")
 
 
-def test_images_in_a_corner_of_the_bounds_are_found():
+def test_images_in_a_corner_of_the_box_are_found():
     found, _ = look(threat=linf((0.0, 255.0)), attack=pgd(linf((0.0, 255.0)), steps=10))
-    assert "images span only 0 to 1 of the bounds (0.0, 255.0)" in found["image range"]
+    assert "pixel values range only from 0 to 1 in the box (0.0, 255.0)" in found["image range"]
 
 
 def test_another_threat_is_fine():
@@ -155,7 +161,7 @@ def test_silence_and_print(capsys):
 # one check at a time, at its limits
 
 HEALTHY = Evidence(
-    bounds=(0.0, 1.0),
+    box=(0.0, 1.0),
     low=0.0,
     high=1.0,
     logits=np.random.default_rng(0).normal(size=(10, 3)),
@@ -172,7 +178,7 @@ LIMITS = [  # what differs from the healthy evidence, the checks that say someth
     ({}, set()),
     ({"high": 0.51}, set()),
     ({"high": 0.49}, {"image_range"}),
-    ({"high": 0.49, "bounds": (-np.inf, np.inf)}, set()),
+    ({"high": 0.49, "box": (-np.inf, np.inf)}, set()),
     ({"low": -0.01}, {"image_range"}),
     ({"logits": ONE_HOT, "logits_again": ONE_HOT}, {"probabilities"}),
     ({"logits": 2 * ONE_HOT, "logits_again": 2 * ONE_HOT}, set()),

@@ -17,12 +17,13 @@ from invjax.attacks import (
     aligned_neighbours,
     l0_invariance,
     linf_invariance,
+    nearest_of,
+    pixels_of,
     reference_bank,
     unwarp,
     warp,
 )
-from invjax.attacks._invariance import _regions
-from invjax.attacks._neighbour_search import nearest_of, pixels_of
+from invjax.attacks._l0_invariance import _regions
 from invjax.data import as_float, load
 
 # compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
@@ -164,7 +165,7 @@ def test_search_finds_the_nearest_of_every_group(components):
 @pytest.mark.parametrize("norm, components", KINDS[:-1])
 def test_neighbours_are_those_of_a_search_of_every_pair(norm, components):
     bank = reference_bank(BANK, BANK_LABELS, norm=norm, components=components)
-    found = aligned_neighbours(X, LABELS, bank, transforms=GRID, candidates=1, steps=0, ink=0)
+    found = aligned_neighbours(X, LABELS, bank, transforms=GRID, candidates=1, steps=0, min_brightness=0)
 
     def black_and_white(images):
         return images > 0.5 if norm == "l0" else images
@@ -238,7 +239,7 @@ def test_what_is_pushed_out_of_the_picture_is_no_neighbour():
     bank = reference_bank(np.stack([x] + [other] * 9), np.arange(10), norm="l2")
     grid = affine_grid(rotation=[0], shift=(0, 3))
     near = partial(aligned_neighbours, x[None], np.array([0]), bank, transforms=grid, steps=0, candidates=1)
-    assert not near(ink=0).distance.any() and (near(ink=0).images == x).all()
+    assert not near(min_brightness=0).distance.any() and (near(min_brightness=0).images == x).all()
     np.testing.assert_allclose(near().distance, 4)
     assert (near().images == other).all()
 
@@ -308,7 +309,7 @@ def test_bank_refuses(images, labels, options, words, monkeypatch):
         (X * np.nan, LABELS, {}, "x holds 256 NaN"),
         (X, LABELS[:3], {}, r"labels must have shape \[4\]"),
         (X[:0], LABELS[:0], {}, "one or more images"),
-        (X, LABELS + 10, {}, r"the bank has no image of the classes \[10, 12, 14, 17\]"),
+        (X, LABELS + 10, {}, r"the bank has no image of the classes \[10, 12, 14, 17\] of x"),
         (X, LABELS, {"transforms": GRID[:0]}, r"transforms must be \[T, 5\], .*; got \(0, 5\)"),
         (X, LABELS, {"transforms": GRID * np.float32([1, 1, 1, 0, 1])}, "scale must be positive"),
         (X, LABELS, {"transforms": GRID * np.float32(np.nan)}, "transforms holds"),
@@ -424,7 +425,7 @@ def test_l0_finds_the_smallest_subset_that_the_judge_accepts(batch_size):
         return x.reshape(-1, 81) @ weights + bias[None]
 
     x = (np.random.default_rng(7).random((5, 9, 9, 1)) < 0.1).astype(np.float32)
-    found = l0_invariance(x, PARTS, judge, regions=8, batch_size=batch_size)
+    found = l0_invariance(x, PARTS, judge=judge, regions=8, batch_size=batch_size)
     assert found.success.any() and not found.success.all()
     for i in range(5):
         best = np.inf
@@ -455,7 +456,7 @@ def test_l0_leaves_what_differs_by_less_than_a_half():
     x = np.full((1, 9, 9, 1), 0.2, np.float32)
     target = np.full((1, 1, 9, 9, 1), 0.4, np.float32)
     target[0, 0, 4, 4:7] = 1
-    found = l0_invariance(x, neighbours_of(target, [[3]]), lambda z: jnp.full(len(z), 3))
+    found = l0_invariance(x, neighbours_of(target, [[3]]), judge=lambda z: jnp.full(len(z), 3))
     assert found.distance.tolist() == [3] and found.success.all() and found.target.tolist() == [3]
     expected = x.copy()
     expected[0, 4, 4:7] = 1
@@ -469,13 +470,13 @@ def test_l0_asks_no_more_than_it_must():
         asked.append(np.asarray(x).sum((1, 2, 3)))
         return np.ones(len(x), int)  # whatever is of class 1 is accepted at once
 
-    found = l0_invariance(BLACK, PARTS, judge, regions=8, batch_size=10)
+    found = l0_invariance(BLACK, PARTS, judge=judge, regions=8, batch_size=10)
     assert found.success.all() and (found.target == 1).all()
     assert len(asked) < 40 and np.concatenate(asked).max() < 10
 
 
 def test_an_equal_neighbour_is_no_example():
-    found = l0_invariance(BLACK, neighbours_of(BLACK[:, None], np.full((5, 1), 4)), lambda z: np.full(len(z), 4))
+    found = l0_invariance(BLACK, neighbours_of(BLACK[:, None], np.full((5, 1), 4)), judge=lambda z: np.full(len(z), 4))
     assert not found.success.any() and not found.distance.any()
     np.testing.assert_array_equal(found.x, BLACK)
 
@@ -483,7 +484,7 @@ def test_an_equal_neighbour_is_no_example():
 @pytest.mark.parametrize("regions", [0, 17])
 def test_l0_refuses_other_numbers_of_regions(regions):
     with pytest.raises(ValueError, match=f"regions must be from 1 to 16, .*; got regions={regions}"):
-        l0_invariance(BLACK, PARTS, lambda z: jnp.zeros(len(z), int), regions=regions)
+        l0_invariance(BLACK, PARTS, judge=lambda z: jnp.zeros(len(z), int), regions=regions)
 
 
 @pytest.mark.parametrize("attack", [partial(linf_invariance, eps=0.3), l0_invariance], ids=["linf", "l0"])

@@ -31,18 +31,18 @@ def four_images():
     ("agreement", "expected"),
     [(0.51, [0, 1, 2, -1]), (0.6, [0, 1, 2, -1]), (0.7, [0, 1, -1, -1]), (0.8, [0, 1, -1, -1]), (1, [0, -1, -1, -1])],
 )
-def test_a_label_needs_its_share_of_the_voters(agreement, expected):
+def test_a_label_needs_its_fraction_of_the_voters(agreement, expected):
     voters = [fixed(row) for row in ([0, 1, 2, 0], [0, 1, 2, 0], [0, 1, 2, 1], [0, 1, 0, 1], [0, 2, 1, 2])]
     np.testing.assert_array_equal(judge(voters, agreement=agreement)(four_images()), expected)
 
 
 @pytest.mark.parametrize(("count", "of", "says"), [(7, 10, True), (6, 10, False), (14, 20, True), (13, 20, False)])
-def test_exactly_the_share_is_enough_whatever_it_rounds_to(count, of, says):
+def test_exactly_the_fraction_is_enough_whatever_it_rounds_to(count, of, says):
     voters = [fixed([2])] * count + [fixed([0])] * (of - count)
     assert judge(voters, agreement=0.7)(four_images()[:1]).tolist() == [2 if says else -1]
 
 
-def test_the_default_is_the_share_of_the_human_study():
+def test_the_default_is_the_fraction_of_the_human_study():
     seven, six = ([fixed([1])] * n + [fixed([0])] * (10 - n) for n in (7, 6))
     assert judge(seven)(four_images()[:1]).tolist() == [1] and judge(six)(four_images()[:1]).tolist() == [-1]
 
@@ -93,8 +93,8 @@ def test_the_l0_attack_changes_as_few_pixels_as_the_judge_asks_for():
     x = np.zeros((2, 3, 3, 1), np.float32)
     neighbours = neighbours_of(x)
     neighbours.images[:, 1] = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 1]], np.float32)[..., None]  # four regions
-    corner = l0_invariance(x, neighbours, jax.jit(judge([of_pixel(0)])), regions=4, batch_size=8)
-    both = l0_invariance(x, neighbours, jax.jit(judge([of_pixel(0), of_pixel(2)])), regions=4, batch_size=8)
+    corner = l0_invariance(x, neighbours, judge=jax.jit(judge([of_pixel(0)])), regions=4, batch_size=8)
+    both = l0_invariance(x, neighbours, judge=jax.jit(judge([of_pixel(0), of_pixel(2)])), regions=4, batch_size=8)
     assert corner.success.all() and corner.distance.tolist() == [1, 1]
     assert both.success.all() and both.distance.tolist() == [2, 2]
 

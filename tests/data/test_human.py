@@ -155,7 +155,9 @@ def test_agreement_counts_changed_images_only():
     # people see another class in the first four; of those the model follows people in one, the original in two
     first = flat(range(6), human=[1, 2, 3, 4, 5, 6], labels=[0, 0, 0, 0, 5, 6])
     second = flat([6, 7], human=[8, 8], labels=[8, 1])
-    found = agreement(*sees([1, 0, 0, 9, 5, 0, 8, 8]), {"first": first, "second": second}, options=Options(batch_size=3))
+    found = agreement(
+        *sees([1, 0, 0, 9, 5, 0, 8, 8]), {"first": first, "second": second}, options=Options(batch_size=3)
+    )
     assert list(found) == ["first", "second"]
     assert found["first"].with_humans.tolist() == [True, False, False, False]
     assert found["first"].with_originals.tolist() == [False, True, True, False]

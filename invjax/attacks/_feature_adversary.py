@@ -1,0 +1,74 @@
+"""Approximate metamers: a search near one image for the features of another, in any differentiable model."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax._conv import fast_convs
+from invjax.attacks._attack import AttackResult
+from invjax.attacks._threats import Threat, l2
+from invjax.attacks.building import climb
+from invjax.types import Array, Scalar
+
+
+def feature_adversary(
+    features_fn: Callable[[jax.Array], jax.Array],
+    x: Array,
+    targets: Array,
+    *,
+    eps: Scalar,
+    threat: Threat | None = None,
+    steps: int = 200,
+    step_size: Scalar | None = None,
+    tolerance: float = 1e-2,
+) -> AttackResult:
+    """Search near `x` for images with given features: approximate metamers of any differentiable model.
+
+    The attack minimises `|features(z) - targets|^2` by projected gradient descent from `x`, with step sizes that
+    decrease linearly to zero.
+
+    Args:
+        features_fn: `x [B, ...] -> features [B, ...]`, such as a model's logits.
+        x: `[B, ...]`, the images to start from.
+        targets: `[B, ...]`, the features to reach, such as those of other images.
+        eps: the largest distance from x.
+        threat: the geometry; `l2()` by default.
+        steps: the number of gradient steps.
+        step_size: the size of the first step; `5 * eps / steps` by default, so that the steps add up to `2.5 * eps`.
+        tolerance: the largest absolute difference of a feature that counts as success.
+
+    Returns:
+        An `AttackResult`; `loss` is minus the Euclidean distance of the features from their targets.
+
+    Raises:
+        ValueError: the targets have another shape than the features, or the images are not finite floats inside the
+            box.
+
+    Source: Sabour et al. 2016, *Adversarial Manipulation of Deep Representations*. They use L-BFGS in an linf ball.
+    """
+    threat = l2() if threat is None else threat
+    _check.positive(steps=steps)
+    _check.within("x", x, threat.box)
+    _check.number("eps", eps)
+    found = jax.eval_shape(features_fn, x).shape
+    if found != targets.shape:
+        raise ValueError(
+            f"targets must have the shape of the features, {found}; got {targets.shape}; compute them with features_fn"
+        )
+    x, features_fn = jnp.asarray(x), fast_convs(features_fn)
+    eps = jnp.asarray(eps, x.dtype)
+
+    def rest(z):
+        return (features_fn(z) - targets).reshape(len(x), -1)
+
+    def objective(z):
+        # The squared distance has a gradient at zero. No success is reported, so that `climb` returns the nearest.
+        return -(rest(z) ** 2).sum(1), jnp.zeros(len(x), bool)
+
+    first = 5 * eps / steps if step_size is None else step_size
+    sizes = (first * (1 - jnp.arange(steps) / steps)).astype(x.dtype)
+    found, value, trace = climb(objective, threat, x, x, eps, sizes)
+    reached = jnp.abs(rest(found)).max(1) <= tolerance
+    return AttackResult(found, reached, jax.vmap(threat.distance)(found, x), -jnp.sqrt(-value), -jnp.sqrt(-trace))
