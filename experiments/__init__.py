@@ -1,1 +1,4 @@
-"""One folder a paper, one file a result, one command each: `python -m experiments list`."""
+"""Experiments: one folder for each paper, one module and one command for each result.
+
+`python -m experiments list` prints them.
+"""

@@ -28,7 +28,7 @@ def find() -> list[common.Experiment]:
 
 
 def headline(experiment: common.Experiment) -> dict | None:
-    """The first row of the published table, the default's and MNIST's before others, or None."""
+    """The first row of the published table, or None. The default preset and MNIST come first."""
 
     def order(path: Path) -> tuple:
         run = path.parent.name
@@ -39,7 +39,7 @@ def headline(experiment: common.Experiment) -> dict | None:
 
 
 def list_experiments(as_json: bool) -> None:
-    """Print one line a result, or all of it as JSON."""
+    """Print one line for each result, or everything as JSON."""
     found = find()
     if as_json:
         lines = [
@@ -60,7 +60,7 @@ def list_experiments(as_json: bool) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Dispatch a command."""
+    """Run the command of the command line."""
     match arguments:
         case ["list"] | ["list", "--json"]:
             list_experiments("--json" in arguments)

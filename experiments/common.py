@@ -1,8 +1,8 @@
-"""What every experiment shares: presets and the command line, a run's folder, tables, and the use of the machine.
+"""The framework of all experiments: presets, the command line, the folder of a run, tables, and devices.
 
-A run's folder holds `config.json`, `environment.json`, one folder a stage, `arrays.npz`, `table.json`, `table.md` and
-`figures/`. A stage that is complete is not run again, so the same command on the same folder goes on where it was
-stopped.
+The folder of a run has `config.json`, `environment.json`, one folder for each stage, `arrays.npz`, `table.json`,
+`table.md` and `figures/`. A complete stage is not run again, so the same command on the same folder continues an
+interrupted run.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Experiment(NamedTuple):
         name: "paper/result", also its place under `runs/` and `experiments/results/`.
         item: the figure or table of the paper.
         presets: by name, a frozen dataclass; "smoke", "default" and, where there is more to run, "paper".
-        times: by preset, how long it takes and on what.
-        run: `(config, folder) -> rows`; draws its figures and leaves the rest to `execute`.
+        times: by preset, how long it takes on which machine.
+        run: `(config, folder) -> rows`; it also draws the figures. `execute` does everything else.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Experiment(NamedTuple):
 
     @property
     def command(self) -> str:
-        """How to run it, without its preset."""
+        """The command that runs the experiment, without a preset."""
         return f"python -m experiments.{self.name.replace('/', '.')}"
 
 
@@ -53,11 +53,11 @@ class Row(NamedTuple):
 
     Attributes:
         name: what is measured.
-        published: the paper's number, or None.
+        published: the number in the paper, or None.
         measured: the mean over seeds.
-        spread: the sample standard deviation over seeds, None for one seed.
-        seeds: how many.
-        unit: such as "%".
+        spread: the sample standard deviation over seeds; None for one seed.
+        seeds: the number of seeds.
+        unit: the unit, such as "%".
         differs: how the set-up differs from the published one.
     """
 
@@ -71,16 +71,17 @@ class Row(NamedTuple):
 
 
 def row(name: str, published: float | None, values: Iterable[float], unit: str, differs: str = "") -> Row:
-    """A `Row` from one value a seed."""
+    """A `Row` from one value for each seed."""
     values = [float(value) for value in values]
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Row(name, published, float(np.mean(values)), spread, len(values), unit, differs)
 
 
 def use_all_cores() -> None:
-    """On CPU, one JAX device a core: XLA runs many convolutions on one thread, so a batch is spread over devices.
+    """On a CPU, make one JAX device for each core.
 
-    A power of two, at most 8, which divides the usual batch sizes. Call it before anything else touches JAX. Compiled
+    XLA runs many convolutions on one thread, so experiments spread a batch over devices. The number of devices is a
+    power of two and at most 8, which divides the usual batch sizes. Call this before anything else uses JAX. Compiled
     programs are kept between runs.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -91,7 +92,7 @@ def use_all_cores() -> None:
 
 
 def environment(command: str) -> dict[str, Any]:
-    """Where and when: what a number needs to be looked up again."""
+    """The machine, the versions and the date: what is needed to reproduce a number."""
     device = jax.devices()[0]
     names = ("invjax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
@@ -122,13 +123,13 @@ def _processor() -> str:
 
 
 def open_run(config: Any, folder: Path) -> None:
-    """Make the folder of a run, or check that the one which is there was made with the same settings.
+    """Make the folder of a run, or check that an existing folder was made with the same settings.
 
     Raises:
-        ValueError: it was not; the message names the first setting that differs.
+        ValueError: the settings differ; the message names the first one that does.
     """
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    wanted.pop("data_dir", None)  # where the data lie on this machine is no setting
+    wanted.pop("data_dir", None)  # data_dir depends on the machine, so it does not identify a run
     path = folder / "config.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -143,7 +144,7 @@ def open_run(config: Any, folder: Path) -> None:
 
 
 def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict, dict]:
-    """`compute() -> (numbers, arrays)`, kept in `folder` and read from there the next time."""
+    """The result of `compute() -> (numbers, arrays)`, kept in `folder` and read from there the next time."""
     numbers, arrays = folder / "numbers.json", folder / "arrays.npz"
     if not numbers.exists():
         values, tensors = compute()
@@ -157,7 +158,7 @@ def _cell(value: float | None, digits: int = 3) -> str:
 
 
 def table_markdown(rows: Iterable[Row], about: dict[str, Any]) -> str:
-    """The table as Markdown, headed by where it comes from."""
+    """The table as Markdown, after a line with its command, machine, version and date."""
     lines = [
         f"`{about['command']}`, {about['device']}, JAX {about['packages']['jax']}, {about['date']}",
         "",
@@ -171,7 +172,7 @@ def table_markdown(rows: Iterable[Row], about: dict[str, Any]) -> str:
 
 
 def execute(experiment: Experiment, preset: str, config: Any, folder: Path) -> list[Row]:
-    """Run, or finish, an experiment in `folder`, and write its table."""
+    """Run an experiment in `folder`, or continue an interrupted run, and write its table."""
     open_run(config, folder)
     changes = [
         f"--{field.name.replace('_', '-')} {_argument(getattr(config, field.name))}"
@@ -195,7 +196,7 @@ def _argument(value: Any) -> str:
 
 
 def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row]:
-    """The command line: `[preset] [--field value ...] [--out FOLDER]`; the preset may be left out."""
+    """The command line: `[preset] [--field value ...] [--out FOLDER]`; the preset is optional."""
     try:
         import tyro
     except ImportError as error:
@@ -218,7 +219,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         default=default,
         args=arguments,
         prog=f"{experiment.command} {preset}",
-        description=description + ". Also: --out FOLDER, where the run is kept.",
+        description=description + ". Also: --out FOLDER, the folder of the run.",
     )
     try:
         return execute(experiment, preset, config, out or Path("runs") / experiment.name / f"{preset}-{config.dataset}")
@@ -227,7 +228,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
 
 
 def publish(run: Path) -> Path:
-    """Copy what is worth keeping of a run to `experiments/results/`: table, config, environment and figures.
+    """Copy the table, config, environment and figures of a run to `experiments/results/`.
 
     Raises:
         ValueError: the folder is not a finished run under a folder of its experiment's name.

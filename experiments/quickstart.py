@@ -1,4 +1,4 @@
-"""The whole story in two minutes on a laptop: `python -m experiments quickstart`.
+"""The main result in two minutes on a laptop: `python -m experiments quickstart`.
 
 It is the metamer experiment on the 1,797 handwritten digits that scikit-learn ships, so it needs no download.
 """

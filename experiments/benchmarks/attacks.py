@@ -151,7 +151,7 @@ def check_same(name: str, case: Case, params: Params, module: torch.nn.Module) -
     """Both sides give the same logits.
 
     Raises:
-        AssertionError: they do not, so that a comparison would mean nothing.
+        AssertionError: they do not, so the comparison would be invalid.
     """
     x, _ = random_batch(case.same_at, 8)
     with torch.no_grad():

@@ -83,7 +83,7 @@ def check_same(name: str, batch: Batch, net, x, labels) -> None:
     """Both sides have as many parameters, and give the data the same density before training.
 
     Raises:
-        AssertionError: they do not, so that a comparison would mean nothing.
+        AssertionError: they do not, so the comparison would be invalid.
     """
     model = preset(name)
     params = jax.jit(model.bijector.init)(jax.random.key(0), batch[0])

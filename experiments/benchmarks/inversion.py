@@ -128,7 +128,7 @@ def check_same(name: str, steps: int = 5) -> None:
     """Both sides rebuild the same images, up to what rounding does to ReLUs.
 
     Raises:
-        AssertionError: they do not, so that a comparison would mean nothing.
+        AssertionError: they do not, so the comparison would be invalid.
     """
     case = CASES[name]
     params = random_params(case.net, case.same_at)

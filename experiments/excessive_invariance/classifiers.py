@@ -44,36 +44,36 @@ LOSSES = ("CE", "iCE")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The data and the training of the networks: what every experiment here is configured with."""
+    """Settings of the data and of the training, shared by the experiments of this paper."""
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     train_size: int | None = None
-    """Use this many training images; None: all."""
+    """Number of training images; None uses all."""
     blocks: tuple[int, ...] | None = None
-    """Blocks of each level; None: the preset of the data set."""
+    """Number of blocks of each level; None uses the preset of the data set."""
     epochs: int = 3
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     batch_size: int = 128
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 4e-3
-    """Adam's, after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
+    """Learning rate of Adam after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
     form: Literal["gradient-reversal", "alternating"] = "gradient-reversal"
-    """How iCE is trained: both players in one backward pass, or in turns."""
+    """How iCE trains model and critic: in one backward pass (gradient reversal), or in turns."""
     adversary: Literal["reversal", "uniform", "permuted-2019", "negated-permuted-2020"] = "reversal"
-    """What the model minimises about its nuisance, in the alternating form."""
+    """The nuisance loss that the model minimises in the alternating form."""
     critic_steps: int = 5
-    """Steps of the nuisance classifier for one of the model, in the alternating form."""
+    """Steps of the nuisance classifier for each step of the model, in the alternating form."""
     critic_hidden: tuple[int, ...] = (512, 512)
-    """Hidden layers of the nuisance classifier."""
+    """Widths of the hidden layers of the nuisance classifier."""
     nuisance_weight: float = 0.3
     """Weight of the nuisance term of iCE."""
     likelihood_weight: float = 1.0
     """Weight of bits per dimension in iCE."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed and a loss."""
+    """Random seeds; each seed trains one network with each loss."""
 
 
 def model_for(config: Settings, save_memory: bool = True) -> InvertibleClassifier:
@@ -89,7 +89,7 @@ def optimizer_for(config: Settings, num_steps: int) -> optax.GradientTransformat
 
 
 def datasets(config: Settings) -> tuple[Dataset, Dataset]:
-    """Training and test set."""
+    """The training and the test set."""
     train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
     if config.train_size is not None:
         train = train._replace(images=train.images[: config.train_size], labels=train.labels[: config.train_size])
@@ -97,7 +97,7 @@ def datasets(config: Settings) -> tuple[Dataset, Dataset]:
 
 
 def mesh_for(config: Settings) -> Mesh:
-    """As many devices as divide a batch."""
+    """A mesh of the largest number of devices that divides a batch."""
     return data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
 
 
@@ -109,7 +109,7 @@ def training_for(config: Settings, loss: str, levels: int, num_steps: int) -> Tr
     """The training step of a loss, and `(key, model parameters) -> initial state`; a batch is (bytes, labels)."""
     model = model_for(config)
     optimizer = optimizer_for(config, num_steps)
-    critic_optimizer = optimizer_for(config, num_steps * config.critic_steps)  # it counts its own steps
+    critic_optimizer = optimizer_for(config, num_steps * config.critic_steps)  # each optimiser counts its own steps
     critic = mlp(model.num_classes, config.critic_hidden)
     weights = {
         "nuisance_weight": config.nuisance_weight,
@@ -166,14 +166,14 @@ def training_for(config: Settings, loss: str, levels: int, num_steps: int) -> Tr
 
 
 def train(config: Settings, loss: str, seed: int, data: Dataset, folder: Path) -> Params:
-    """Train a model, or go on with it; the parameters fit `model_for(config)` with and without `save_memory`.
+    """Train a model, or continue its training; the parameters fit `model_for(config)` with and without `save_memory`.
 
     Args:
         config: settings.
         loss: "CE" or "iCE".
-        seed: of the parameters, the noise and the order of the images.
+        seed: random seed of the parameters, the noise and the order of the images.
         data: the training set.
-        folder: where checkpoints are kept.
+        folder: the folder of checkpoints.
     """
     init_key, run_key, _ = keys_for(loss, seed)
     num_steps = config.epochs * (len(data.labels) // config.batch_size)
@@ -194,7 +194,7 @@ def train(config: Settings, loss: str, seed: int, data: Dataset, folder: Path) -
 def train_network(
     config: Settings, net: Net, name: str, seed: int, data: Dataset, folder: Path, *, epochs: int, learning_rate: float
 ) -> Params:
-    """Train an ordinary network with cross-entropy, or go on with it; warm-up and decay are those of the models."""
+    """Train an ordinary network with cross-entropy, with the same warm-up and decay as the models."""
     init_key, run_key, _ = keys_for(name, seed)
     num_steps = epochs * (len(data.labels) // config.batch_size)
     optimizer = optimizer_for(dataclasses.replace(config, learning_rate=learning_rate), num_steps)
@@ -217,7 +217,7 @@ def train_network(
 
 
 def keys_for(loss: str, seed: int) -> jax.Array:
-    """Three keys: for the initial parameters, for the training, and for what is measured afterwards."""
+    """Three keys: for the initial parameters, for training, and for the measurements after training."""
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(loss.encode())), 3)
 
 
@@ -228,7 +228,7 @@ def noisy(data: Dataset, seed: int) -> np.ndarray:
 
 
 def codes_of(model: InvertibleClassifier, params: Params, data: Dataset, mesh: Mesh) -> Code:
-    """The codes of all images of a data set, host arrays; `model` without `save_memory`."""
+    """The codes of all images of a data set, as host arrays; use `model` without `save_memory`."""
     encode = jax.jit(lambda images: model.encode(params, as_float(images, data.levels))[0])
     return over_batches(encode, [data.images], mesh=mesh)
 

@@ -2,9 +2,9 @@
 
     python -m experiments.excessive_invariance.decision_boundaries [smoke|default|paper] [--dataset digits|mnist]
 
-For each seed: train a fully invertible RevNet with cross-entropy, train a fresh classifier on its nuisance, and look at
-both on planes through the black image 0: with an image x and one of another class, y; and with x and its metamer x*,
-which has the logits of x and the nuisance of y.
+For each seed, the experiment trains a fully invertible RevNet with cross-entropy and a fresh classifier on its
+nuisance. It draws the decisions of both on planes through the black image 0 and two other images: an image x and an
+image y of another class, or x and its metamer x*, which has the logits of x and the nuisance of y.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from invjax.types import LogitsFn
 
 CLASSIFIERS = ("logits", "nuisance")
 PLANES = ("images", "metamers")
-"""Through x and y, and through x and its metamer."""
+"""The planes through x and y, and through x and its metamer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Config(classifiers.Settings):
     """Settings of the decision boundaries."""
 
     head_epochs: int = 2
-    """Passes over the training set for the fresh classifier of the nuisance."""
+    """Number of passes over the training set for the fresh classifier of the nuisance."""
     head_hidden: tuple[int, ...] = (512, 512)
-    """Its hidden layers."""
+    """Widths of the hidden layers of the fresh classifier of the nuisance."""
     pairs: int = 256
-    """Pairs of images of different classes, for the shares of metamers and of lines."""
+    """Number of pairs of images of different classes, for the fractions of metamers and of lines."""
     discs: int = 64
-    """Metamers whose surroundings are measured, those of the first of these pairs."""
+    """Number of metamers around which decisions are measured; those of the first pairs are used."""
     columns: int = 4
-    """Planes in a figure."""
+    """Number of planes in a figure."""
     resolution: int = 101
-    """Points along each side of a plane."""
+    """Number of points along each side of a plane."""
 
 
 PRESETS = {
@@ -103,7 +103,7 @@ def one_model(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: 
 def measure(
     config: Config, logits_fn: LogitsFn, x: np.ndarray, ends: dict[str, np.ndarray]
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What one classifier says on the lines from each x to both of its `ends`, and on the planes through them and 0."""
+    """The decisions of one classifier on the lines from each x to its `ends`, and on the planes through them and 0."""
     mesh = classifiers.mesh_for(config)
     lines = {plane: decision_segment(logits_fn, x, end, mesh=mesh).argmax(-1) for plane, end in ends.items()}
     on_x, on_y, on_metamer = lines["images"][:, 0], lines["images"][:, -1], lines["metamers"][:, -1]
@@ -179,7 +179,7 @@ MEASURES = {
 
 
 def rows(config: Config, numbers: list[dict]) -> list[common.Row]:
-    """The table: what the figure shows, as shares."""
+    """The table: the fractions that the figure shows."""
     setup = f"{config.epochs} epochs; the figure is published without numbers"
     return [
         common.row(f"classifier of the {name}: {what}", None, [100 * n[name][measure] for n in numbers], "%", setup)

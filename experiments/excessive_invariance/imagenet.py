@@ -3,11 +3,12 @@
     python -m experiments.excessive_invariance.imagenet --data-dir FOLDER
     python -m experiments.excessive_invariance.imagenet paper --data-dir TFDS_FOLDER
 
-FOLDER holds photographs named `<class index>_*.jpg`. They are too few to learn from: what a run on them shows is that
-the net of 48 convolutions trains and inverts at 224 x 224 pixels, in what memory and how exactly.
+FOLDER has photographs named `<class index>_*.jpg`. A few photographs do not teach a classifier. A run on them shows
+that the network of 48 convolutions trains and inverts at 224 x 224 pixels, how much memory it needs and how exact it
+is.
 
-Figures show the photographs, which may be for research only: they stay in the run's `pictures/`, and out of what
-`python -m experiments publish` copies.
+The figures show the photographs, whose licence may allow research only. The run keeps them in `pictures/`, which
+`python -m experiments publish` does not copy.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from invjax.types import Params
 
 MODES = {"memory saving": True, "chain": False}
 PUBLISHED = 29.50
-"""Top-1 error in % of the published net of 48 layers: Jacobsen et al. 2019, the ImageNet table."""
+"""Top-1 error in % of the published network of 48 layers: Jacobsen et al. 2019, the ImageNet table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +45,29 @@ class Config:
     """Settings of the run at ImageNet's resolution."""
 
     dataset: Literal["folder", "imagenet2012", "crops"] = "folder"
-    """Photographs named `<class index>_*.jpg`; ImageNet prepared by TFDS; crops of scikit-learn's two photographs."""
+    """folder: photographs `<class index>_*.jpg`; imagenet2012: by TFDS; crops: of scikit-learn's two photographs."""
     data_dir: str | None = None
-    """The folder of photographs, or for imagenet2012 where TFDS put it."""
+    """Folder of the photographs, or for imagenet2012 the folder of TFDS."""
     side: int = 224
-    """Height and width of an image, a multiple of 32; other than 224 for crops only."""
+    """Height and width of an image, a multiple of 32; values other than 224 are for crops only."""
     blocks: tuple[int, ...] = (0, 3, 4, 6, 3)
-    """Blocks of each level, three convolutions each."""
+    """Number of blocks of each level; a block has three convolutions."""
     steps: int = 16
-    """Training steps."""
+    """Number of training steps."""
     batch_size: int = 4
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 1e-4
-    """Adam's, after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
+    """Learning rate of Adam after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
     memory_batch: int = 32
-    """Images in the training step whose memory is looked up; it is compiled and not run."""
+    """Number of images in the training step whose memory is measured; the step is compiled and not run."""
     pairs: int = 4
-    """Metamers in float32 and in float64."""
+    """Number of metamers, in float32 and in float64."""
     columns: int = 4
-    """Metamers in figure 5."""
+    """Number of metamers in figure 5."""
     batch: int = 16
-    """Metamers in figure 9."""
+    """Number of metamers in figure 9."""
     seeds: tuple[int, ...] = (0,)
-    """One training a seed."""
+    """Random seeds; each seed trains one network."""
 
 
 PRESETS = {
@@ -77,14 +78,14 @@ PRESETS = {
 
 
 class Files(list[Path]):
-    """Photographs on disk as records, read when they are asked for."""
+    """Photographs on disk as records; each is read when it is indexed."""
 
     def __getitem__(self, row: Any) -> Any:
         return {"image": super().__getitem__(row).read_bytes()}
 
 
 def photographs(folder: Path) -> Dataset:
-    """The photographs `<class index>_*.jpg` of a folder, by name, each cut to its central square as ImageNet's are.
+    """The photographs `<class index>_*.jpg` of a folder, sorted by name and cropped to the central square.
 
     Raises:
         FileNotFoundError: there are none.
@@ -100,7 +101,7 @@ def photographs(folder: Path) -> Dataset:
 
 
 def crops(side: int, count: int = 64) -> Dataset:
-    """Random crops of the two photographs that scikit-learn ships, as classes 0 and 1: real, free, and no data set."""
+    """Random crops of the two photographs in scikit-learn, as classes 0 and 1, for runs without a data set."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(0)
@@ -114,7 +115,7 @@ def crops(side: int, count: int = 64) -> Dataset:
 
 
 def datasets(config: Config) -> tuple[Dataset, Dataset]:
-    """What is trained on and what metamers are made of: the same images, unless they are ImageNet's two splits."""
+    """The training images and the images for metamers: the two splits of ImageNet, otherwise the same images."""
     if config.side != 224 and config.dataset != "crops":
         raise ValueError(f"side must be 224 for {config.dataset}; got {config.side}; use --dataset crops")
     if config.dataset == "imagenet2012":
@@ -166,7 +167,7 @@ def step_memory(config: Config) -> tuple[dict[str, float], dict]:
 
 
 def train(config: Config, seed: int, data: Dataset, folder: Path) -> tuple[Params, list[dict]]:
-    """Train with the memory-saving backward pass, or go on with it; the parameters fit both kinds of model."""
+    """Train with the memory-saving backward pass, or continue the training; the parameters fit both kinds of model."""
     init_key, run_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"imagenet")))
     step, optimizer = training_for(config, save_memory=True)
     draw = batches([data.images, data.labels], config.batch_size, seed)
@@ -186,7 +187,7 @@ def train(config: Config, seed: int, data: Dataset, folder: Path) -> tuple[Param
 
 
 def mesh_for(config: Config) -> Mesh:
-    """As many devices as divide a batch."""
+    """A mesh of the largest number of devices that divides a batch."""
     return data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
 
 
@@ -231,12 +232,12 @@ def draw(config: Config, arrays: dict[str, np.ndarray], folder: Path) -> None:
 
 
 def pictures_of(config: Config, folder: Path) -> Path:
-    """Where figures go: those of photographs that may not be passed on, not into `figures/`, which is published."""
+    """The folder of the figures: figures of photographs do not go to `figures/`, which is published."""
     return folder / ("figures" if config.dataset == "crops" else "pictures")
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """Look up the memory, train, draw the figures, and return the table."""
+    """Measure the memory, train, draw the figures, and return the table."""
     data = datasets(config)
     memory, _ = common.stage(folder / "memory", partial(step_memory, config))
     numbers = []

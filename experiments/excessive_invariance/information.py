@@ -1,11 +1,11 @@
-"""What logits and nuisance say of the class, exactly on small tables and estimated on trained models: lemmas 9 and 10,
-theorem 6 and figure 6 of the paper.
+"""Information about the class in logits and nuisance, exact on small tables and estimated on trained models: lemmas 9
+and 10, theorem 6 and figure 6 of the paper.
 
     python -m experiments.excessive_invariance.information [smoke|default|paper] [--dataset digits|mnist]
 
-On random tables p(y, z_s, z_n) every term is summed exactly. On a fully invertible RevNet trained on binary shiftMNIST
-with cross-entropy (CE) or independence cross-entropy (iCE), fresh classifiers bound I(y; z_s) and I(y; z_n) from below,
-under the training distribution D and where the code of the class is gone, D_Adv.
+On random tables p(y, z_s, z_n) the experiment computes every term exactly. It also trains a fully invertible RevNet on
+binary shiftMNIST with cross-entropy (CE) or independence cross-entropy (iCE). Fresh classifiers then give lower bounds
+of I(y; z_s) and I(y; z_n) under the training distribution D, and under D_Adv, where the code of the class is removed.
 """
 
 import dataclasses
@@ -44,13 +44,13 @@ class Config(classifiers.Settings):
     """Settings of the information experiment."""
 
     tables: int = 2000
-    """Random tables on which the lemmas and the theorem are summed."""
+    """Number of random tables on which the lemmas and the theorem are computed."""
     shift: Literal["removed", "random"] = "removed"
-    """D_Adv: the code of the class is gone, as published, or that of a random class."""
+    """What D_Adv does to the code of the class: remove it, as published, or replace it by that of a random class."""
     head_epochs: int = 2
-    """Passes over the training set for each fresh classifier."""
+    """Number of passes over the training set for each fresh classifier."""
     head_hidden: tuple[int, ...] = (512, 512)
-    """Hidden layers of the fresh MLP."""
+    """Widths of the hidden layers of the fresh MLP."""
 
 
 PRESETS = {
@@ -75,7 +75,7 @@ PRESETS = {
 
 
 def random_joint(rng: np.random.Generator) -> np.ndarray:
-    """`p(y, z_s, z_n)` of random sizes, from even to concentrated in few cells."""
+    """`p(y, z_s, z_n)` of random sizes, from nearly uniform to concentrated in a few cells."""
     shape = rng.integers(2, 6, 3)
     return rng.dirichlet(np.full(shape.prod(), 10 ** rng.uniform(-1, 1))).reshape(shape)
 
@@ -111,7 +111,7 @@ def lemmas(rng: np.random.Generator) -> dict[str, float]:
 
 
 def theorem(rng: np.random.Generator) -> dict[str, float]:
-    """Theorem 6 on one table that meets the sufficient condition, and on one that meets its first two premises."""
+    """Theorem 6 on a table that meets the sufficient condition, and on one that meets its first two premises."""
     y, s, n = rng.integers(2, 6, 3)
 
     def sufficient():
@@ -133,10 +133,10 @@ def theorem(rng: np.random.Generator) -> dict[str, float]:
 
 
 def schematic(classes: int = 10, noise: float = 0.05) -> dict[str, dict[str, np.ndarray]]:
-    """Figure 6 in tables: images are a code, which is the class, and a shape, which is the class but for some noise.
+    """Figure 6 in tables. An image has a code, which is the class, and a shape, which is the class with some noise.
 
-    CE has only the code in its logits; iCE has both there, and an independent coin in its nuisance. Under D_Adv the
-    code is the same for all.
+    The logits of CE have the code only. The logits of iCE have both, and its nuisance is an independent coin. Under
+    D_Adv the code is the same for all images.
 
     Returns:
         `{loss: {distribution: p(y, z_s, z_n)}}`.
@@ -154,12 +154,12 @@ def schematic(classes: int = 10, noise: float = 0.05) -> dict[str, dict[str, np.
 
 
 def drawn_bars(p: np.ndarray) -> dict[str, list[float]]:
-    """`{part: [information about y]}`, rounding below zero cut off."""
+    """`{part: [information about y]}`; values below zero, which come from rounding, are set to zero."""
     return {part: [max(0.0, mutual_information(p, Y, axis))] for part, axis in zip(PARTS, (S, N), strict=True)}
 
 
 def exact(config: Config) -> tuple[dict[str, Any], dict]:
-    """All that is summed on tables."""
+    """All quantities that are computed on tables."""
     rng = np.random.default_rng(0)
     numbers: dict[str, Any] = {"classes": 10}
     for name, sample in (("lemmas", lemmas), ("theorem", theorem)):
@@ -185,7 +185,7 @@ def exact(config: Config) -> tuple[dict[str, Any], dict]:
 def estimates(
     config: Config, loss: str, seed: int, params: Any, train: Dataset, test: Dataset, name: str
 ) -> dict[str, Any]:
-    """What fresh classifiers read from logits and nuisance on one distribution, and the model's own error there."""
+    """The readings of fresh classifiers from logits and nuisance on one distribution, and the error of the model."""
     mesh, key = classifiers.mesh_for(config), classifiers.keys_for(loss, seed)[2]
     model = classifiers.model_for(config, save_memory=False)
     codes = [classifiers.codes_of(model, params, split, mesh) for split in (train, test)]
@@ -218,7 +218,7 @@ def estimates(
 
 
 def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train with one loss and one seed on coded images, then read logits and nuisance under D and under D_Adv."""
+    """Train with one loss and one seed on images with the code, then read logits and nuisance under D and D_Adv."""
 
     def splits(variant: str) -> tuple[Dataset, Dataset]:
         return binary_shift(data[0], variant, seed=2 * seed), binary_shift(data[1], variant, seed=2 * seed + 1)
@@ -232,12 +232,12 @@ def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset
 
 
 def best(found: dict[str, dict[str, float]]) -> float:
-    """The best head's bound; no information is negative."""
+    """The bound of the best head, at least 0."""
     return max(0.0, *(head["information"] for head in found.values()))
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """Sum the tables, train all models, draw figure 6 twice, and return the table."""
+    """Compute the tables, train all models, draw figure 6 twice, and return the table."""
     tables, _ = common.stage(folder / "tables", partial(exact, config))
     data = classifiers.datasets(config)
     numbers: dict[str, list[dict]] = {loss: [] for loss in classifiers.LOSSES}
@@ -269,7 +269,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def measured_rows(config: Config, numbers: dict[str, list[dict]], measured: dict) -> list[common.Row]:
-    """Figure 6 in numbers, and the models' own errors."""
+    """The numbers of figure 6, and the errors of the models."""
     setup = f"figure 6 is a drawing; binary shift {config.dataset}, code {config.shift}, the best head's lower bound"
     table = []
     for name in DISTRIBUTIONS:
@@ -285,7 +285,7 @@ def measured_rows(config: Config, numbers: dict[str, list[dict]], measured: dict
 
 
 def exact_rows(config: Config, tables: dict[str, Any]) -> list[common.Row]:
-    """What was summed: violations are zero to rounding, the counter-example is log 2 against 0."""
+    """The rows of the tables: violations are zero up to rounding, and the counter-example is log 2 against 0."""
     lemma, theorem_6, xor = tables["lemmas"], tables["theorem"], tables["xor"]
     drawn = tables["schematic theorem"]["iCE"]
     of = f"{config.tables} random tables"

@@ -1,12 +1,12 @@
-"""From an image to its metamer at constant logits, by way of the nuisance: figure 7 of the paper.
+"""From an image to its metamer at constant logits, by interpolation of the nuisance: figure 7 of the paper.
 
     python -m experiments.excessive_invariance.interpolation [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-For each seed: train a fully invertible RevNet with cross-entropy (CE) and with independence cross-entropy (iCE), and a
-network behind one coupling, whose nuisance then loses the class in closed form (`models.gaussianize`). Walk from the
-nuisance of an image a to that of an image b of another class with the logits of a, and ask a judge, a network that was
-trained by itself with cross-entropy, which of the two classes it sees. The judge looks at images clipped to [0, 1], as
-a person does on a screen.
+For each seed, the experiment trains a fully invertible RevNet with cross-entropy (CE) and with independence
+cross-entropy (iCE). It also trains a network behind one coupling, and `models.gaussianize` then removes the class from
+its nuisance. The interpolation goes from the nuisance of an image a to that of an image b of another class and keeps
+the logits of a. A judge, which is an independent network trained with cross-entropy, says which of the two classes it
+sees. The judge gets images clipped to [0, 1], as a person sees them on a screen.
 """
 
 import dataclasses
@@ -40,19 +40,19 @@ class Config(classifiers.Settings):
     """Settings of the interpolation."""
 
     steps: int = 11
-    """Points on the way from a to b, both ends included."""
+    """Number of points from a to b, both ends included."""
     pairs: int = 500
-    """Pairs of test images of different classes which are judged."""
+    """Number of pairs of test images of different classes that are judged."""
     rounds: int = 3
-    """Of whitening and marginals, in closed form; 0, whitening alone, for digits."""
+    """Rounds of whitening and marginals in closed form; 0 is whitening alone, for digits."""
     columns: int = 10
-    """Pairs in the figure."""
+    """Number of pairs in the figure."""
     judge_channels: tuple[int, ...] = (16, 32)
-    """Channels of the judge's convolutions."""
+    """Channels of the convolutions of the judge."""
     judge_dense: int = 128
-    """Width of the judge's hidden dense layer."""
+    """Width of the hidden dense layer of the judge."""
     judge_epochs: int = 2
-    """The judge's passes over the training set."""
+    """Number of passes of the judge over the training set."""
 
 
 PRESETS = {
@@ -77,7 +77,7 @@ PRESETS = {
 
 
 def judge(config: Config, seed: int, train: Dataset, folder: Path) -> tuple[ApplyFn, Params]:
-    """The network of Madry et al. 2018, trained with cross-entropy: Adam with a decay to zero."""
+    """The network of Madry et al. 2018, trained with cross-entropy and Adam, with a decay to zero."""
     net = mnist_cnn(10, config.judge_channels, config.judge_dense)
     num_steps = config.judge_epochs * (len(train.labels) // config.batch_size)
 
@@ -101,7 +101,7 @@ def judge(config: Config, seed: int, train: Dataset, folder: Path) -> tuple[Appl
 
 
 def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train the judge and both models, and judge the way of every pair."""
+    """Train the judge and both models, and judge the interpolation of every pair."""
     train, test = data
     mesh = classifiers.mesh_for(config)
     images = classifiers.noisy(test, seed)  # as in training
@@ -138,7 +138,7 @@ def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: P
 
 
 def closed_form(config: Config, seed: int, train: Dataset, folder: Path) -> tuple[InvertibleClassifier, Params]:
-    """A network like the judge's behind one coupling, and its nuisance Gaussianised for each decision."""
+    """A network like the judge behind one coupling, with its nuisance made Gaussian for each decision."""
     settings = nuisance_classifier.Config(
         channels=config.judge_channels,
         dense=config.judge_dense,
@@ -158,7 +158,7 @@ def closed_form(config: Config, seed: int, train: Dataset, folder: Path) -> tupl
 def walk(
     config: Config, model: InvertibleClassifier, params: Params, first: np.ndarray, second: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """`[steps, pairs, H, W, C]` from a to its metamer, and the largest change of a logit on the way."""
+    """Images `[steps, pairs, H, W, C]` from a to its metamer, and the largest change of a logit between them."""
     t = np.linspace(0, 1, config.steps, dtype=np.float32)
 
     @jax.jit
@@ -198,7 +198,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, numbers: list[dict]) -> list[common.Row]:
-    """The table: the curves at their middle and end, and what is needed to trust them."""
+    """The table: the curves at their middle and end, and the checks of the interpolation."""
     setup = f"{config.epochs} epochs; the figure is published without numbers"
     middle = config.steps // 2
     table = []

@@ -1,11 +1,10 @@
-"""Exact logit metamers, and what the nuisance still says about the class: figures 1, 5 and the MNIST table of the
-paper.
+"""Exact logit metamers, and the information about the class in the nuisance: figures 1 and 5 and the MNIST table.
 
     python -m experiments.excessive_invariance.metamers [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-For cross-entropy (CE) and for independence cross-entropy (iCE), and for each seed: train a fully invertible RevNet,
-draw images with the logits of one image and the nuisance of another, measure how exact they are, and train fresh
-classifiers on the nuisance.
+For cross-entropy (CE) and independence cross-entropy (iCE) and for each seed, the experiment trains a fully invertible
+RevNet. It makes images with the logits of one image and the nuisance of another, measures how exact they are, and
+trains fresh classifiers on the nuisance.
 """
 
 import dataclasses
@@ -39,11 +38,11 @@ class Config(classifiers.Settings):
     """Settings of the metamer experiment."""
 
     head_epochs: int = 2
-    """Passes over the training set for each fresh classifier of the nuisance."""
+    """Number of passes over the training set for each fresh classifier of the nuisance."""
     pairs: int = 256
-    """Metamers whose exactness is measured (64 of them in float64 as well)."""
+    """Number of metamers whose exactness is measured (64 of them also in float64)."""
     columns: int = 8
-    """Metamers in the figure."""
+    """Number of metamers in the figure."""
 
 
 PRESETS = {
@@ -88,7 +87,7 @@ def exactness(model: InvertibleClassifier, params: Any, first: np.ndarray, secon
 
 
 def pair_up(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `count` pairs of images of different classes; the first of each pair goes through the classes."""
+    """Indices of `count` pairs of images of different classes; the first image cycles through the classes."""
     rng = np.random.default_rng(0)
     order = rng.permutation(len(labels))
     by_class = {c: list(order[labels[order] == c]) for c in np.unique(labels)}
@@ -100,7 +99,7 @@ def pair_up(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
-    """Train with one loss and one seed, then measure everything about the model."""
+    """Train with one loss and one seed, then measure the model."""
     train, test = data
     mesh, levels = classifiers.mesh_for(config), train.levels
     model = classifiers.model_for(config, save_memory=False)
@@ -124,7 +123,7 @@ def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset
     nets: dict[str, tuple[Net, dict[str, Any]]] = {
         "linear": (mlp(model.num_classes, ()), {name: code.nuisance for name, code in codes.items()}),
         "MLP": (mlp(model.num_classes, (512, 512)), {name: code.nuisance for name, code in codes.items()}),
-        # the conv head looks at the nuisance as a picture: the image with these z_n and logits of zero
+        # the conv head reads the nuisance as an image: the image with this nuisance and logits of zero
         "conv": (mnist_cnn(model.num_classes, (8, 16), 128), pictures),
     }
     for name in HEADS:
@@ -174,7 +173,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
-    """The table: errors beside the published ones, information, and exactness."""
+    """The table: errors with the published ones, information, and exactness."""
     published = PUBLISHED if config.dataset == "mnist" else {}
     setup = f"{config.epochs} epochs, no padding to 32x32, DCT readout"
     table = []

@@ -1,12 +1,12 @@
-"""The MNIST table: what fresh classifiers read from the nuisance after cross-entropy (CE), and after its information
-about the class was taken out.
+"""The MNIST table: errors of fresh classifiers on the nuisance after cross-entropy (CE), and after the information
+about the class was removed from the nuisance.
 
     python -m experiments.excessive_invariance.nuisance_classifier [smoke|default|paper] [--dataset digits|mnist]
 
-One coupling layer makes a convolutional network invertible (`models.coupled_classifier`); it is trained with CE. Then
-`models.gaussianize` maps the nuisance of each decision to the standard normal and leaves the logits as they are. Heads
-that no training has seen read the nuisance before and after, from images with dequantisation noise, several draws of it
-in their training set.
+One coupling layer makes a convolutional network invertible (`models.coupled_classifier`), and CE trains it. Then
+`models.gaussianize` maps the nuisance of each decision to the standard normal and does not change the logits. Fresh
+heads read the nuisance before and after this map, from images with dequantisation noise. Their training set has several
+draws of the noise.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ PUBLISHED = {
     ("CE", "MLP"): (0.00, 0.34),
     ("iCE", "MLP"): (40.21, 27.70),
 }
-"""Training and test errors in %, Jacobsen et al. 2019; the kind of their head on the nuisance is an MLP."""
+"""Training and test errors in %, Jacobsen et al. 2019; their head on the nuisance is an MLP."""
 NAMES = {"CE": "CE", "iCE": "iCE in closed form"}
 
 
@@ -47,33 +47,33 @@ class Config:
     """Settings of the nuisance classifiers."""
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     channels: tuple[int, ...] = (16, 32)
-    """Channels of the network's convolutions."""
+    """Channels of the convolutions of the network."""
     dense: int = 128
-    """Width of its hidden dense layer."""
+    """Width of the hidden dense layer of the convolutional network."""
     epochs: int = 8
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     batch_size: int = 128
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 2e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
+    """Initial learning rate of Adam; it decays to zero along a cosine."""
     shift: int = 2
-    """Training images are moved by up to so many pixels."""
+    """Random shifts of the training images, in pixels, at most."""
     rounds: int = 3
-    """Of whitening and marginals."""
+    """Rounds of whitening and marginals in `gaussianize`."""
     draws: int = 1
-    """Of dequantisation noise in the training set of a head."""
+    """Draws of dequantisation noise in the training set of a head."""
     head_epochs: int = 6
-    """Passes over the training images for each head, whatever the number of draws."""
+    """Number of passes over the training images for each head, for any number of draws."""
     ensemble: int = 0
-    """MLPs in an ensemble, whose mean log-probabilities are read as well; 0 for none."""
+    """Number of MLPs in an ensemble whose mean log-probabilities are measured, too; 0 for none."""
     columns: int = 8
-    """Metamers in the figure."""
+    """Number of metamers in the figure."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed."""
+    """Random seeds; each seed trains one network."""
 
 
 PRESETS = {
@@ -95,14 +95,14 @@ PRESETS = {
 
 
 def shifted(key: jax.Array, x: jax.Array, most: int) -> jax.Array:
-    """Each image moved by up to `most` pixels, black coming in."""
+    """Each image shifted by up to `most` pixels; the border is filled with black."""
     padded = jnp.pad(x, ((0, 0), (most, most), (most, most), (0, 0)))
     offsets = jax.random.randint(key, (len(x), 2), 0, 2 * most + 1)
     return jax.vmap(lambda image, o: jax.lax.dynamic_slice(image, (o[0], o[1], 0), x.shape[1:]))(padded, offsets)
 
 
 def train(config: Config, model: InvertibleClassifier, data: Dataset, seed: int, folder: Path) -> Params:
-    """Train with cross-entropy alone, or go on with it."""
+    """Train with cross-entropy alone, or continue the training."""
 
     def loss_fn(params, key, batch, step):
         images, labels = batch
@@ -128,19 +128,19 @@ def train(config: Config, model: InvertibleClassifier, data: Dataset, seed: int,
 
 
 def heads(config: Config, classes: int) -> dict[str, Net]:
-    """By name, what reads the nuisance."""
+    """The heads that read the nuisance, by name."""
     conv = mnist_cnn(classes, config.channels, config.dense)
     more = {f"MLP {i}": mlp(classes, (512, 512)) for i in range(2, config.ensemble + 1)}
     return {"linear": mlp(classes, ()), "MLP": mlp(classes, (512, 512)), "conv": conv, **more}
 
 
 def readers(config: Config) -> list[str]:
-    """The rows of the table: the heads, and the ensemble in the place of its further members."""
+    """The rows of the table: the heads, and the ensemble in place of its other members."""
     return ["linear", "MLP", "conv", *([f"ensemble of {config.ensemble} MLPs"] if config.ensemble else [])]
 
 
 def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train, Gaussianise, and let fresh heads read."""
+    """Train, make the nuisance Gaussian, and train fresh heads on it."""
     train_data, test_data = data
     mesh = data_mesh()
     model = coupled_classifier(
@@ -149,7 +149,7 @@ def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: P
     params = train(config, model, train_data, seed, folder)
     key = jax.random.key(seed)
     independent = gaussianize(key, model, params, classifiers.noisy(train_data, 100), rounds=config.rounds, mesh=mesh)
-    # labels of as many copies of the training set as there are draws of noise
+    # one copy of the labels for each draw of noise
     labels = {"train": np.tile(train_data.labels, config.draws), "test": test_data.labels}
     x = {
         "train": np.concatenate([classifiers.noisy(train_data, 200 + draw) for draw in range(config.draws)]),
@@ -178,7 +178,7 @@ def read_all(
     config: Config, key: jax.Array, codes: dict[str, Code], labels: dict[str, np.ndarray],
     classifier: InvertibleClassifier, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Error and information of the logits and of each head, on training and test set; each head is kept when done."""
+    """Error and information of the logits and of each head, on both sets; each finished head is kept."""
     found: dict[str, Any] = {
         "logits": {split: reading(np.asarray(codes[split].logits), labels[split])._asdict() for split in codes}
     }
@@ -187,7 +187,7 @@ def read_all(
         head_key = jax.random.fold_in(key, number)
 
         def compute(name=name, net=net, head_key=head_key):
-            # the conv head sees the nuisance where the pixels were, with zeros in the place of the logits
+            # the conv head reads the nuisance at the positions of its pixels, with zeros in place of the logits
             features = {
                 split: np.pad(code.nuisance, ((0, 0), (classifier.num_classes, 0))).reshape(-1, *classifier.shape)
                 if name == "conv"
@@ -216,7 +216,7 @@ def read_all(
 
 
 def pairs(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first image of classes 0, 1, 2, ... in turn, and for each one of the class four further on."""
+    """The first image of each class in turn, and for each an image of the class four further on."""
     of_class = [np.flatnonzero(labels == c) for c in range(10)]
     return (
         np.array([of_class[i % 10][i // 10] for i in range(count)]),
@@ -255,7 +255,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, results: list[dict]) -> list[common.Row]:
-    """The table, errors beside the published ones."""
+    """The table: errors with the published ones."""
     table = []
     for loss in ("CE", "iCE"):
         for name in ("logits", *readers(config)):

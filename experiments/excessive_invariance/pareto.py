@@ -1,10 +1,10 @@
-"""Sensitivity of the decision against what the nuisance still says: all runs in one figure.
+"""Error of the logits against the error of the best head on the nuisance: all runs in one figure.
 
     python -m experiments.excessive_invariance.pareto [smoke|default] [--dataset digits|mnist] [--runs FOLDER ...]
 
-Reads the tables of finished runs that trained fresh heads on the nuisance, `metamers` and `nuisance_classifier`: the
-published ones, or those of the folders that are given. For each training it shows the test error of the logits, and
-that of the best head: the one that still reads most. Nothing is trained.
+This experiment reads the tables of finished runs of `metamers` and `nuisance_classifier`: the published runs, or those
+in the given folders. For each training it shows the test error of the logits and that of the best head, which is the
+head with the lowest error. It trains nothing.
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ LOGITS, HEAD = ": test error of the logits", ": test error of a fresh "
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which runs."""
+    """Settings of the figure of all trainings."""
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    """Of the published runs, those of this data set."""
+    """Data set of the published runs to show."""
     runs: tuple[str, ...] = ()
-    """Folders of finished runs; none: the published ones."""
+    """Folders of finished runs; without any, the published runs are shown."""
 
 
 PRESETS = {"smoke": Config(), "default": Config()}
 
 
 class Point(NamedTuple):
-    """One training of one run: its name, the row of its logits' test error, and that of the best head's."""
+    """One training of one run: its name, the row of the test error of its logits, and that of the best head."""
 
     name: str
     logits: common.Row

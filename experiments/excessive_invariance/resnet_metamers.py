@@ -1,10 +1,10 @@
-"""Metamers of a net that is not invertible, beside exact ones: figures 5 and 9 of the paper.
+"""Metamers of a network that is not invertible, compared with exact ones: figures 5 and 9 of the paper.
 
     python -m experiments.excessive_invariance.resnet_metamers [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-A ResNet and a fully invertible RevNet are trained with cross-entropy. The inverse of the latter gives metamers at once.
-Those of the ResNet have to be searched: from the image whose content they are to keep, towards the logits of another,
-among images with values in [0, 1]. The same search on the invertible net tells what is due to the search.
+A ResNet and a fully invertible RevNet are trained with cross-entropy. The inverse of the RevNet gives exact metamers.
+Metamers of the ResNet need a search. It starts from the image whose content they keep and moves towards the logits of
+another image, with values in [0, 1]. The same search on the RevNet shows which errors are due to the search.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ class Config(classifiers.Settings):
     """Settings of the search for metamers."""
 
     channels: tuple[int, ...] = (16, 32, 64)
-    """Channels of the stages of the ResNet, one block each."""
+    """Channels of the stages of the ResNet; each stage has one block."""
     resnet_epochs: int = 2
-    """Passes of the ResNet over the training set."""
+    """Number of passes of the ResNet over the training set."""
     resnet_learning_rate: float = 3e-3
-    """Adam's for the ResNet, with the same warm-up and decay."""
+    """Learning rate of Adam for the ResNet, with the same warm-up and decay."""
     pairs: int = 128
-    """Metamers that are measured."""
+    """Number of metamers that are measured."""
     eps: float = 8.0
-    """How far the search may go, l2; two MNIST digits are about 10 apart."""
+    """Radius of the search in l2; two MNIST digits are about 10 apart."""
     steps: int = 400
-    """Gradients of the search."""
+    """Number of gradient steps of the search."""
     tolerance: float = 0.05
-    """The largest difference of a logit that counts as a metamer."""
+    """Largest difference of a logit for an image to count as a metamer."""
     columns: int = 8
-    """Metamers in figure 5, and in a row of figure 9."""
+    """Number of metamers in figure 5, and in a row of figure 9."""
 
 
 PRESETS = {
@@ -78,7 +78,7 @@ def network(config: Config) -> Net:
 
 
 def searched(config: Config, apply_fn: Any, params: Params, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Images in [0, 1], found from `second` on, whose logits are nearly those of `first`."""
+    """Images in [0, 1], searched from `second`, whose logits are close to those of `first`."""
 
     @jax.jit
     def search(first, second):
@@ -92,7 +92,7 @@ def searched(config: Config, apply_fn: Any, params: Params, first: np.ndarray, s
 
 
 def residual(apply_fn: Any, params: Params, wanted: np.ndarray, images: np.ndarray, second: np.ndarray) -> dict:
-    """How far the logits of `images` are from those of `wanted`, and the images from `second`."""
+    """The distance of the logits of `images` from those of `wanted`, and of the images from `second`."""
     logits = jax.jit(partial(apply_fn, params))
     target, start, found = (np.asarray(logits(x)) for x in (wanted, second, images))
     return {
@@ -103,7 +103,7 @@ def residual(apply_fn: Any, params: Params, wanted: np.ndarray, images: np.ndarr
 
 
 def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train both nets, and make and measure the metamers of the same pairs for both."""
+    """Train both networks, and make and measure the metamers of the same pairs for both."""
     train, test = data
     mesh, levels = classifiers.mesh_for(config), train.levels
     model, net = classifiers.model_for(config, save_memory=False), network(config)
@@ -151,7 +151,7 @@ def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: P
 
 
 def draw(config: Config, arrays: dict[str, np.ndarray], folder: Path) -> None:
-    """Figure 5 for both nets, and figure 9: the metamers that come next, whatever they look like."""
+    """Figure 5 for both networks, and figure 9: the next metamers, without a selection."""
     n = config.columns
     for name, way in (("fi-RevNet", "exact, by the inverse"), ("ResNet", "approximate, by search")):
         grid = figures.metamer_grid(
@@ -171,7 +171,7 @@ def draw(config: Config, arrays: dict[str, np.ndarray], folder: Path) -> None:
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train all nets, draw the figures, and return the table."""
+    """Train all networks, draw the figures, and return the table."""
     data = classifiers.datasets(config)
     numbers = []
     for seed in config.seeds:
@@ -184,7 +184,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, numbers: list[dict]) -> list[common.Row]:
-    """The table: residual logit errors of each way to make a metamer."""
+    """The table: remaining logit errors of each way to make a metamer."""
     of = f"{config.pairs} pairs of test images of different classes"
     search = f"published without number; {config.steps} steps in l2, eps {config.eps:g}, values in [0, 1]"
     table = []

@@ -1,11 +1,11 @@
-"""shiftMNIST: what classifiers do when a cue that gave the class away is gone; figure 8 of the paper.
+"""shiftMNIST: errors of classifiers when a cue that determined the class is removed; figure 8 of the paper.
 
     python -m experiments.excessive_invariance.shift_mnist [smoke|default|paper] [--dataset digits|mnist]
 
-For a binary code at the image border and for a texture behind the digit, and for each seed: train a ResNet and a fully
-invertible RevNet with cross-entropy (CE), and the latter with independence cross-entropy (iCE), on images whose cue
-tells the class; fit a generative classifier, whose logits are densities, to the same images; then measure their errors
-on test images with that cue, without it, and with the cue of a random class.
+The cue is a binary code at the image border, or a texture behind the digit. For each cue and seed, a ResNet and a fully
+invertible RevNet are trained with cross-entropy (CE), and the RevNet also with independence cross-entropy (iCE), on
+images whose cue determines the class. A generative classifier, whose logits are log densities, is fitted to the same
+images. The experiment measures their errors on test images with the cue, without it, and with that of a random class.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ ARMS = ("ResNet, CE", "fi-RevNet, CE", "fi-RevNet, iCE", "generative")
 ADVERSARIAL = {"binary": "removed", "texture": "random"}
 """The published shift D_Adv of each cue."""
 PUBLISHED = 38
-"""By how many points iCE lowers the error on D_Adv, "up to": Jacobsen et al. 2019, figure 8. Its cells are not
-available."""
+"""Largest reduction of the error on D_Adv by iCE, in points: Jacobsen et al. 2019, figure 8. The values of its cells are
+not available."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +40,19 @@ class Config(classifiers.Settings):
     """Settings of the shiftMNIST experiment."""
 
     shifts: tuple[Literal["binary", "texture"], ...] = ("binary", "texture")
-    """Which cues, each with all trainings of its own."""
+    """Cues to train on; each cue has its own networks."""
     texture_dir: str | None = None
-    """A folder with one photograph a class; None: ten synthetic textures."""
+    """Folder with one photograph for each class; None uses ten synthetic textures."""
     texture_side: int | None = 84
-    """Photographs are resized to this shorter side; None: as they are."""
+    """Length to which the shorter side of a photograph is resized; None keeps its size."""
     resnet_channels: tuple[int, ...] = (16, 32, 64)
-    """Channels of the stages of the ResNet, of one block each."""
+    """Channels of the stages of the ResNet; each stage has one block."""
     resnet_epochs: int = 3
-    """Passes of the ResNet over the training set."""
+    """Number of passes of the ResNet over the training set."""
     resnet_learning_rate: float = 2e-3
-    """Adam's for the ResNet."""
+    """Learning rate of Adam for the ResNet."""
     min_std: float = 0.1
-    """Smallest standard deviation of the generative classifier's densities, of a range of 1."""
+    """Smallest standard deviation of the densities of the generative classifier; pixels have a range of 1."""
 
 
 PRESETS = {
@@ -88,7 +88,7 @@ def resnet_for(config: Config) -> Net:
 
 
 def one_model(config: Config, arm: str, seed: int, train: Dataset, tests: dict[str, Dataset], folder: Path) -> tuple:
-    """Train one arm with one seed, and its error on each variant of the test set."""
+    """Train one classifier with one seed, and measure its error on each variant of the test set."""
     if arm.startswith("ResNet"):
         net = resnet_for(config)
         params = classifiers.train_network(
@@ -147,7 +147,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def draw(config: Config, shift: str, images: dict[str, np.ndarray], errors: dict, folder: Path) -> None:
-    """Examples of each variant, and the errors as bars."""
+    """Draw examples of each variant, and the errors as bars."""
     cue = {"binary": "a pixel at the left border", "texture": "the texture behind the digit"}[shift]
     named = {name + ("\n(D_Adv)" if name == ADVERSARIAL[shift] else ""): values for name, values in images.items()}
     grid = figures.image_grid(named, f"{config.dataset}: {cue} tells the class (coded), or does not")

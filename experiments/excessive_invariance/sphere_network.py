@@ -1,4 +1,4 @@
-"""A network trained on the spheres, and both of its failures: what it is too invariant and too sensitive to."""
+"""A network trained on the spheres, and both of its failures: excessive invariance and excessive sensitivity."""
 
 import dataclasses
 import math
@@ -21,42 +21,42 @@ from invjax.training import fit, init_state, make_train_step
 from invjax.types import LogitsFn, Params
 
 CHUNK = 50_000
-"""Points in memory at once."""
+"""Number of points in memory at once."""
 
 Numbers = dict[str, dict[str, Any]]
-"""By unit, then by name."""
+"""Numbers by unit, then by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The spheres, the network and what is measured about it."""
+    """Settings of the spheres, the network and its measurements."""
 
     dimension: int = 100
-    """Of the space."""
+    """Dimension of the space."""
     radii: tuple[float, float] = (1.0, 10.0)
-    """Of the inner and of the outer sphere."""
+    """Radii of the inner and of the outer sphere."""
     couplings: int = 4
-    """Blocks of actnorm, a fixed permutation and an additive coupling in the network."""
+    """Number of blocks of the network; a block is actnorm, a fixed permutation and an additive coupling."""
     hidden: tuple[int, ...] = (128, 128)
-    """Hidden layers of each coupling's network."""
+    """Widths of the hidden layers of the network of each coupling."""
     steps: int = 2000
-    """Of training; each draws a new batch."""
+    """Number of training steps; each step draws a new batch."""
     batch_size: int = 256
-    """Points in a step."""
+    """Number of points in a training step."""
     learning_rate: float = 3e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
+    """Initial learning rate of Adam; it decays to zero along a cosine."""
     test_size: int = 500_000
-    """Points on which the clean error of a network is measured."""
+    """Number of points on which the clean error of a network is measured."""
     pairs: int = 500
-    """Inner points, each with an outer one, from which metamers are made."""
+    """Number of pairs of an inner and an outer point from which metamers are made."""
     attacked: int = 64
-    """Points whose nearest change of the decision is sought, half of them inner."""
+    """Number of points whose nearest change of the decision is searched; half of them are inner points."""
     attack_steps: int = 20
-    """Of projected gradient descent, at each of ten radii."""
+    """Number of steps of projected gradient descent, at each of ten radii."""
     head_size: int = 20_000
-    """Points on which the nuisance classifier is trained."""
+    """Number of points on which the nuisance classifier is trained."""
     head_epochs: int = 10
-    """Passes over them."""
+    """Number of passes over the points of the nuisance classifier."""
 
 
 def mean_over_points(measure: Callable[..., Any], key: jax.Array, total: int) -> Any:
@@ -67,7 +67,7 @@ def mean_over_points(measure: Callable[..., Any], key: jax.Array, total: int) ->
     return jax.tree.map(lambda *values: float(np.mean(values, dtype=np.float64)), *found)
 
 
-@cache  # the same functions for every seed are compiled once
+@cache  # one function for all seeds, so that it is compiled once
 def model_for(config: Settings) -> InvertibleClassifier:
     """A fully connected invertible network of `[B, d]`; its logits are the first two outputs."""
     net_fn = partial(mlp, hidden=config.hidden, zero_init=True)
@@ -76,7 +76,7 @@ def model_for(config: Settings) -> InvertibleClassifier:
 
 
 def train(config: Settings, key: jax.Array) -> Params:
-    """Cross-entropy alone, on points drawn anew in each step."""
+    """Cross-entropy alone, on new points in each step."""
     model, optimizer = model_for(config), optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
     draw = partial(spheres.sample, dimension=config.dimension, radii=config.radii)
 
@@ -93,7 +93,7 @@ def train(config: Settings, key: jax.Array) -> Params:
 
 
 def clean_error(config: Settings, logits_fn: LogitsFn, key: jax.Array) -> Numbers:
-    """On fresh points."""
+    """The error on new points."""
 
     def errors(key, count):
         x, labels = spheres.sample(key, count=count, dimension=config.dimension, radii=config.radii)
@@ -106,7 +106,7 @@ def clean_error(config: Settings, logits_fn: LogitsFn, key: jax.Array) -> Number
 def metamers_on_sphere(
     model: InvertibleClassifier, params: Params, first: jax.Array, second: jax.Array, radius: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Points of one radius with exactly the logits of `first`, by continuity.
+    """Points of one radius with exactly the logits of `first`, by bisection.
 
     All points x(s) = decode(z_s(a), (1 - s) z_n(a) + s z_n(b)) have the logits of a. If a = x(0) lies on one side of
     the sphere and the metamer x(1) on the other, then some x(s) lies on it; bisection finds it to rounding.
@@ -116,10 +116,11 @@ def metamers_on_sphere(
         params: its parameters.
         first: a, `[B, d]`.
         second: b, `[B, d]`.
-        radius: of the sphere.
+        radius: radius of the sphere.
 
     Returns:
-        x(s) `[B, d]`, x(1) itself where it lies on the same side as a; whether it does not, `[B]`; and x(1).
+        x(s) `[B, d]`, which is x(1) where x(1) lies on the same side as a; whether x(1) lies on the other side, `[B]`;
+        and x(1).
     """
     one, two = (model.encode(params, x)[0] for x in (first, second))
 
@@ -141,10 +142,10 @@ def metamers_on_sphere(
 
 
 def invariance(config: Settings, params: Params, inner: np.ndarray, outer: np.ndarray) -> tuple[Numbers, Any]:
-    """Exact metamers of points of one sphere that lie on the other one, in float64.
+    """Exact metamers of points of one sphere that lie on the other sphere, in float64.
 
     Returns:
-        numbers; and of the inner points that have one: it, its nuisance, and the point, in float32.
+        The numbers; and for the inner points that have a metamer: the metamer, its nuisance, and the point, in float32.
     """
     model, (inner_radius, outer_radius) = model_for(config), config.radii
     search = jax.jit(partial(metamers_on_sphere, model))
@@ -178,7 +179,7 @@ def invariance(config: Settings, params: Params, inner: np.ndarray, outer: np.nd
 def nuisance_reading(
     config: Settings, params: Params, key: jax.Array, metamers: np.ndarray, full: np.ndarray
 ) -> Numbers:
-    """What a fresh classifier of the nuisance says of clean points and of metamers, whose nuisance is given."""
+    """Decisions of a fresh classifier of the nuisance on clean points and on metamers, whose nuisance is given."""
     encode = jax.jit(model_for(config).encode)
     data_key, head_key = jax.random.split(key)
     draw = partial(spheres.sample, count=config.head_size, dimension=config.dimension, radii=config.radii)
@@ -194,7 +195,7 @@ def nuisance_reading(
 
 
 def sensitivity(config: Settings, logits_fn: LogitsFn, key: jax.Array) -> Numbers:
-    """How far the nearest change of the decision is, as far as projected gradient descent finds it."""
+    """The distance of the nearest change of the decision that projected gradient descent finds."""
     x, labels = spheres.sample(key, count=config.attacked, dimension=config.dimension, radii=config.radii)
     attack, most = smallest(pgd(l2((-math.inf, math.inf)), steps=config.attack_steps)), sum(config.radii)
     run = jax.jit(lambda x, labels, eps: attack(key, logits_fn, x, labels, eps=eps))

@@ -2,9 +2,9 @@
 
     python -m experiments.excessive_invariance.spheres [smoke|default] [--dimension 500 --radii 1 1.3]
 
-Two classes on concentric spheres. Closed forms beside simulation for the max-margin classifier and for the misaligned
-one, which does not look at the last coordinate. Then, for each seed, a fully invertible network is trained, and points
-of the outer sphere with exactly the logits of inner points are sought.
+The two classes lie on concentric spheres. The experiment compares closed forms with simulation, for the max-margin
+classifier and for the misaligned classifier, which ignores the last coordinate. Then it trains a fully invertible
+network for each seed, and searches for points of the outer sphere with exactly the logits of inner points.
 """
 
 import dataclasses
@@ -30,17 +30,17 @@ class Config(sphere_network.Settings):
     """Settings of the spheres."""
 
     dataset: Literal["spheres"] = "spheres"
-    """There is one."""
+    """The only data set of this experiment."""
     samples: int = 2_000_000
-    """Points that the closed forms are compared with."""
+    """Number of points with which the closed forms are compared."""
     second_dimension: int = 10
-    """Of a second comparison, in which the misaligned classifier's error is large enough to be seen."""
+    """Dimension of a second comparison, in which the error of the misaligned classifier is visible."""
     second_radii: tuple[float, float] = (1.0, 1.3)
-    """Of the spheres of that comparison."""
+    """Radii of the spheres of the second comparison."""
     resolution: int = 301
-    """Points along each side of the figure's planes."""
+    """Number of points along each side of the planes in the figure."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One network a seed."""
+    """Random seeds; each seed trains one network."""
 
 
 PRESETS = {
@@ -67,7 +67,7 @@ PRESETS = {
 
 
 def closed_forms(dimension: int, radii: tuple[float, float]) -> Numbers:
-    """What `simulated` should give."""
+    """The closed forms of what `simulated` measures."""
     inner_margin, outer_margin = spheres.mean_margin(dimension=dimension, radii=radii)
     error = 100 * spheres.misaligned_error(dimension=dimension, radii=radii)
     return {
@@ -96,7 +96,7 @@ def closed_forms(dimension: int, radii: tuple[float, float]) -> Numbers:
 
 
 def simulated(key: jax.Array, samples: int, dimension: int, radii: tuple[float, float]) -> Numbers:
-    """The same from that many points."""
+    """The same numbers, estimated from `samples` points."""
     best, misaligned = spheres.max_margin(radii), spheres.misaligned(radii)
     expected = closed_forms(dimension, radii)
 
@@ -137,9 +137,9 @@ def simulated(key: jax.Array, samples: int, dimension: int, radii: tuple[float, 
 def picture(config: Config, logits_fn: LogitsFn, inner: np.ndarray, outer: np.ndarray) -> dict[str, np.ndarray]:
     """Figure 2 on the plane through the origin, an inner point and its metamer on the outer sphere.
 
-    The boundary crosses the outer circle on each side of the metamer. Just before one crossing lies x*, just behind it
-    x1, which is classified as it should be: a small change of x1 gives x*. So does a large change of the inner point,
-    whose decision stays.
+    The boundary crosses the outer circle on each side of the metamer. Just before one crossing lies x*. Just behind it
+    lies x1, which is classified correctly. A small change of x1 gives x*, and so does a large change of the inner
+    point, which does not change the decision.
     """
     radius, half = config.radii[1], 1.15 * config.radii[1]
     origin = np.zeros_like(inner)
@@ -161,16 +161,16 @@ def picture(config: Config, logits_fn: LogitsFn, inner: np.ndarray, outer: np.nd
     arrays = {"regions": plane.labels(), "axis": plane.first_axis, "inner": start, "metamer": metamer}
     if len(flips):
         nearest = np.concatenate([flips[flips < 0][-1:], flips[flips > 0][:1]])
-        border = nearest[np.abs(nearest).argmax()]  # of its two sides the one with more room
+        border = nearest[np.abs(nearest).argmax()]  # the side of the metamer with more room
         step = np.copysign(min(np.radians(5), np.abs(border) / 2), border)
         ends = on_circle(middle + border + np.array([-step, step]))
-        if decide(ends).tolist() == [0, 1]:  # beyond the boundary there may be another one
+        if decide(ends).tolist() == [0, 1]:  # there may be another boundary beyond this one
             arrays |= {"adversarial": ends[0], "correct": ends[1]}
     return arrays
 
 
 def merge(*parts: Numbers) -> Numbers:
-    """All numbers under their units, as Python floats."""
+    """All numbers by unit, as Python floats."""
     return {
         unit: {name: float(value) for part in parts for name, value in part.get(unit, {}).items()} for unit in ("%", "")
     }
@@ -224,7 +224,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def draw(config: Config, pictures: dict[str, dict[str, np.ndarray]]) -> Any:
-    """Figure 2: each x* is what a small change makes of x1, and a large one of x2."""
+    """Figure 2: a small change of x1 and a large change of x2 both give x*."""
     angles = np.linspace(0, 2 * np.pi, 361)
     circle = np.stack([np.cos(angles), np.sin(angles)], -1)
     points: dict[str, dict[str, np.ndarray]] = {}
@@ -251,7 +251,7 @@ def draw(config: Config, pictures: dict[str, dict[str, np.ndarray]]) -> Any:
 
 
 def rows(config: Config, numbers: dict[str, Any], networks: list[Numbers]) -> list[common.Row]:
-    """The table: closed forms beside simulation, then the networks."""
+    """The table: closed forms and simulation, then the networks."""
     table = []
     settings = {"first": (config.dimension, config.radii), "second": (config.second_dimension, config.second_radii)}
     for which, (dimension, (inner, outer)) in settings.items():

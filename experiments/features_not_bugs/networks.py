@@ -32,11 +32,11 @@ class Settings:
     """The data, the training and the attacks: what these experiments are configured with."""
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     train_size: int | None = None
-    """Use this many training images; None: all."""
+    """Number of training images; None uses all."""
     planted: float = 0.0
     """Length in l2 of a faint pattern of its class on each image: a non-robust feature by construction; 0: none."""
     network: Literal["linear", "MLP", "CNN", "ResNet"] = "CNN"
@@ -46,17 +46,17 @@ class Settings:
     channels: tuple[int, ...] = (8, 16)
     """Channels of the convolutions of the CNN."""
     dense: int = 64
-    """Width of its hidden dense layer."""
+    """Width of the hidden dense layer of the convolutional network."""
     stages: tuple[int, ...] = (64, 128, 256, 512)
     """Channels of the stages of the ResNet."""
     blocks: int = 2
     """Blocks in each stage of the ResNet."""
     epochs: int = 15
-    """Passes over a training set."""
+    """Number of passes over a training set."""
     robust_epochs: int = 10
     """Passes of the adversarial training."""
     batch_size: int = 128
-    """Images in a step."""
+    """Number of images in a training step."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Adam with a decay to zero along a cosine; or SGD with momentum 0.9, divided by 10 after each third."""
     learning_rate: float = 2e-3
@@ -80,7 +80,7 @@ class Settings:
     queries: int = 200
     """Queries of its Square (published: 5000)."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One run of everything a seed."""
+    """Random seeds; each seed repeats the whole experiment."""
 
 
 SMALL: dict[str, Any] = {"dataset": "cifar10", "channels": (16, 32), "dense": 128}
@@ -135,7 +135,7 @@ def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
 
 
 def datasets(config: Settings) -> tuple[Data, Data]:
-    """Training and test set."""
+    """The training and the test set."""
 
     def one(split: str, size: int | None) -> Data:
         data = load(config.dataset, split, config.data_dir)
@@ -224,15 +224,15 @@ def train(
 
     Args:
         config: all that is not given here.
-        seed: of its start and of the order of the images.
-        data: what to train on.
+        seed: random seed of the initial parameters and of the order of the images.
+        data: the training set.
         folder: of checkpoints and metrics, which lie in a folder of their own for each data set.
         robust: on attacked images.
         name: of the network.
         epochs: passes over the data.
         learning_rate: at the start.
         augment: shifts and reflections.
-        description: beside the progress bar.
+        description: text beside the progress bar.
 
     Raises:
         ValueError: fewer than 8 images.

@@ -27,7 +27,7 @@ class Config(relabelling.Settings):
     """Settings of the non-robust data sets."""
 
     shown: int = 8
-    """Images in the figure."""
+    """Number of images in the figure."""
 
 
 PRESETS = {

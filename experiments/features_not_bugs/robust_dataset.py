@@ -40,7 +40,7 @@ class Config(networks.Settings):
     epsilons: tuple[float, ...] = (0.5, 1.0)
     """Radii in l2 at which accuracy is measured, ascending."""
     shown: int = 8
-    """Images in the figure."""
+    """Number of images in the figure."""
 
 
 PRESETS = {

@@ -41,9 +41,9 @@ class Config:
     """Settings of the search."""
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     layers: int = 3
     """Convolutions of a cell; the first two are followed by pooling, the last one by a linear layer."""
     channels: tuple[int, ...] = (2, 4, 8)
@@ -81,9 +81,9 @@ class Config:
     final_learning_rates: tuple[float, ...] = (2e-3, 6e-3)
     """One training each; the best under FGSM on the held-out images is tested (the paper: the best of 12 settings)."""
     test_images: int = 2000
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     attack_steps: int = 20
-    """Steps of PGD."""
+    """Number of steps of PGD."""
     seed: int = 0
     """Of cells, weights and batches."""
 

@@ -33,11 +33,11 @@ class Config(networks.Settings):
     """Settings of the entropy regularisation."""
 
     train_size: int | None = 20_000
-    """Use this many training images; None: all."""
+    """Number of training images; None uses all."""
     channels: tuple[int, ...] = (8, 16)
     """Channels of the convolutions of the CNN."""
     dense: int = 64
-    """Width of its hidden dense layer."""
+    """Width of the hidden dense layer of the convolutional network."""
     models: tuple[str, ...] = ("MLP", "CNN")
     """Which networks, by kind; the MLP is the permutation-invariant one."""
     entropy_coef: float = 1.0
@@ -47,13 +47,13 @@ class Config(networks.Settings):
     share: float = 0.5
     """Of each batch that is attacked."""
     images: int = 500
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     largest: float = 0.2
     """The largest radius in linf."""
     points: int = 5
     """Radii on each curve, from 0."""
     attack_steps: int = 10
-    """Steps of PGD."""
+    """Number of steps of PGD."""
 
 
 PRESETS = {

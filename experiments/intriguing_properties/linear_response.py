@@ -32,9 +32,9 @@ class Config(networks.Settings):
     """Settings of the linear response."""
 
     models: tuple[str, ...] = ("MLP", "CNN")
-    """Which networks, by kind."""
+    """Networks to train, by name."""
     images: int = 10_000
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     direction: str = "l2"
     """Of the attack: l2, sign (FGSM) or least_likely (step l.l.)."""
     largest: float = 8.0

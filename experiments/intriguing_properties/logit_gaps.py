@@ -24,7 +24,7 @@ class Config(networks.Settings):
     """Settings of the logit gaps."""
 
     models: tuple[str, ...] = ("MLP", "CNN")
-    """Which networks, by kind."""
+    """Networks to train, by name."""
     at_epochs: tuple[int, ...] = (0, 1, 5)
     """After how many passes to look; 0 is before training."""
     ranks: tuple[int, ...] = (2, 3, 4, 5)

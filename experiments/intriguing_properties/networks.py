@@ -24,27 +24,27 @@ class Settings:
     """The data and the training of the networks: what these experiments are configured with."""
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     train_size: int | None = None
-    """Use this many training images; None: all."""
+    """Number of training images; None uses all."""
     hidden: tuple[int, ...] = (200, 200)
     """Hidden layers of the MLP."""
     channels: tuple[int, ...] = (16, 32)
     """Channels of the convolutions of the CNN."""
     dense: int = 128
-    """Width of its hidden dense layer."""
+    """Width of the hidden dense layer of the convolutional network."""
     stages: tuple[int, ...] = (16, 32, 64)
-    """Channels of the stages of the ResNet, of one block each."""
+    """Channels of the stages of the ResNet; each stage has one block."""
     epochs: int = 5
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     batch_size: int = 128
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 2e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
+    """Initial learning rate of Adam; it decays to zero along a cosine."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed and a network."""
+    """Random seeds; each seed trains one copy of every network."""
 
 
 NETWORKS: dict[str, Callable[[Settings], Net]] = {
@@ -72,13 +72,13 @@ def check_models(models: tuple[str, ...], known: Iterable[str] = NETWORKS) -> No
 
 
 def datasets(config: Settings) -> tuple[Dataset, Dataset]:
-    """Training and test set."""
+    """The training and the test set."""
     train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
     return first(train, config.train_size), test
 
 
 def first(data: Dataset, count: int | None) -> Dataset:
-    """The first `count` images, or all."""
+    """The first `count` images; all for None."""
     return data._replace(images=data.images[:count], labels=data.labels[:count])
 
 
@@ -114,13 +114,13 @@ def train(
     Args:
         config: batch size, learning rate and, unless given here, epochs.
         net: which.
-        seed: of its start and of the order of the images.
-        data: what to train on.
-        folder: of checkpoints and metrics.
+        seed: random seed of the initial parameters and of the order of the images.
+        data: the training set.
+        folder: the folder of checkpoints and metrics.
         loss_fn: of (images in [0, 1], labels); default cross-entropy.
         epochs: passes over the data.
         until: stop after this many of them, to go on later; 0 is the start. Not less than what the folder has done.
-        description: beside the progress bar.
+        description: text beside the progress bar.
     """
     batch_size = min(config.batch_size, len(data.labels))
     per_epoch = len(data.labels) // batch_size

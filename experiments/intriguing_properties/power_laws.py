@@ -51,7 +51,7 @@ class Config(networks.Settings):
     )  # fmt: skip
     """Which networks: by kind, or by what was done to an MLP."""
     images: int = 10_000
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     cnn_images: int = 5_000
     """Of them for the CNN and the ResNet."""
     pgd_images: int = 2_000

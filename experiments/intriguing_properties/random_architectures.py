@@ -40,9 +40,9 @@ class Config:
     """Settings of the random architectures."""
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     connected: int = 56
     """Fully connected networks (the paper: thousands of networks in all)."""
     convolutional: int = 8
@@ -58,13 +58,13 @@ class Config:
     group: int = 14
     """Networks that are trained together, at most."""
     epochs: int = 2
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     batch_size: int = 128
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 2e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
+    """Initial learning rate of Adam; it decays to zero along a cosine."""
     images: int = 10_000
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     largest: tuple[float, float, float] = (0.15, 1.5, 0.4)
     """How far to look along the directions of FGSM, L2 and step l.l.; a tenth of the images must have flipped there."""
     points: int = 12

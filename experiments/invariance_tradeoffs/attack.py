@@ -62,7 +62,7 @@ class Config(judges.Settings):
     regions: int = 6
     """Connected regions that are told apart in l0; there are 2^regions subsets."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One judge a seed."""
+    """Random seeds; each seed trains one judge."""
 
 
 PRESETS = {

@@ -37,7 +37,7 @@ class Config(robust_networks.Settings):
     images: int = 500
     """Test images, the first ones, for the accuracy under attack."""
     attack_steps: int = 20
-    """Steps of the attack in the evaluation."""
+    """Number of steps of the attack in the evaluation."""
 
 
 PRESETS = {

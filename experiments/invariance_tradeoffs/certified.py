@@ -61,7 +61,7 @@ class Config(certified_networks.Settings):
     test_size: int | None = None
     """Test images that are certified and attacked by PGD, the first ones; None: all."""
     attack_steps: int = 20
-    """Steps of PGD."""
+    """Number of steps of PGD."""
     images: int = 200
     """Test images that are given to the standard ensemble, the first ones."""
     ensemble_steps: int = 40

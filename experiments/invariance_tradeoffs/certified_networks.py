@@ -31,19 +31,19 @@ class Settings:
     dataset: Literal["mnist"] = "mnist"
     """Which images: people labelled examples of MNIST alone."""
     data_dir: str | None = None
-    """Where they and the human labels are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data and human labels; default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"
     """Which architecture."""
     train_size: int | None = None
-    """Use this many training images; None: all."""
+    """Number of training images; None uses all."""
     epochs: int = 14
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     natural_epochs: float = 0.5
     """Of these, the first ones with a radius of 0, in which the learning rate rises."""
     ramp_epochs: float = 4
     """Of these, those after that, in which the radius grows to its end; then the learning rate falls along a cosine."""
     batch_size: int = 96
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 1e-3
     """Adam's, at its highest."""
     train_eps: float = 0.42
@@ -53,7 +53,7 @@ class Settings:
     crown: float = 0.0
     """Share of CROWN-IBP in the bounds at the beginning (beta); it falls to 0 while the radius grows. 0 is IBP."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed."""
+    """Random seeds; each seed trains one network."""
 
 
 class Layers(NamedTuple):
@@ -201,7 +201,7 @@ def _train_step(config: Settings, per_epoch: int) -> tuple[TrainStep, Any]:
 
 
 def train(config: Settings, seed: int, data: Dataset, folder: Path) -> Params:
-    """Train a network, or go on with it."""
+    """Train a network, or continue its training."""
     per_epoch = len(data.labels) // config.batch_size
     step_fn, optimizer = _train_step(dataclasses.replace(config, seeds=(), data_dir=None), per_epoch)
     init_key, run_key = jax.random.split(jax.random.key(seed))

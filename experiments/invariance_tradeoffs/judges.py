@@ -48,7 +48,7 @@ class Settings(networks.Settings):
     epochs: int = 4
     """Passes over them."""
     batch_size: int = 64
-    """Images in a step."""
+    """Number of images in a training step."""
     voters: tuple[str, ...] = tuple(VOTERS)
     """The networks among them, by name."""
     components: int = 40

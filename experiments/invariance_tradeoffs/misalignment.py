@@ -26,15 +26,15 @@ class Config:
     """Settings of the count."""
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     also: tuple[str, ...] = ("cifar10",)
     """Other data sets for the same table."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     images: int = 500
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     references: int = 10_000
-    """Training images, the first ones."""
+    """Number of training images; the first ones are used."""
     draws: int = 100
     """Choices of one labelled point a class."""
     shown: int = 8

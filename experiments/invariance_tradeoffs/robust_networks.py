@@ -31,23 +31,23 @@ class Settings:
     dataset: Literal["mnist"] = "mnist"
     """Which images: people labelled examples of MNIST alone."""
     data_dir: str | None = None
-    """Where they and the human labels are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data and human labels; default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     cnn: Literal["small CNN", "CNN"] = "small CNN"
     """The convolutional network: that of Madry et al. 2018, as in the paper, or one of half its channels."""
     train_size: int | None = 12_000
-    """Use this many training images; None: all."""
+    """Number of training images; None uses all."""
     epochs: int = 3
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     batch_size: int = 64
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 2e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
+    """Initial learning rate of Adam; it decays to zero along a cosine."""
     train_steps: int = 4
-    """Steps of the attack inside the adversarial training."""
+    """Number of steps of the attack in adversarial training."""
     test_size: int | None = None
-    """Use this many test images for the clean accuracy; None: all."""
+    """Number of test images for the clean accuracy; None uses all."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed and a network."""
+    """Random seeds; each seed trains one copy of every network."""
 
 
 def datasets(config: Settings) -> tuple[Dataset, Dataset, dict[str, HumanLabelled]]:
@@ -58,7 +58,7 @@ def datasets(config: Settings) -> tuple[Dataset, Dataset, dict[str, HumanLabelle
 
 
 def first(data: Dataset, count: int | None) -> Dataset:
-    """The first `count` images, or all."""
+    """The first `count` images; all for None."""
     return data._replace(images=data.images[:count], labels=data.labels[:count])
 
 

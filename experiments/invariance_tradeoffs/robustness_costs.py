@@ -26,9 +26,9 @@ class Config(robust_networks.Settings):
     """Settings of the radii."""
 
     train_size: int | None = 20_000
-    """Use this many training images; None: all."""
+    """Number of training images; None uses all."""
     train_steps: int = 5
-    """Steps of the attack inside the adversarial training."""
+    """Number of steps of the attack in adversarial training."""
     linf: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Radii of the linf trainings, ascending; beside them a plain one."""
     l1: tuple[float, ...] = (5.0, 10.0, 15.0)

@@ -28,7 +28,7 @@ class Config(networks.Settings):
     """Settings of the robustness curves."""
 
     images: int = 256
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     attack_steps: int = 20
     """Steps of PGD and Auto-PGD."""
     queries: int = 300

@@ -23,29 +23,29 @@ class Settings:
     """The data and the training of the networks: what both experiments are configured with."""
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    """Which images."""
+    """Data set of the images."""
     data_dir: str | None = None
-    """Where they are; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     channels: tuple[int, ...] = (16, 32)
-    """Channels of the convolutions."""
+    """Channels of the convolutions of the network."""
     dense: int = 128
-    """Width of the hidden dense layer."""
+    """Width of the hidden dense layer of the network."""
     epochs: int = 2
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     batch_size: int = 128
-    """Images in a step."""
+    """Number of images in a training step."""
     learning_rate: float = 2e-3
-    """Adam's, at the start; it decays to zero along a cosine."""
+    """Initial learning rate of Adam; it decays to zero along a cosine."""
     train_eps: float = 0.3
     """Radius of the linf attack inside the adversarial training."""
     train_steps: int = 7
     """Its steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training a seed and a network."""
+    """Random seeds; each seed trains one copy of every network."""
 
 
 def datasets(config: Settings) -> tuple[Dataset, Dataset]:
-    """Training and test set."""
+    """The training and the test set."""
     train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
     return train, test
 

@@ -31,9 +31,9 @@ class Config(networks.Settings):
     """Settings of the sensitivity report."""
 
     images: int = 200
-    """Test images, the first ones."""
+    """Number of test images; the first ones are used."""
     attack_steps: int = 40
-    """Steps of PGD."""
+    """Number of steps of PGD."""
     bisections: int = 6
     """Bisections of the smallest radius."""
     epsilons: tuple[float, ...] = (0.3, 2.0, 10.0, 15.0)
@@ -43,7 +43,7 @@ class Config(networks.Settings):
     queries: int = 1000
     """Queries of the random search in AutoAttack (its authors use 5000)."""
     columns: int = 8
-    """Images in the figure."""
+    """Number of images in the figure."""
 
 
 PRESETS = {
