@@ -93,7 +93,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
         return networks.train(config, seed + offset, pair, folder / name.replace(" ", "-"), description=about)
 
     first = early(config, seed, train, folder / "first")
-    errors = features.learning_from_errors(partial(apply, first), *train, mesh=data_mesh())
+    errors = features.errors_of(partial(apply, first), *train, mesh=data_mesh())
     wrong = train[0][errors.ids], errors.labels
     learnt = learn("from errors", wrong, 1000)
 

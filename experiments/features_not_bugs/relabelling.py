@@ -97,7 +97,7 @@ def construct(
         np.asarray(targets),
         eps=config.eps,
         step_size=config.step_size,
-        about={"data": config.dataset, "source": source, "network": name or config.network, "targets": kind},
+        metadata={"data": config.dataset, "source": source, "network": name or config.network, "targets": kind},
         path=path,
         mesh=data_mesh(),
         description=f"{kind} of the {source} model, seed {seed}",

@@ -131,7 +131,7 @@ def construct(
         steps=config.steps if start == "images" else config.noise_steps,
         step_size=config.step_size,
         start=start,
-        about={"data": config.dataset, "source": source, "network": config.network},
+        metadata={"data": config.dataset, "source": source, "network": config.network},
         path=path,
         mesh=data_mesh(),
         description=f"{arm_of(source, start)}, seed {seed}",

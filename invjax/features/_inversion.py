@@ -1,12 +1,12 @@
-r"""Images that a model's representation cannot tell from others: what is in them is what the model looks at.
+r"""Images with the representation of other images: what they share with those is what the model looks at.
 
     find z in the box with   g(z) = g(x)   by   z <- clip(z - step_size * u),   u = grad |g(z) - g(x)|^2 / |grad|
 
-starting from another image or from noise. If g is the representation of a robust model, z holds the robust features of
-x, and of the rest no more than its start, which has nothing to do with the label of x.
+The search starts from another image or from noise. If g is the representation of a robust model, then z has the robust
+features of x, and all its other features come from the start, which is independent of the label of x.
 
 Source: Ilyas et al. 2019, *Adversarial Examples Are Not Bugs, They Are Features*, section 3.1 and figure 5. Their
-distance is not squared and, in released code, is divided by `|g(x)|`: for one image that changes the length of the
+distance is not squared and, in the released code, is divided by `|g(x)|`: for one image that changes the length of the
 gradient, not its direction.
 """
 
@@ -25,11 +25,11 @@ from invjax.types import Array, Box, Key, LogitsFn, PerExample, Scalar
 
 
 class Inversion(NamedTuple):
-    """What the search found, for each example.
+    """The images that the search found.
 
     Attributes:
-        x: `[B, ...]`.
-        distance: `[B]`, `|g(z) - g(x)| / |g(x)|` there.
+        x: images `[B, ...]`.
+        distance: `[B]`, the relative distance `|g(z) - g(x)| / |g(x)|` of their representations.
         trace: `[B, steps + 1]`, that distance at the start and after each step.
     """
 
@@ -52,7 +52,7 @@ def robustify(
     ids: Any = None,
     num_classes: int | None = None,
 ) -> Inversion:
-    """Images with the representation of `x`, walking from `x0`. Not compiled.
+    """Search for images with the representation of `x`, starting from `x0`. Not compiled.
 
     >>> x = jax.random.uniform(jax.random.key(0), (2, 5))
     >>> found = robustify(jax.random.key(1), lambda x: x[:, :2], x, steps=100, step_size=0.02)
@@ -60,24 +60,28 @@ def robustify(
     ((2, 5), True)
 
     Args:
-        key: random key, of the noise; unused if `x0` is given.
-        features_fn: g, `x [B, ...] -> [B, ...]`, such as `models.penultimate(net)` with its parameters.
-        x: `[B, ...]` inside `box`.
-        x0: where to start, of the same shape: images drawn without regard to those of `x`. None is noise,
-            `1/2 + noise * normal` (of the middle and the width of `box`), whose last ReLUs may be shut: the authors
-            let the gradient pass through those, which is not done here.
-        steps: gradients taken (published: 1000 for CIFAR-10, 2000 for ImageNet, 10,000 from noise).
-        step_size: length of a step, in l2 (published: 0.1, and 1 for ImageNet).
-        keep: "last", the last image on the way, as published, or "best".
-        noise: standard deviation of the start's noise.
-        box: of pixel values; images are clipped to them at every step.
+        key: random key of the noise; unused if `x0` is given.
+        features_fn: the representation g, `x [B, ...] -> [B, ...]`, such as `models.penultimate(net)` with its
+            parameters.
+        x: images `[B, ...]` inside `box`.
+        x0: images of the same shape to start from, drawn independently of `x`. None starts from noise,
+            `1/2 + noise * normal` (scaled to the middle and the width of `box`). There the last ReLUs may be inactive:
+            the authors let the gradient pass through inactive ReLUs, and this function does not.
+        steps: number of gradient steps (published: 1000 for CIFAR-10, 2000 for ImageNet, 10,000 from noise).
+        step_size: l2 length of a step (published: 0.1, and 1 for ImageNet).
+        keep: "last" keeps the last image, as published; "best" keeps the image of least distance.
+        noise: standard deviation of the noise that the search starts from.
+        box: range of pixel values; every step clips the images to it.
         ids: `[B]`, the position of each example in the data set, from which its noise is drawn.
-        num_classes: of the labels: a warning is given if the features have that many values, for then they are probably
+        num_classes: number of classes. If the features have as many values, the function warns that they are probably
             logits.
 
+    Returns:
+        The images, their distances and the trace of the search.
+
     Raises:
-        ValueError: no images; images that are not finite floats inside the box; `x0` of another shape; features
-            without the batch as their first axis; numbers that are not positive.
+        ValueError: there are no images, the images are not finite floats inside the box, `x0` has another shape, the
+            features do not have the batch as their first axis, or a number is not positive.
     """
     _check.positive(steps=steps)
     _check.number("step_size", step_size)
@@ -112,7 +116,7 @@ def robustify(
     rest, _ = square(last)
     scale = jnp.sqrt((wanted**2).reshape(len(x), -1).sum(1))
     trace = jnp.sqrt(jnp.concatenate([trace, rest[None]])).T / jnp.where(scale > 0, scale, 1)[:, None]
-    # out of the trace: the same root and quotient computed again may be rounded otherwise
+    # distances are read from the trace, because computing them again could round them differently
     if keep == "last":
         return Inversion(last, trace[:, -1], trace)
     found, _ = where(rest < least, (last, rest), (best, least))
@@ -120,7 +124,7 @@ def robustify(
 
 
 def check_features(features_fn: LogitsFn, x: Array, num_classes: int | None) -> None:
-    """Features that have the batch first; a warning if they have the shape of logits.
+    """Check that the first axis of the features is the batch, and warn if they have the shape of logits.
 
     Raises:
         ValueError: there are no images, or the features are not `[B, ...]`.

@@ -1,4 +1,4 @@
-"""Data sets on disk: whole files only, with their recipe and a hash of what they hold."""
+"""Constructed data sets on disk: complete files only, with their recipe and a hash of their content."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ from invjax._store import digest, read_arrays, write_arrays
 
 
 class Constructed(NamedTuple):
-    """A data set that was made.
+    """A data set that was constructed from a model.
 
     Attributes:
         images: `[N, ...]`.
         labels: `[N]`.
-        details: `{name: [N, ...]}`, what else is known of each example.
-        recipe: what, by what and from what it was made.
-        sha256: of images, labels and details.
+        details: `{name: [N, ...]}`, further values of each example.
+        recipe: how the data set was made, and from which inputs.
+        sha256: hash of images, labels and details.
     """
 
     images: np.ndarray
@@ -30,21 +30,28 @@ class Constructed(NamedTuple):
 def save(path: Path, made: Constructed) -> None:
     """Write a data set; the same data set gives the same bytes.
 
+    Args:
+        path: the `.npz` file.
+        made: the data set, as it was constructed or loaded.
+
     Raises:
-        ValueError: it does not hold what its hash is of, so that its recipe would be another's.
-        OSError: it could not be written; nothing of it is left.
+        ValueError: the arrays do not match their hash, so that the recipe would describe other arrays.
+        OSError: the file could not be written; no incomplete file is left.
     """
     if digest({"images": made.images, "labels": made.labels, **made.details}) != made.sha256:
-        raise ValueError(f"made is not what was made: its hash is not {made.sha256!r}; save it as it came")
-    about = {"recipe": np.asarray(json.dumps(made.recipe, sort_keys=True)), "sha256": np.asarray(made.sha256)}
-    write_arrays(path, {"images": made.images, "labels": made.labels, **made.details, **about})
+        raise ValueError(f"the arrays do not match their sha256, {made.sha256!r}; pass the `Constructed` unchanged")
+    description = {"recipe": np.asarray(json.dumps(made.recipe, sort_keys=True)), "sha256": np.asarray(made.sha256)}
+    write_arrays(path, {"images": made.images, "labels": made.labels, **made.details, **description})
 
 
 def load(path: str | Path) -> Constructed:
-    """A data set that `save`, or a construction, wrote.
+    """Read a data set that `save` or one of the constructions wrote.
+
+    Args:
+        path: the `.npz` file.
 
     Raises:
-        ValueError: the file is damaged, or does not hold what it held when it was made.
+        ValueError: the file is damaged, is not a constructed data set, or does not match its hash.
     """
     arrays = read_arrays(Path(path))
     missing = {"images", "labels", "recipe", "sha256"} - arrays.keys()
@@ -52,6 +59,6 @@ def load(path: str | Path) -> Constructed:
         raise ValueError(f"{path} is not a constructed data set: it has no {', '.join(sorted(missing))}")
     recipe, sha256 = json.loads(str(arrays.pop("recipe"))), str(arrays.pop("sha256"))
     if digest(arrays) != sha256:
-        raise ValueError(f"{path} does not hold what it was made with: its hash differs; make it again")
+        raise ValueError(f"the arrays in {path} do not match their sha256; make the data set again")
     images, labels = arrays.pop("images"), arrays.pop("labels")
     return Constructed(images, labels, arrays, recipe, sha256)

@@ -1,0 +1,60 @@
+"""The errors of a model as training data: without any attack, they teach another model the task too.
+
+Source: Wallace 2019, *A Discussion of ...: Learning from Incorrectly Labeled Data*.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from invjax import _check
+from invjax._batching import over_batches
+from invjax.types import LogitsFn
+
+
+class Errors(NamedTuple):
+    """The examples that a model misclassifies.
+
+    Attributes:
+        ids: `[E]`, the positions of the examples in the data set.
+        labels: `[E]`, the wrong classes that the model predicts.
+    """
+
+    ids: Int[np.ndarray, " errors"]
+    labels: Int[np.ndarray, " errors"]
+
+
+def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh: Mesh | None = None) -> Errors:
+    """The examples that a model misclassifies, labelled with its predictions, so that no label is correct.
+
+    >>> logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], np.float32)
+    >>> found = errors_of(lambda x: x, logits, np.array([0, 1, 1]))
+    >>> found.ids.tolist(), found.labels.tolist()
+    ([1], [0])
+
+    Args:
+        logits_fn: `x [B, ...] -> logits [B, K]`. Compile it with `jax.jit`.
+        images: `[N, ...]`.
+        labels: the true labels `[N]`.
+        mesh: spread each batch over these devices.
+
+    Returns:
+        The `Errors`, in the order of the data set.
+
+    Raises:
+        ValueError: the model makes no errors, its logits are NaN, or the labels have another shape or are out of range.
+    """
+    logits = over_batches(logits_fn, [images], mesh=mesh)
+    if logits.ndim != 2 or labels.shape != (len(images),):
+        raise ValueError(
+            f"logits_fn must give [{len(images)}, K], with one label each; got {logits.shape} and {labels.shape}"
+        )
+    _check.finite("the model's logits", logits)
+    _check.labels(labels, logits.shape[1])
+    predicted = logits.argmax(1).astype(np.int32)
+    ids = np.flatnonzero(predicted != labels)
+    if not ids.size:
+        raise ValueError(f"the model is correct on all {len(labels)} examples; stop its training earlier")
+    return Errors(ids, predicted[ids])

@@ -1,0 +1,49 @@
+"""The identity of a run: everything that a constructed data set depends on, with hashes of what is large."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from invjax._store import digest, digest_tree
+from invjax.types import Key, Params
+
+
+def identity(
+    key: Key, step: Any, params: Params, arrays: Sequence[Any], batch_size: int, mesh: Mesh | None
+) -> dict[str, Any]:
+    """Name what a run depends on, as JSON can hold it.
+
+    Args:
+        key: random key of the run.
+        step: the compiled function that makes one batch.
+        params: parameters of the model.
+        arrays: the inputs, of one length.
+        batch_size: examples in a step.
+        mesh: the devices of a batch; None is one device.
+
+    Raises:
+        ValueError: `step` gives no images or no labels.
+    """
+    batch = [jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for array in arrays]
+    lowered = step.lower(params, key, jax.ShapeDtypeStruct((batch_size,), np.uint32), *batch)
+    missing = {"images", "labels"} - lowered.out_info.keys()
+    if missing:
+        raise ValueError(f"make must give images and labels; it gives no {' and no '.join(sorted(missing))}")
+    program = lowered.as_text()
+    return {
+        "examples": len(arrays[0]),
+        "shape": list(arrays[0].shape[1:]),
+        "params_sha256": digest_tree(params),
+        "inputs_sha256": digest({str(i): array for i, array in enumerate(arrays)}),
+        "key_sha256": digest_tree(key),
+        "program_sha256": hashlib.sha256(program.encode()).hexdigest(),
+        "batch_size": batch_size,
+        "devices": 1 if mesh is None else mesh.size,
+        "backend": jax.default_backend(),
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
+    }
