@@ -31,8 +31,8 @@ ARMS = ("ResNet, CE", "fi-RevNet, CE", "fi-RevNet, iCE", "generative")
 ADVERSARIAL = {"binary": "removed", "texture": "random"}
 """The published shift D_Adv of each cue."""
 PUBLISHED = 38
-"""Largest reduction of the error on D_Adv by iCE, in points: Jacobsen et al. 2019, figure 8. The values of its cells are
-not available."""
+"""Largest reduction of the error on D_Adv by iCE, in points: Jacobsen et al. 2019, figure 8. The values of its cells
+are not available."""
 
 
 @dataclasses.dataclass(frozen=True)

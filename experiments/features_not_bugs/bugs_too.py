@@ -1,11 +1,11 @@
-"""Adversarial examples that are bugs: Nakkiran's response to the paper.
+"""Adversarial examples that are not features: Nakkiran's response to the paper.
 
     python -m experiments.features_not_bugs.bugs_too [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-A targeted attack that an ensemble of like models must withstand finds changes which fool its model alone, and from a
-D_det of these nothing of the original task is learnt: such adversarial examples exist and are no features. Then squares
-whose only feature is robust, with some wrong labels: a network that learns those by heart has adversarial examples,
-after one epoch it has none.
+A targeted attack searches for changes that fool one model and none of an ensemble of similar models. A network that is
+trained on a D_det of such changes learns nothing of the original task, so these adversarial examples are not features.
+The second part uses squares whose only feature is robust, with some wrong labels. A network that memorises the wrong
+labels has adversarial examples; the same network after one epoch has none.
 
 Source: Nakkiran 2019, *Adversarial Examples are Just Bugs, Too*, in *A Discussion of "Adversarial Examples Are Not
 Bugs, They Are Features"*.
@@ -36,21 +36,21 @@ class Config(relabelling.Settings):
     """Settings of both parts."""
 
     ensemble: int = 5
-    """Models that the changes must not fool (published: 10)."""
+    """Number of models that the changes must not fool (published: 10)."""
     squares: int = 256
-    """Squares to train on (published: 10,000)."""
+    """Number of squares to train on (published: 10,000)."""
     side: int = 32
-    """Of a square, in pixels."""
+    """Side of a square, in pixels."""
     flip: float = 0.1
-    """Share of wrong labels."""
+    """Fraction of wrong labels of the squares."""
     square_network: Literal["linear", "MLP", "ResNet"] = "MLP"
-    """Which network learns the squares."""
+    """Network that is trained on the squares."""
     square_epochs: int = 1000
-    """Passes over the squares (published: 20)."""
+    """Number of passes over the squares (published: 20)."""
     square_rate: float = 1e-3
     """Learning rate of Adam on the squares."""
     square_epsilons: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.1, 0.2)
-    """Radii in linf of the attacks on squares; white and black are 2 apart."""
+    """Radii in linf of the attacks on squares; the difference of white and black is 2."""
 
 
 PRESETS = {
@@ -93,7 +93,7 @@ PUBLISHED = {
 def withstood(
     config: Config, params: Params, others: list[Params], data: networks.Data, seed: int, path: Path
 ) -> features.Constructed:
-    """The D_det of changes that fool the model and none of the others."""
+    """The D_det of changes that fool the model and none of the other models."""
     images, labels = data
     apply = networks.network(config).apply
 
@@ -152,7 +152,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 
 
 def squares(config: Config, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Networks on squares: after one epoch, and when they know the wrong labels by heart."""
+    """Networks on squares: after one epoch, and after they have memorised the wrong labels."""
     train_key, test_key, key = jax.random.split(jax.random.key(seed), 3)
     draw = partial(features.adversarial_squares, side=config.side)
     x, y = draw(train_key, count=config.squares, flip=config.flip)
@@ -184,7 +184,7 @@ def squares(config: Config, seed: int, folder: Path) -> tuple[dict[str, Any], di
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """All seeds of both parts, the figures and the table."""
+    """Run all seeds of both parts, draw the figures, and return the table."""
     relabelling.check(config)
     if config.ensemble < 1:
         raise ValueError(f"ensemble must be at least 1; got ensemble={config.ensemble}")
@@ -201,7 +201,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def draw(config: Config, runs: list[tuple[dict, dict]], toys: list[dict], folder: Path) -> None:
-    """The images, what transfers and what is learnt, and the squares."""
+    """Draw the images, the transfer and the accuracies, and the squares."""
     title = f"{networks.title(config)}: changes that reach the next class, eps {config.eps:g}"
     pictures = {name.replace("-", "-\n"): images for name, images in runs[0][1].items()}
     figures.save(figures.image_grid(pictures, title), folder / "images.png")

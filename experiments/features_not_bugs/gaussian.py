@@ -1,9 +1,9 @@
-"""The exact Gaussian laboratory: figure 4 and theorems 1, 2 and 3 of the paper.
+"""The Gaussian model in closed form: figure 4 and theorems 1, 2 and 3 of the paper.
 
     python -m experiments.features_not_bugs.gaussian [smoke|default]
 
-Each theorem's closed form beside what samples, attacks on single points or gradient descent give; then what robust
-training does to two Gaussians in the plane. All of it in float64.
+The experiment compares the closed form of each theorem with samples, attacks on single points or gradient descent. The
+figure shows the effect of robust training on two Gaussians in the plane. All computations use float64.
 """
 
 import dataclasses
@@ -25,47 +25,47 @@ SHOWN = (0.0, 1.0, 10.0)
 """The radii of figure 4."""
 
 Check = dict[str, Any]
-"""A row to be: its name, the closed form if there is one, what was measured, and a note."""
+"""A row of the table: its name, the closed form if there is one, the measured value, and a note."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the Gaussian laboratory."""
+    """Settings of the Gaussian model."""
 
     dataset: Literal["gaussian"] = "gaussian"
-    """There is one."""
+    """The only data set of this experiment."""
     variances: tuple[float, ...] = (0.25, 1.0, 4.0)
     """Eigenvalues of the true covariance, along the axes of a rotation drawn at random."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Of class 1, along the same axes."""
+    """Mean of class 1, along the same axes."""
     penalties: tuple[float, ...] = (5.0, 8.0, 20.0)
-    """The C of theorem 1."""
+    """The constant C of theorem 1."""
     epsilons: tuple[float, ...] = (0.1, 1.0, 10.0)
-    """The radii of theorem 2."""
+    """Radii of theorem 2."""
     attack_eps: float = 0.5
-    """The radius at which classifiers are attacked."""
+    """Radius at which classifiers are attacked."""
     samples: int = 500_000
-    """Points that the closed forms are compared with."""
+    """Number of points with which the closed forms are compared."""
     fit_samples: int = 2000
-    """Points on which models are trained."""
+    """Number of points on which models are trained."""
     fit_steps: int = 1000
-    """Steps of gradient descent."""
+    """Number of steps of gradient descent."""
     dimensions: tuple[int, ...] = (2, 10, 100)
-    """In which the relaxation of theorem 2 is compared with attacks on single points, eps = sqrt(d) / 2."""
+    """Dimensions in which theorem 2 is compared with attacks on single points, at eps = sqrt(d) / 2."""
     dimension_samples: int = 50_000
-    """Points of each of these."""
+    """Number of points in each of these dimensions."""
     spectra: int = 1000
-    """Random covariances on which the alignment of theorem 3 is looked at."""
+    """Number of random covariances on which the alignment of theorem 3 is measured."""
     means: int = 100
-    """Random means for each of them."""
+    """Number of random means for each random covariance."""
     figure_variances: tuple[float, float] = (36.0, 1.0)
-    """Eigenvalues of the covariance of figure 4; those of the paper are not given."""
+    """Eigenvalues of the covariance of figure 4; the paper does not give its own."""
     figure_angle: float = 15.0
-    """Degrees by which the first axis of the figure's covariance is turned."""
+    """Angle of the first axis of the covariance in figure 4, in degrees."""
     figure_mean: tuple[float, float] = (5.0, 4.0)
-    """Of class 1 in figure 4."""
+    """Mean of class 1 in figure 4."""
     figure_samples: int = 600
-    """Points drawn in a panel, both classes together."""
+    """Number of points in a panel, both classes together."""
 
 
 PRESETS = {
@@ -91,7 +91,7 @@ def laboratory(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def simulated(name: str, closed: float, values: Any) -> Check:
-    """A closed form beside the mean of one value a point."""
+    """A row with a closed form and the mean of one value for each point."""
     values = np.asarray(values, np.float64)
     error = values.std() / math.sqrt(len(values))
     off = (values.mean() - closed) / error
@@ -112,7 +112,7 @@ def points_of(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def theorem_1(config: Config) -> list[Check]:
-    """What the attack of each convention gains, against the trace formula."""
+    """The increase of the loss by the attack of each convention, compared with the trace formula."""
     mean, covariance = laboratory(config)
     _, _, z = points_of(config)
     loss_of = jax.jit(lambda z: gaussian.negative_log_likelihood(z, mean, covariance))
@@ -194,7 +194,7 @@ def theorem_2(config: Config) -> list[Check]:
 
 
 def relaxation(config: Config) -> list[Check]:
-    """How far the exact attack of each point is from the relaxed one, by dimension."""
+    """The difference between the exact attack of each point and the relaxed attack, by dimension."""
     checks = []
     for size in config.dimensions:
         rng = np.random.default_rng(size)
@@ -271,7 +271,7 @@ def errors(config: Config) -> list[Check]:
 
 
 def picture(config: Config) -> dict[str, np.ndarray]:
-    """All that the figures show."""
+    """The arrays of the figures."""
     angle = math.radians(config.figure_angle)
     axes = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     covariance, mean = (axes * np.array(config.figure_variances)) @ axes.T, np.array(config.figure_mean)
@@ -300,7 +300,7 @@ def picture(config: Config) -> dict[str, np.ndarray]:
 
 
 def draw(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Figure 4, and the same against eps."""
+    """Figure 4, and its quantities against eps."""
     turn = np.linspace(0, 2 * np.pi, 181)
     circle = np.stack([np.cos(turn), np.sin(turn)], -1)
     points, curves, arrows = {}, {}, {}
@@ -375,7 +375,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def in_float64(compute: Callable[[Config], Any], config: Config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What a stage keeps: the checks, or the arrays."""
+    """The results that a stage keeps: the checks, or the arrays."""
     with jax.enable_x64(True):
         found = compute(config)
     return ({"checks": found}, {}) if isinstance(found, list) else ({}, found)

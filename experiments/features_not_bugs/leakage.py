@@ -1,11 +1,11 @@
-"""What of a relabelled data set robust features alone can tell: Goh's probe, a response to the paper.
+"""How much robust features alone explain of a relabelled data set: Goh's probe, a response to the paper.
 
     python -m experiments.features_not_bugs.leakage [smoke|default|planted|paper] [--dataset digits|mnist|cifar10]
 
-D_rand and D_det are made with a standard model. A network that learns from them the original task may have learnt it
-from non-robust features alone, or from robust ones that the attack moved a little as well. So a linear head is trained
-on the logits of an adversarially trained linear model, whose features are robust, and tested on original images: above
-chance, robust features leak. The logits of a linear model trained without an attack stand beside.
+D_rand and D_det are made with a standard model. A network that learns the original task from them may use non-robust
+features alone, or robust features that the attack also changed a little. To separate the two, a linear head is trained
+on the logits of an adversarially trained linear model, whose features are robust, and tested on original images. If its
+accuracy is above chance, robust features leak. A linear model with standard training is the control.
 
 Source: Goh 2019, *Robust Feature Leakage*, in *A Discussion of "Adversarial Examples Are Not Bugs, They Are Features"*.
 """
@@ -27,9 +27,9 @@ class Config(relabelling.Settings):
     """Settings of the leakage probe."""
 
     probe_epochs: int = 20
-    """Passes over each data set of the linear head."""
+    """Number of passes of the linear head over each data set."""
     probe_rate: float = 1e-2
-    """Its learning rate, at the start."""
+    """Initial learning rate of the linear head."""
 
 
 PRESETS = {
@@ -75,7 +75,7 @@ PUBLISHED: dict[str, dict] = {
 
 
 def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data], folder: Path) -> tuple:
-    """Train the source and both linear models, make the data sets, and read them."""
+    """Train the source and both linear models, make the data sets, and train the heads on them."""
     train, test = data
     net, linear = networks.network(config), networks.network(config, "linear")
     source = networks.train(config, seed, train, folder / "standard", description=f"standard, seed {seed}")
@@ -123,7 +123,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """All seeds, the figure and the table."""
+    """Run all seeds, draw the figure, and return the table."""
     relabelling.check(config)
     data = networks.datasets(config)
     runs = []
@@ -141,7 +141,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, runs: list[dict]) -> list[common.Row]:
-    """The table: leakage first."""
+    """The table; the leakage comes first."""
     published = networks.comparable(config)
     names = {
         NETWORK: "network trained on {}: test accuracy",

@@ -1,11 +1,11 @@
-"""A task taught by wrong answers alone, without any attack: Wallace's response to the paper.
+"""A task learnt from wrong labels alone, without an attack: Wallace's response to the paper.
 
     python -m experiments.features_not_bugs.learning_from_errors [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-A network is trained briefly. Of the images that it gets wrong, with its answers as labels, another network learns; not
-one label is right. Then a well trained network labels images of another kind, on which no answer can be right, and
-another network learns from those. Both are tested on original images: labels that look wrong may teach a task because
-they carry what the model that gave them knows.
+A network is trained briefly. A second network is trained on the images that the first one misclassifies, with its
+predictions as labels, so every label is wrong. Then a well trained network labels images of another data set, for which
+no label can be correct, and another network is trained on these. Both are tested on original images. Wrong labels can
+teach a task because they contain information about the model that gave them.
 
 Source: Wallace 2019, *Learning from Incorrectly Labeled Data*, in *A Discussion of "Adversarial Examples Are Not Bugs,
 They Are Features"*.
@@ -31,11 +31,11 @@ class Config(networks.Settings):
     """Settings of learning from errors."""
 
     first_epochs: float = 1.0
-    """Passes of the network whose errors are taken, whole ones or a part of one (published: 2 for CIFAR-10)."""
+    """Epochs of the network whose errors are used: a whole number or a fraction of one (published: 2 for CIFAR-10)."""
     foreign: Literal["mnist", "cifar10", "noise"] = "cifar10"
-    """Images of another kind; noise is drawn uniformly."""
+    """Data set of the images of another kind; `noise` draws uniform pixels."""
     foreign_size: int = 20_000
-    """How many of them."""
+    """Number of images of another kind."""
 
 
 PRESETS = {
@@ -72,7 +72,7 @@ answers on images of FashionMNIST."""
 
 
 def foreign_images(config: Config, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Images of another kind, as large as the task's and with as many channels."""
+    """Images of another kind, with the size and the channels of the task."""
     if config.foreign == "noise":
         return np.random.default_rng(seed).random((config.foreign_size, *shape), np.float32)
     data = load(config.foreign, "train", config.data_dir)
@@ -83,7 +83,7 @@ def foreign_images(config: Config, shape: tuple[int, ...], seed: int) -> np.ndar
 
 
 def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data], folder: Path) -> tuple:
-    """Train, collect the errors, learn from them; the same with images of another kind."""
+    """Train, collect the errors, train on them, and do the same with images of another kind."""
     train, test = data
     net = networks.network(config)
     apply = jax.jit(net.apply)
@@ -121,7 +121,7 @@ def one_a_class(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def early(config: Config, seed: int, data: networks.Data, folder: Path) -> Any:
-    """The network whose training ends before it knows all: whole epochs, or one epoch over a part of the images."""
+    """The briefly trained network: whole epochs, or one epoch over a part of the images."""
     epochs = max(1, int(config.first_epochs))
     part = len(data[1]) if config.first_epochs >= 1 else max(8, int(config.first_epochs * len(data[1])))
     few = data[0][:part], data[1][:part]
@@ -129,7 +129,7 @@ def early(config: Config, seed: int, data: networks.Data, folder: Path) -> Any:
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """All seeds, the figures and the table."""
+    """Run all seeds, draw the figures, and return the table."""
     if not config.first_epochs > 0 or not config.foreign_size > 0:
         raise ValueError(
             f"first_epochs and foreign_size must be positive; got {config.first_epochs} and {config.foreign_size}"
@@ -148,7 +148,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def draw(config: Config, runs: list[tuple[dict, dict]], folder: Path) -> None:
-    """An image of each label, and the accuracies."""
+    """Draw an image of each label, and the accuracies."""
     arrays = runs[0][1]
     pictures = {"errors": arrays["errors"], config.foreign: arrays["another kind"]}
     title = f"{networks.title(config)}: images that were labelled 0, 1, 2, ..., 9"

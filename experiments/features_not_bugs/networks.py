@@ -1,4 +1,4 @@
-"""The networks of these experiments: how they are trained, by which attack, and how their accuracy is measured."""
+"""The networks of these experiments, their training, the attacks, and the measurement of their accuracy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ SOURCES = ("standard", "robust")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The data, the training and the attacks: what these experiments are configured with."""
+    """Settings of the data, the training and the attacks, shared by the experiments of this paper."""
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
     """Data set of the images."""
@@ -38,11 +38,11 @@ class Settings:
     train_size: int | None = None
     """Number of training images; None uses all."""
     planted: float = 0.0
-    """Length in l2 of a faint pattern of its class on each image: a non-robust feature by construction; 0: none."""
+    """Length in l2 of a faint pattern of the class on each image, a non-robust feature; 0 plants none."""
     network: Literal["linear", "MLP", "CNN", "ResNet"] = "CNN"
-    """Which network."""
+    """Network of the experiment."""
     hidden: tuple[int, ...] = (200, 200)
-    """Hidden layers of the MLP."""
+    """Widths of the hidden layers of the MLP."""
     channels: tuple[int, ...] = (8, 16)
     """Channels of the convolutions of the CNN."""
     dense: int = 64
@@ -50,41 +50,41 @@ class Settings:
     stages: tuple[int, ...] = (64, 128, 256, 512)
     """Channels of the stages of the ResNet."""
     blocks: int = 2
-    """Blocks in each stage of the ResNet."""
+    """Number of blocks in each stage of the ResNet."""
     epochs: int = 15
     """Number of passes over a training set."""
     robust_epochs: int = 10
-    """Passes of the adversarial training."""
+    """Number of passes of adversarial training over the training set."""
     batch_size: int = 128
     """Number of images in a training step."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """Adam with a decay to zero along a cosine; or SGD with momentum 0.9, divided by 10 after each third."""
+    """adam decays to zero along a cosine; sgd has momentum 0.9, and its rate is divided by 10 after each third."""
     learning_rate: float = 2e-3
-    """At the start."""
+    """Initial learning rate."""
     weight_decay: float = 5e-4
-    """Of SGD, and of Adam decoupled from the gradient."""
+    """Weight decay of SGD and of Adam (for Adam decoupled from the gradient)."""
     augment: bool = False
-    """Random shifts of up to 4 pixels and reflections in training, where not said otherwise."""
+    """Random shifts of up to 4 pixels and reflections in training, unless an experiment says otherwise."""
     train_eps: float = 1.5
-    """Radius in l2 of the adversarial training."""
+    """Radius in l2 of adversarial training."""
     train_steps: int = 5
-    """Steps of the attack in the adversarial training, of eps / 5, from the image on."""
+    """Number of steps of the attack in adversarial training; each has length eps / 5, from the image."""
     images: int = 500
-    """Test images on which robust accuracy is measured, the first ones."""
+    """Number of test images for robust accuracy; the first ones are used."""
     eval_steps: int = 20
-    """Steps of PGD in the evaluation."""
+    """Number of steps of PGD in the evaluation."""
     ensemble_images: int = 200
-    """Of these, on how many the standard ensemble is run, too; 0: not at all."""
+    """Number of test images for AutoAttack; 0 does not run it."""
     ensemble_steps: int = 20
-    """Steps of its gradient attacks (published: 100)."""
+    """Number of steps of the gradient attacks in AutoAttack (published: 100)."""
     queries: int = 200
-    """Queries of its Square (published: 5000)."""
+    """Number of queries of Square in AutoAttack (published: 5000)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Random seeds; each seed repeats the whole experiment."""
 
 
 SMALL: dict[str, Any] = {"dataset": "cifar10", "channels": (16, 32), "dense": 128}
-"""What CPUs can train on a part of CIFAR-10."""
+"""Settings that a CPU can train on a part of CIFAR-10."""
 
 PAPER: dict[str, Any] = {
     "dataset": "cifar10",
@@ -95,19 +95,19 @@ PAPER: dict[str, Any] = {
     "augment": True,
     "eval_steps": 100,
 }
-"""What the paper's networks on CIFAR-10 have in common, but for their size."""
+"""Settings that all networks of the paper on CIFAR-10 share, except for their size."""
 
 ROBUST_PAPER: dict[str, Any] = {"robust_epochs": 150, "train_eps": 0.5, "train_steps": 7}
-"""Its adversarial training."""
+"""Settings of adversarial training in the paper."""
 
 
 def comparable(config: Settings) -> bool:
-    """Whether the paper's numbers stand for the same images."""
+    """Whether the numbers of the paper are for the same images."""
     return config.dataset == "cifar10" and not config.planted
 
 
 def title(config: Settings) -> str:
-    """What the images are, for figures."""
+    """A name of the images, for figures."""
     return config.dataset + (f" with a planted pattern of {config.planted:g} in l2" if config.planted else "")
 
 
@@ -117,12 +117,12 @@ def about(config: Settings) -> str:
 
 
 def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
-    """Images with the pattern of their class, always the same ones: random signs of `norm` in l2, on less contrast.
+    """Images of lower contrast with the pattern of their class: fixed random signs of length `norm` in l2.
 
-    Who reads the pattern is right on all images, and sees another class after a change of about `norm / sqrt(2)`.
+    A classifier that reads the pattern makes no errors, and a change of about `norm / sqrt(2)` changes its prediction.
 
     Raises:
-        ValueError: a pattern so strong that nothing is left of the image, or of negative length.
+        ValueError: the length of the pattern is negative, or so large that the image would vanish.
     """
     limit = 0.5 * np.sqrt(images[0].size)
     if not 0 <= norm < limit:
@@ -145,7 +145,7 @@ def datasets(config: Settings) -> tuple[Data, Data]:
     return one("train", config.train_size), one("test", None)
 
 
-@cache  # one object a network, so that what is compiled for it serves all seeds
+@cache  # one object for each network, so that all seeds share its compiled functions
 def network(config: Settings, name: str | None = None) -> Net:
     """The configured network, or the one of that name."""
     nets = {
@@ -173,7 +173,7 @@ def moved(key: Key, x: jax.Array) -> jax.Array:
     return jax.vmap(one)(padded, corner, flipped)
 
 
-@cache  # a training step is compiled once for all seeds
+@cache  # all seeds share one compiled training step
 def _training(
     config: Settings, name: str | None, robust: bool, augment: bool, rate: float, num_steps: int
 ) -> tuple[Any, optax.GradientTransformation]:
@@ -217,21 +217,20 @@ def train(
     augment: bool | None = None,
     description: str = "training",
 ) -> Params:
-    """Train a network, or go on with it, and return its last iterate.
+    """Train a network, or continue its training, and return its last parameters.
 
-    The radius of the adversarial training grows over the first third of its steps, without which it may stay at
-    guessing.
+    The radius of adversarial training grows over the first third of the steps; otherwise training may not start.
 
     Args:
-        config: all that is not given here.
+        config: settings that are not arguments of this function.
         seed: random seed of the initial parameters and of the order of the images.
         data: the training set.
-        folder: of checkpoints and metrics, which lie in a folder of their own for each data set.
-        robust: on attacked images.
-        name: of the network.
+        folder: the folder of checkpoints and metrics; each training set has its own folder in it.
+        robust: whether to train on attacked images.
+        name: name of the network; by default the configured one.
         epochs: passes over the data.
-        learning_rate: at the start.
-        augment: shifts and reflections.
+        learning_rate: initial learning rate.
+        augment: whether to shift and reflect images at random.
         description: text beside the progress bar.
 
     Raises:
@@ -279,11 +278,11 @@ def predictions(net: Net, params: Params, images: np.ndarray) -> np.ndarray:
 
 
 def accuracy(net: Net, params: Params, data: Data) -> float:
-    """In percent."""
+    """The accuracy in percent."""
     return 100 * float((predictions(net, params, data[0]) == data[1]).mean())
 
 
-@cache  # one object, so that AutoAttack compiles once for all seeds and radii
+@cache  # one object, so that AutoAttack is compiled once for all seeds and radii
 def _stages(steps: int, queries: int) -> tuple[Stage, ...]:
     return autoattack_stages(l2(), num_classes=10, steps=steps, queries=queries)
 
@@ -291,7 +290,7 @@ def _stages(steps: int, queries: int) -> tuple[Stage, ...]:
 def robust_accuracy(
     config: Settings, params: Params, data: Data, epsilons: Sequence[float], *, seed: int, name: str | None = None
 ) -> dict[str, list[float]]:
-    """Accuracy in percent at each radius, under PGD and, on fewer images, under AutoAttack."""
+    """Accuracy in percent at each radius, under PGD, and under AutoAttack on fewer images."""
     images, labels = (array[: config.images] for array in data)
     net, attack = network(config, name), pgd(l2(), steps=config.eval_steps)
     key, mesh = jax.random.key(seed), data_mesh()

@@ -2,14 +2,14 @@
 
     python -m experiments.features_not_bugs.nonrobust_dataset [smoke|default|planted|paper] [--dataset ...]
 
-Every training image is moved a little towards another class, drawn at random (D_rand) or the next one (D_det), and
-labelled so. Networks trained on that are tested on original images with their original labels, where the label's
-features are non-robust ones; once made with a standard model, once with a robust one. Last iterates: there is no
-honest validation set.
+Every training image is moved a little towards another class and takes that class as its label: a random class (D_rand)
+or the next one (D_det). Only non-robust features of the image agree with this label. Networks trained on these images
+are tested on original images with their original labels. The data are made once with a standard model and once with a
+robust one. The last parameters are used, because there is no valid validation set.
 
-The default is a part of CIFAR-10 and a small network, with a radius larger than the published 0.5: a small network sees
-less in small changes. MNIST has few features of its own that are useful and not robust, so the preset `planted` adds
-one by construction, a faint pattern of the class, and attacks within a radius that can change it.
+The default preset uses a part of CIFAR-10 and a small network. Its radius is larger than the published 0.5, because
+small networks learn less from small changes. MNIST has few useful features that are not robust, so the preset `planted`
+adds one: a faint pattern of the class, and attacks with a radius that can change it.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ PUBLISHED: dict[str, dict] = {
     "standard": {"D_rand": 63.3, "D_det": 43.7, "relabelled": 16.2, "D": 95.3},
     "robust": {"D_rand": 25.2, "D_det": 5.8, "relabelled": 65.5, "D": None},
 }
-"""Tables 1, 9 and 10, ResNet-50 on CIFAR-10: test accuracy in percent, by the model that the data are made with."""
+"""Tables 1, 9 and 10, ResNet-50 on CIFAR-10: test accuracy in percent, by the model that made the data."""
 
 
 def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data], folder: Path) -> tuple:
@@ -95,7 +95,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """All seeds, the figures and the table."""
+    """Run all seeds, draw the figures, and return the table."""
     relabelling.check(config)
     data = networks.datasets(config)
     runs = []

@@ -1,4 +1,4 @@
-"""Data sets of relabelled adversarial examples, and what is learnt from them: shared by several experiments."""
+"""Data sets of relabelled adversarial examples, and networks trained on them; shared by several experiments."""
 
 import dataclasses
 from pathlib import Path
@@ -18,37 +18,37 @@ KINDS = ("D_rand", "D_det")
 
 @dataclasses.dataclass(frozen=True)
 class Settings(networks.Settings):
-    """The targeted attack that makes the data, and the training on them."""
+    """Settings of the targeted attack that makes the data, and of the training on the data."""
 
     eps: float = 1.25
     """Radius in l2 of the targeted attack that makes the data."""
     attack_steps: int = 20
-    """Steps of the targeted attack, from the image on."""
+    """Number of steps of the targeted attack, which starts from the image."""
     step_size: float | None = None
-    """Their length in l2; by default 2.5 eps / steps."""
+    """Length of a step of the targeted attack in l2; None is 2.5 eps / steps."""
     exclude_true: bool = False
-    """Draw the targets of D_rand from the other classes alone; as published one in ten is the label itself."""
+    """Draw the targets of D_rand from the other classes only; in the paper one in ten is the label itself."""
     rates: tuple[float, float] | None = None
-    """Learning rates on D_rand and on D_det; by default the same as elsewhere."""
+    """Learning rates on D_rand and on D_det; None uses the learning rate of all networks."""
     moved: tuple[bool, bool] = (False, False)
-    """Shifts and reflections in training on D_rand and on D_det."""
+    """Whether to shift and reflect images in training on D_rand and on D_det."""
 
 
 SMALL: dict[str, Any] = networks.SMALL | {"epochs": 10, "eps": 2.0, "attack_steps": 10}
-"""Small networks see little in small changes: the radius is larger than the paper's."""
+"""Settings of small networks. They learn little from small changes, so the radius is larger than in the paper."""
 
 PLANTED: dict[str, Any] = {"planted": 1.0, "network": "MLP", "hidden": (256, 256)}
-"""MNIST with a non-robust feature by construction."""
+"""Settings of MNIST with a planted non-robust feature."""
 
 PAPER: dict[str, Any] = networks.PAPER | {"eps": 0.5, "attack_steps": 100, "step_size": 0.1}
-"""CIFAR-10 as published."""
+"""Settings of the paper on CIFAR-10."""
 
 
 def check(config: Settings) -> None:
-    """Refuse a radius within which nothing can change.
+    """Check that the radius is positive.
 
     Raises:
-        ValueError: it is not positive.
+        ValueError: the radius is not positive.
     """
     if not config.eps > 0:
         raise ValueError(f"eps must be positive; got eps={config.eps}")
@@ -70,17 +70,17 @@ def construct(
     path: Path,
     name: str | None = None,
 ) -> features.Constructed:
-    """D_rand or D_det, kept at `path`.
+    """Make D_rand or D_det, or read it from `path`.
 
     Args:
-        config: the attack.
-        kind: which of the two.
-        source: what the model is called.
-        params: of the model.
+        config: settings of the attack.
+        kind: "D_rand" or "D_det".
+        source: name of the model, such as "standard".
+        params: parameters of the model.
         data: the original images and labels.
-        seed: of the targets.
-        path: of the file.
-        name: of the model's network, by default the configured one.
+        seed: random seed of the targets and of the attack.
+        path: file of the data set.
+        name: name of the network of the model; by default the configured one.
     """
     images, labels = data
     target_key, key = jax.random.split(jax.random.key(seed))
@@ -107,7 +107,7 @@ def construct(
 def learn(
     config: Settings, kind: str, made: features.Constructed, seed: int, folder: Path, *, name: str | None = None
 ) -> Params:
-    """A network trained on such a data set."""
+    """Train a network on a relabelled data set."""
     i = KINDS.index(kind)
     return networks.train(
         config,

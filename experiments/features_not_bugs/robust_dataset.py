@@ -2,12 +2,13 @@
 
     python -m experiments.features_not_bugs.robust_dataset [smoke|default|planted|paper] [--dataset ...]
 
-Training images are rebuilt from the representation of a robust model (D_R) and of a standard one (D_NR), from other
-images and from noise. Networks trained on them in the standard way are attacked, beside the two models themselves.
+Training images are rebuilt from the representation of a robust model (D_R) and of a standard model (D_NR). The
+inversion starts from other images or from noise. Networks with standard training on these images are attacked, and so
+are the two models.
 
-The default is a part of CIFAR-10 and a small network. MNIST has few features of its own that are useful and not robust:
-where nothing is planted, small networks learn no more robustness from D_R than from D. The preset `planted` therefore
-adds one by construction, a faint pattern of the class.
+The default preset uses a part of CIFAR-10 and a small network. MNIST has few useful features that are not robust, and
+without a planted feature small networks are no more robust after training on D_R than on D. The preset `planted`
+therefore adds one: a faint pattern of the class.
 """
 
 import dataclasses
@@ -30,15 +31,15 @@ class Config(networks.Settings):
     """Settings of the robust data set."""
 
     steps: int = 100
-    """Steps of the inversion."""
+    """Number of steps of the inversion from images."""
     step_size: float = 0.2
-    """Their length in l2."""
+    """Length of a step of the inversion in l2."""
     starts: tuple[str, ...] = ("images",)
-    """What the inversion starts from: images, noise, or both."""
+    """Starting points of the inversion: images, noise, or both."""
     noise_steps: int = 100
-    """Steps from noise."""
+    """Number of steps of the inversion from noise."""
     epsilons: tuple[float, ...] = (0.5, 1.0)
-    """Radii in l2 at which accuracy is measured, ascending."""
+    """Ascending radii in l2 at which accuracy is measured."""
     shown: int = 8
     """Number of images in the figure."""
 
@@ -111,7 +112,7 @@ PUBLISHED_SPLITS = {0.25: {"D_R, training images": 77.33, "D_R, test images": 62
 """Table 8, the same model, by eps."""
 
 SHORT = {"robust": "D_R", "standard": "D_NR"}
-"""What the data set of each source is called."""
+"""The names of the data sets, by the model that made them."""
 
 
 def arm_of(source: str, start: str) -> str:
@@ -122,7 +123,7 @@ def arm_of(source: str, start: str) -> str:
 def construct(
     config: Config, source: str, start: str, params: Any, data: networks.Data, seed: int, path: Path
 ) -> features.Constructed:
-    """One data set, kept at `path`."""
+    """Make one data set, or read it from `path`."""
     return features.robust_dataset(
         jax.random.key(seed),
         penultimate(networks.network(config)),
@@ -139,7 +140,7 @@ def construct(
 
 
 def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data], folder: Path) -> tuple:
-    """Train the sources, make the data sets, train on them, and attack all."""
+    """Train the sources, make the data sets, train on them, and attack all networks."""
     train, test = data
     net = networks.network(config)
     models = networks.sources(config, seed, train, folder)
@@ -179,7 +180,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """All seeds, the figures and the table."""
+    """Run all seeds, draw the figures, and return the table."""
     if not config.starts or not set(config.starts) <= {"images", "noise"}:
         raise ValueError(f"starts must be some of images, noise; got {', '.join(config.starts) or 'none'}")
     if not config.epsilons or list(config.epsilons) != sorted(config.epsilons):
@@ -195,7 +196,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def draw(config: Config, runs: list[tuple[dict, dict]], folder: Path) -> None:
-    """Figure 2: the images, and the accuracies."""
+    """Draw figure 2: the images, and the accuracies."""
     arrays = runs[0][1]
     order = ["D", "D_R", "D_NR", "started from", "D_R from noise", "D_NR from noise"]
     pictures = {name: arrays[name] for name in order if name in arrays}
@@ -226,7 +227,7 @@ def draw(config: Config, runs: list[tuple[dict, dict]], folder: Path) -> None:
 
 
 def rows(config: Config, runs: list[dict]) -> list[common.Row]:
-    """The table: first what the paper claims, then tables 7 and 8."""
+    """The table: the claim of the paper first, then tables 7 and 8."""
     published, splits = PUBLISHED, PUBLISHED_SPLITS.get(config.epsilons[0], {})
     if not networks.comparable(config):
         published, splits = {arm: {} for arm in PUBLISHED}, {}

@@ -1,10 +1,10 @@
-"""Do adversarial examples transfer to those who can learn from them? Figures 3 and 13 of the paper.
+"""Do adversarial examples transfer to networks that can learn from them? Figures 3 and 13 of the paper.
 
     python -m experiments.features_not_bugs.transfer [smoke|default|planted|paper] [--dataset digits|mnist|cifar10]
 
-Adversarial examples of one model are shown to networks of several architectures, trained on the same data. Other
-networks of these architectures are trained on the D_det of that model. If adversarial examples are features, who learns
-more from D_det is fooled more often: the paper's figures rise, which the rank correlation measures here.
+Networks of several architectures, trained on the same data, classify the adversarial examples of one model. Other
+networks of these architectures are trained on the D_det of that model. If adversarial examples are features, an
+architecture that learns more from D_det is fooled more often. The rank correlation measures this trend of the figures.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ GOALS = {"untargeted": "figure 3", "targeted": "figure 13"}
 
 @dataclasses.dataclass(frozen=True)
 class Config(relabelling.Settings):
-    """Settings of the transfer experiment; `network` is the source's."""
+    """Settings of the transfer experiment; `network` is the network of the source."""
 
     targets: tuple[str, ...] = ("linear", "MLP", "deep MLP", "CNN", "ResNet")
-    """Architectures that adversarial examples are shown to and that learn from D_det."""
+    """Architectures that classify the adversarial examples and that are trained on D_det."""
 
 
 PRESETS = {
@@ -90,8 +90,9 @@ def transferred(
 ) -> dict[str, float]:
     """How often each network follows the source's adversarial examples, in percent.
 
-    Untargeted: of the images that a network gets right, those that it gets wrong once they are attacked. Targeted: the
-    images that it takes for the next class, of those that it did not take for it before.
+    Untargeted: of the images that a network classifies correctly, the fraction that it misclassifies after the attack.
+    Targeted: of the images that it did not assign to the next class, the fraction that it assigns to it after the
+    attack.
     """
     images, labels = (array[: config.images] for array in data)
     targeted = goal == "targeted"
@@ -133,7 +134,7 @@ def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
-    """Spearman's; 0 where one of both is constant."""
+    """Spearman's rank correlation; 0 if one of the two is constant."""
     ranks = np.array([rankdata(a), rankdata(b)])
     centered = ranks - ranks.mean(1, keepdims=True)
     scale = np.sqrt((centered**2).sum(1).prod())
@@ -141,7 +142,7 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """All seeds, the figure and the table."""
+    """Run all seeds, draw the figure, and return the table."""
     relabelling.check(config)
     known = PRESETS["default"].targets
     if len(config.targets) < 3 or not set(config.targets) <= set(known):
@@ -165,7 +166,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, runs: list[dict]) -> list[common.Row]:
-    """The table: correlations first."""
+    """The table; the correlations come first."""
     table = []
     many = f"{len(config.targets)} architectures, source {config.network}"
     for goal, which in GOALS.items():

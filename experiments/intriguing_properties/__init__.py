@@ -1,1 +1,1 @@
-"""Why classifiers are sensitive: power laws of adversarial error, linear response, logit gaps; what changes them."""
+"""Why classifiers are sensitive: power laws of adversarial error, linear response, and logit gaps."""

@@ -1,11 +1,11 @@
-"""Search for convolutional cells that withstand FGSM: what goes with adversarial accuracy?
+"""Search for convolutional cells that withstand FGSM, and what correlates with adversarial accuracy.
 
     python -m experiments.intriguing_properties.architecture_search [smoke|default|paper] [--dataset digits|mnist]
 
-Random search, then regularised evolution (Real et al. 2018: see `cells`). The reward is the accuracy under FGSM on
-images that are held out of the training set. Children are masked networks of one padded shape, so that a generation
-trains as one population, with half of each batch attacked by step l.l., and one compilation serves the whole search. A
-run that is killed loses the generation that it was at. The best cell by reward and the best by clean accuracy are then
+A random search comes first, then regularised evolution (Real et al. 2018: see `cells`). The reward is the accuracy
+under FGSM on images that are held out of the training set. Children are masked networks of one padded shape. So a
+generation trains as one population, with half of each batch attacked by step l.l., and the search compiles once. A run
+that is killed loses its current generation only. At the end the best cell by reward and the best by clean accuracy are
 enlarged and trained longer.
 """
 
@@ -45,47 +45,47 @@ class Config:
     data_dir: str | None = None
     """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     layers: int = 3
-    """Convolutions of a cell; the first two are followed by pooling, the last one by a linear layer."""
+    """Number of convolutions of a cell; pooling follows the first two, a linear layer the last one."""
     channels: tuple[int, ...] = (2, 4, 8)
-    """What a layer may have."""
+    """Numbers of channels that a layer may have."""
     kernels: tuple[int, ...] = (3, 5)
-    """Sides of a kernel, odd."""
+    """Sides that a kernel may have; odd numbers."""
     random: int = 40
-    """Children of the random search (the paper: 9,360 children of a learned controller)."""
+    """Number of children of the random search (paper: 9,360 children of a learned controller)."""
     evolved: int = 40
-    """Children of the evolution, which starts from the first ones of the random search."""
+    """Number of children of the evolution, which starts from the first ones of the random search."""
     generation: int = 8
-    """Children that are trained together."""
+    """Number of children that are trained together."""
     alive: int = 24
-    """The youngest cells, among which the evolution finds parents."""
+    """Number of the youngest cells, from which the evolution chooses parents."""
     tournament: int = 6
-    """Cells of which the best becomes a parent."""
+    """Number of cells in a tournament; the best becomes a parent."""
     train_images: int = 5000
-    """Images on which children are trained, the first ones of the training set."""
+    """Number of images on which children are trained; the first ones of the training set."""
     held_out: int = 2000
-    """Images of the reward, the last ones of the training set."""
+    """Number of images that give the reward; the last ones of the training set."""
     epochs: int = 3
-    """Passes over the children's images (the paper: 10)."""
+    """Number of passes over the images of the children (paper: 10)."""
     batch_size: int = 100
-    """Images in a step; half of them are attacked."""
+    """Number of images in a training step; half of them are attacked."""
     learning_rate: float = 5e-3
-    """Adam's, for children; it decays to zero along a cosine."""
+    """Initial learning rate of Adam for children; it decays to zero along a cosine."""
     eps: float = 0.1
-    """Radius of every attack, linf."""
+    """Radius of every attack in linf."""
     enlarge: int = 2
-    """How many times the best cells' channels are taken at the end."""
+    """Factor by which the channels of the best cells are enlarged at the end."""
     final_images: int = 10_000
-    """Images on which these are trained, the first ones that are not held out."""
+    """Number of images on which the enlarged cells are trained; the first ones that are not held out."""
     final_epochs: int = 3
-    """Passes over them (the paper: 100)."""
+    """Number of passes of the enlarged cells over their images (paper: 100)."""
     final_learning_rates: tuple[float, ...] = (2e-3, 6e-3)
-    """One training each; the best under FGSM on the held-out images is tested (the paper: the best of 12 settings)."""
+    """Learning rates of the enlarged cells; the best under FGSM on held-out images is tested (paper: 12 settings)."""
     test_images: int = 2000
     """Number of test images; the first ones are used."""
     attack_steps: int = 20
     """Number of steps of PGD."""
     seed: int = 0
-    """Of cells, weights and batches."""
+    """Random seed of cells, weights and batches."""
 
 
 PRESETS = {
@@ -119,7 +119,7 @@ PRESETS = {
 
 
 def space(config: Config) -> Space:
-    """What cells are searched."""
+    """The space of cells that is searched."""
     return Space(config.layers, config.channels, config.kernels, POOLED)
 
 
@@ -142,14 +142,14 @@ def next_cells(config: Config, arm: str, generation: int, history: list[dict]) -
 
 
 def stacked(chosen: list[Cell], times: int = 1) -> Convolutions:
-    """Cells with a leading population axis, their channels taken `times`."""
+    """Cells with a leading population axis and `times` as many channels."""
     fields = {gene: np.array([cell[gene] for cell in chosen], np.int32) for gene in chosen[0]}
     fields["channels"] *= times
     return Convolutions(**fields, dropout=np.zeros(len(chosen), np.float32))
 
 
 def network(config: Config, times: int = 1) -> MaskedNet:
-    """The network in which every cell has its place."""
+    """The padded network that contains every cell."""
     return masked_cnn(10, times * max(config.channels), config.layers, max(config.kernels), POOLED)
 
 
@@ -216,7 +216,7 @@ def generation_trainer(config: Config, data: Dataset) -> Callable[[list[Cell], s
 
 
 def search(config: Config, train: Dataset, folder: Path) -> list[dict]:
-    """All children, random ones first; generations that are in `folder` are not trained again."""
+    """All children, random ones first; generations in `folder` are not trained again."""
     train_generation = generation_trainer(config, train)
     children: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for arm in ARMS:
@@ -294,7 +294,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def check(config: Config) -> None:
-    """Settings that make a search.
+    """Check the settings of the search.
 
     Raises:
         ValueError: children, a generation or a tournament of none; fewer random children than are alive.

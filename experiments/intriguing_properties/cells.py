@@ -1,7 +1,7 @@
-"""Cells of the architecture search: what they may be, random ones, mutated ones, and who has children.
+"""Cells of the architecture search: the search space, random cells, mutations, and the choice of parents.
 
-Source: regularised evolution (Real et al. 2018): of a few, chosen at random among the youngest, the best has a child
-with one gene changed.
+Source: regularised evolution (Real et al. 2018). The best of a few cells, chosen at random from the youngest ones, gets
+a child with one changed gene.
 """
 
 from typing import NamedTuple
@@ -11,17 +11,17 @@ import numpy as np
 from invjax.models import ACTIVATIONS, POOLINGS
 
 Cell = dict[str, list[int]]
-"""Of each gene, its values by layer."""
+"""The values of each gene, by layer."""
 
 
 class Space(NamedTuple):
-    """What a cell may be.
+    """The space of cells.
 
     Attributes:
-        layers: its convolutions.
-        channels: what each of them may have.
+        layers: the number of convolutions.
+        channels: numbers of channels that a convolution may have.
         kernels: sides that a kernel may have.
-        pooled: the first ones of the layers, which are followed by pooling.
+        pooled: the number of layers, from the first, that are followed by pooling.
     """
 
     layers: int
@@ -31,7 +31,7 @@ class Space(NamedTuple):
 
 
 def genes(space: Space) -> dict[str, tuple[int, ...]]:
-    """What each layer may have of each gene."""
+    """The values that each gene may have."""
     return {
         "channels": space.channels,
         "kernel": space.kernels,
@@ -42,7 +42,7 @@ def genes(space: Space) -> dict[str, tuple[int, ...]]:
 
 
 def places(space: Space) -> list[tuple[str, int]]:
-    """The genes that have an effect: the first layer has nothing to skip, the last ones are not pooled."""
+    """The genes that have an effect: the first layer has no skip connection, and the last ones have no pooling."""
     return [
         (gene, layer)
         for gene in genes(space)
@@ -52,7 +52,7 @@ def places(space: Space) -> list[tuple[str, int]]:
 
 
 def random_cell(space: Space, rng: np.random.Generator) -> Cell:
-    """Every gene that has an effect at random."""
+    """A cell whose genes are random, as far as they have an effect."""
     cell = {gene: [choices[0]] * space.layers for gene, choices in genes(space).items()}
     for gene, layer in places(space):
         cell[gene][layer] = int(rng.choice(genes(space)[gene]))
@@ -60,7 +60,7 @@ def random_cell(space: Space, rng: np.random.Generator) -> Cell:
 
 
 def mutated(space: Space, cell: Cell, rng: np.random.Generator) -> Cell:
-    """The cell with one gene of one layer changed."""
+    """The cell with a change of one gene of one layer."""
     open_places = [(gene, layer) for gene, layer in places(space) if len(genes(space)[gene]) > 1]
     gene, layer = open_places[rng.integers(len(open_places))]
     others = [value for value in genes(space)[gene] if value != cell[gene][layer]]

@@ -1,11 +1,11 @@
-"""Does a surer model resist better? Entropy regularisation, with and without adversarial training: figure 5.
+"""Is a more confident model more robust? Entropy regularisation with and without adversarial training: figure 5.
 
     python -m experiments.intriguing_properties.entropy_regularisation [smoke|default|paper] [--dataset digits|mnist]
 
-Four trainings of each network and seed: on cross-entropy, with the entropy of the prediction added, with half of each
-batch attacked by step l.l., and with both. Then their accuracy under five attacks: PGD on the log-odds and on the
-margin, which do not saturate, and on plain cross-entropy, from which a surer model may hide; FGSM on cross-entropy;
-step l.l.
+Each network and seed has four trainings: on cross-entropy, with the entropy of the prediction added, with half of each
+batch attacked by step l.l., and with both. Their accuracy is measured under five attacks: PGD on the log-odds and on
+the margin, which do not saturate; PGD on cross-entropy, whose gradient a confident model may hide; FGSM on
+cross-entropy; and step l.l.
 """
 
 import dataclasses
@@ -39,19 +39,19 @@ class Config(networks.Settings):
     dense: int = 64
     """Width of the hidden dense layer of the convolutional network."""
     models: tuple[str, ...] = ("MLP", "CNN")
-    """Which networks, by kind; the MLP is the permutation-invariant one."""
+    """Networks to train, by name; the MLP is the permutation-invariant one."""
     entropy_coef: float = 1.0
-    """Weight of the entropy (the paper's slide says 1)."""
+    """Weight of the entropy in the loss (the slide of the paper says 1)."""
     train_eps: float = 0.1
-    """Radius of step l.l. in the adversarial trainings."""
+    """Radius of step l.l. in adversarial training."""
     share: float = 0.5
-    """Of each batch that is attacked."""
+    """Fraction of each batch that is attacked."""
     images: int = 500
     """Number of test images; the first ones are used."""
     largest: float = 0.2
-    """The largest radius in linf."""
+    """Largest radius of the curves in linf."""
     points: int = 5
-    """Radii on each curve, from 0."""
+    """Number of radii on each curve, from 0."""
     attack_steps: int = 10
     """Number of steps of PGD."""
 
@@ -96,7 +96,7 @@ def attacks_for(config: Config) -> dict[str, Attack]:
 
 
 def loss_for(config: Config, net: Net, arm: str) -> LossFn:
-    """The loss of one arm."""
+    """The loss of one of the four trainings."""
     coefficient = config.entropy_coef if "entropy" in arm else 0.0
 
     def loss(logits: Logits, labels: Labels) -> PerExample:
@@ -113,7 +113,7 @@ def loss_for(config: Config, net: Net, arm: str) -> LossFn:
 
 
 def one_model(config: Config, name: str, arm: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
-    """Train one arm and measure its robustness curves."""
+    """Run one of the four trainings and measure its robustness curves."""
     train, test = data
     net = networks.network(config, name)
     loss_fn = loss_for(config, net, arm)
@@ -144,7 +144,7 @@ def one_model(config: Config, name: str, arm: str, seed: int, data: tuple[Datase
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train and measure all arms, draw the curves, and return the table."""
+    """Run and measure all trainings, draw the curves, and return the table."""
     networks.check_models(config.models)
     data = networks.datasets(config)
     radii = np.linspace(0, config.largest, config.points)
@@ -167,7 +167,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, results: dict[str, dict[str, list[dict]]]) -> list[common.Row]:
-    """The table, at the radius of the training."""
+    """The table, at the radius of training."""
     at = int(np.argmin(np.abs(np.linspace(0, config.largest, config.points) - config.train_eps)))
     radius = np.linspace(0, config.largest, config.points)[at]
     table: list[common.Row] = []

@@ -1,10 +1,11 @@
-"""Where the prediction flips: truly, if logits were linear, and with one slope for all images; section 4 of the paper.
+"""The eps at which predictions flip: measured, by linear response, and by the mean field; section 4 of the paper.
 
     python -m experiments.intriguing_properties.linear_response [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-For each network and seed, along the gradient's direction of each test image (the l2 attack): the eps at which another
-class takes over, and which; the same from Gamma, the derivative of the logits along it; and the mean field,
-`Delta_12 / (<Gamma_2> - <Gamma_1>)`, whose distribution is the paper's explanation of the power law.
+For each network and seed, the experiment follows the direction of the gradient of each test image (the l2 attack). It
+measures the eps at which another class becomes the prediction, and which class this is. It compares them with the
+prediction from Gamma, the derivative of the logits along the direction, and with the mean field,
+`Delta_12 / (<Gamma_2> - <Gamma_1>)`, whose distribution explains the power law in the paper.
 """
 
 import dataclasses
@@ -36,15 +37,15 @@ class Config(networks.Settings):
     images: int = 10_000
     """Number of test images; the first ones are used."""
     direction: str = "l2"
-    """Of the attack: l2, sign (FGSM) or least_likely (step l.l.)."""
+    """Direction of the attack: l2, sign (FGSM) or least_likely (step l.l.)."""
     largest: float = 8.0
-    """How far to look, in units of that direction's eps."""
+    """Largest eps of the search, in the units of the direction."""
     smallest_share: float = 0.001
-    """The smallest decade of eps begins where this share of the images is misclassified."""
+    """Fraction of misclassified images at which the smallest decade of eps begins."""
     columns: int = 4
-    """Images whose logits are drawn along the direction."""
+    """Number of images whose logits are drawn along the direction."""
     points: int = 101
-    """Values of eps in that picture."""
+    """Number of values of eps in the figure of the logits."""
 
 
 PRESETS = {
@@ -63,7 +64,7 @@ PRESETS = {
 
 
 def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train one network; the true, the linear and the mean-field eps of all test images that it gets right."""
+    """Train one network, and measure the true, linear and mean-field eps of its correctly classified test images."""
     train, test = data
     net = networks.network(config, name)
     params = networks.train(config, net, seed, train, folder, description=f"{name}, seed {seed}")
@@ -116,7 +117,7 @@ def share_below(eps: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def along(config: Config, net, params: Params, images: np.ndarray, labels: np.ndarray, true: np.ndarray) -> dict:
-    """Logits of the first images along their directions, to twice the crossing, and what linear response says."""
+    """Logits of the first images along their directions, up to twice the crossing, and their linear response."""
     chosen = np.flatnonzero(np.isfinite(true))[: config.columns]
     x, y = images[chosen], labels[chosen]
     logits_fn = partial(net.apply, params)
@@ -151,7 +152,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def draw(config: Config, name: str, arrays: dict[str, np.ndarray], decade: list[float], folder: Path) -> None:
-    """Logits along the direction; predicted against true eps, and their distributions."""
+    """Draw the logits along the direction, the predicted against the true eps, and their distributions."""
     lines = figures.logits_along(
         arrays["line_eps"],
         arrays["line_logits"],

@@ -1,9 +1,10 @@
-"""How far the other classes are behind: the distribution of logit gaps, before, in and after training; section 5.
+"""The distribution of the gaps between logits, before, during and after training; section 5 of the paper.
 
     python -m experiments.intriguing_properties.logit_gaps [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-For each network, seed and a few epochs, the gaps `Delta_1j` between the largest logit and the j-th of all test images,
-and the exponent of their density at small gaps; beside independent uniform logits, simulated, and their exact law.
+For each network, seed and a few epochs, the experiment measures the gaps `Delta_1j` between the largest and the j-th
+logit of all test images, and the exponent of their density at small gaps. It compares them with simulated independent
+uniform logits and with the exact law of these.
 """
 
 import dataclasses
@@ -26,13 +27,13 @@ class Config(networks.Settings):
     models: tuple[str, ...] = ("MLP", "CNN")
     """Networks to train, by name."""
     at_epochs: tuple[int, ...] = (0, 1, 5)
-    """After how many passes to look; 0 is before training."""
+    """Epochs after which the gaps are measured; 0 is before training."""
     ranks: tuple[int, ...] = (2, 3, 4, 5)
-    """Which gaps: the j of Delta_1j."""
+    """Ranks j of the gaps Delta_1j."""
     quantile: float = 0.01
-    """The exponent is that of the smallest gaps, up to this share of the images."""
+    """Fraction of the images, those with the smallest gaps, to which the exponent is fitted."""
     samples: int = 5_000_000
-    """Vectors of independent uniform logits, as many as were published."""
+    """Number of vectors of independent uniform logits, as in the paper."""
 
 
 PRESETS = {
@@ -63,7 +64,11 @@ PRESETS = {
 
 
 def check(config: Config) -> None:
-    """Refuse what could not be run to its end."""
+    """Check the settings.
+
+    Raises:
+        ValueError: the epochs do not ascend up to `epochs`, or a rank is not in 2..10.
+    """
     networks.check_models(config.models)
     if list(config.at_epochs) != sorted(set(config.at_epochs)) or config.at_epochs[-1] > config.epochs:
         raise ValueError(f"at_epochs must ascend up to epochs={config.epochs} at most; got {config.at_epochs}")
@@ -72,15 +77,15 @@ def check(config: Config) -> None:
 
 
 def exponents(config: Config, logits: np.ndarray) -> dict[str, list[float]]:
-    """For each rank the exponent of the density of its gap, and its interval."""
-    # float32 logits near 10 are a millionth apart: gaps below that are known only to be small
+    """The exponent of the density of the gap of each rank, and its interval."""
+    # float32 logits near 10 have a spacing of about 1e-6, so smaller gaps are not resolved
     resolution = 1e-6 * float(np.abs(logits).max())
     laws = {j: gap_power_law(logits, j, quantile=config.quantile, resolution=resolution) for j in config.ranks}
     return {str(j): [law.exponent, law.low, law.high] for j, law in laws.items()}
 
 
 def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train one network and look at its gaps on the way."""
+    """Train one network and measure its gaps during training."""
     train, test = data
     net = networks.network(config, name)
 
@@ -93,17 +98,17 @@ def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset
 
     numbers, arrays = {}, {}
     for epoch in config.at_epochs:
-        # kept one by one, since a training that went on cannot be looked at again
+        # each is kept at once, because earlier parameters are lost when training continues
         numbers[str(epoch)], found = common.stage(folder / f"epoch-{epoch}", partial(look, epoch))
         arrays[f"gaps_{epoch}"] = found["gaps"]
     return numbers, arrays
 
 
 def independent(config: Config) -> tuple[dict, dict]:
-    """The same of independent uniform logits."""
+    """The gaps of independent uniform logits."""
     logits = np.random.default_rng(0).uniform(size=(config.samples, 10)).astype(np.float32)
     gaps = np.asarray(logit_gaps(logits))[:, [j - 2 for j in config.ranks]]
-    shown = np.quantile(gaps, np.linspace(0, 1, 20_001)[1:-1], axis=0)  # of millions of gaps, a curve's worth
+    shown = np.quantile(gaps, np.linspace(0, 1, 20_001)[1:-1], axis=0)  # enough of the millions of gaps for a curve
     return {"exponents": exponents(config, logits)}, {"gaps": shown}
 
 
@@ -137,7 +142,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, results: dict[str, list[dict]], uniform: dict) -> list[common.Row]:
-    """The exponents: j - 2 is what independent logits have."""
+    """The exponents; independent logits have j - 2."""
     share = f"{100 * config.quantile:g} % smallest gaps"
     table = [
         common.row(
@@ -157,7 +162,7 @@ def rows(config: Config, results: dict[str, list[dict]], uniform: dict) -> list[
                 width = float(np.mean([(high - low) / 2 for _, low, high in found]))
                 differs = f"{share} of a test set; a seed's 95 % interval is ± {width:.2f}"
                 values = [value for value, _, _ in found]
-                # only the runner-up's exponent is published as a number
+                # the paper gives a number only for the second-largest logit
                 published = 0.0 if j == 2 else None
                 what = f"{name}, {when}: exponent of the density of Delta_1{j}"
                 table.append(common.row(what, published, values, "", differs))

@@ -21,7 +21,7 @@ from invjax.types import LossFn, Net, Params
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The data and the training of the networks: what these experiments are configured with."""
+    """Settings of the data and of the training, shared by the experiments of this paper."""
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
     """Data set of the images."""
@@ -30,7 +30,7 @@ class Settings:
     train_size: int | None = None
     """Number of training images; None uses all."""
     hidden: tuple[int, ...] = (200, 200)
-    """Hidden layers of the MLP."""
+    """Widths of the hidden layers of the MLP."""
     channels: tuple[int, ...] = (16, 32)
     """Channels of the convolutions of the CNN."""
     dense: int = 128
@@ -53,19 +53,23 @@ NETWORKS: dict[str, Callable[[Settings], Net]] = {
     "CNN": lambda config: mnist_cnn(10, config.channels, config.dense),
     "ResNet": lambda config: resnet(10, config.stages, (1,) * len(config.stages)),
 }
-"""By name."""
+"""The networks, by name."""
 
 
-@cache  # one object a network, so that what is compiled for it serves all seeds
+@cache  # one object for each network, so that all seeds share its compiled functions
 def network(config: Settings, name: str) -> Net:
-    """The network of that name, of the configured sizes."""
+    """The network with this name and the configured sizes."""
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name}")
     return NETWORKS[name](config)
 
 
 def check_models(models: tuple[str, ...], known: Iterable[str] = NETWORKS) -> None:
-    """Refuse an empty list, and names that are not known."""
+    """Check a list of names.
+
+    Raises:
+        ValueError: the list is empty or has an unknown name.
+    """
     known = tuple(known)
     if not models or not set(models) <= set(known):
         raise ValueError(f"models must be some of {', '.join(known)}; got {', '.join(models) or 'none'}")
@@ -88,7 +92,7 @@ def images_of(data: Dataset) -> np.ndarray:
 
 
 def plain_loss(net: Net) -> LossFn:
-    """Cross-entropy, of batches (images, labels)."""
+    """Cross-entropy of batches (images, labels)."""
 
     def loss_fn(params: Params, key: Any, batch: Any, step):
         logits = net.apply(params, batch[0])
@@ -109,17 +113,18 @@ def train(
     until: int | None = None,
     description: str = "training",
 ) -> Params:
-    """Train a network, or go on with it; Adam, and a decay to zero.
+    """Train a network, or continue its training, by Adam with a decay to zero.
 
     Args:
         config: batch size, learning rate and, unless given here, epochs.
-        net: which.
+        net: the network.
         seed: random seed of the initial parameters and of the order of the images.
         data: the training set.
         folder: the folder of checkpoints and metrics.
-        loss_fn: of (images in [0, 1], labels); default cross-entropy.
+        loss_fn: loss of batches (images in [0, 1], labels); by default cross-entropy.
         epochs: passes over the data.
-        until: stop after this many of them, to go on later; 0 is the start. Not less than what the folder has done.
+        until: number of passes after which to stop, to continue later; 0 is the start. It must not be less than what
+            the folder has finished.
         description: text beside the progress bar.
     """
     batch_size = min(config.batch_size, len(data.labels))

@@ -1,4 +1,4 @@
-"""What the experiments on many networks share: images in equal batches, training on bytes, rank correlations."""
+"""Functions for experiments on many networks: images in equal batches, training on bytes, rank correlations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,20 +17,20 @@ LARGEST_BATCH = 500
 
 
 def decoded(data: Dataset, images: Any) -> jax.Array:
-    """Bytes of that data set as images in [0, 1]."""
+    """Bytes of a data set as images in [0, 1]."""
     return jnp.asarray(as_float(images, data.levels))
 
 
 def one_image(data: Dataset) -> jax.Array:
-    """An image of that shape, to initialise with."""
+    """A batch of one black image of this shape, for the initialisation."""
     return decoded(data, data.images[:1])
 
 
 def in_batches(data: Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Images in [0, 1] `[n, b, H, W, C]` and labels `[n, b]`, in equal batches: b divides their number, at most 500.
+    """Images in [0, 1] `[n, b, H, W, C]` and labels `[n, b]` in equal batches of at most 500.
 
     Raises:
-        ValueError: a number that has no divisor of reasonable size, for then batches of a few images would take ages.
+        ValueError: the number of images has no divisor of a useful size, so batches would be very small.
     """
     x, labels = np.asarray(decoded(data, data.images[part])), np.asarray(data.labels[part], np.int32)
     count = len(labels)
@@ -50,14 +50,14 @@ def trainer(
     optimizer_for: Callable[[Member], optax.GradientTransformation],
     architecture: Callable[[Member], Any] = lambda member: member,
 ) -> Any:
-    """`population_trainer` on bytes of that data set.
+    """`population_trainer` on the bytes of a data set.
 
     Args:
         net: the padded network of all members.
-        data: whose bytes the batches are.
+        data: the data set whose bytes are the batches.
         loss_fn: `(member, params, key, (images in [0, 1], labels)) -> (loss, numbers)`.
-        optimizer_for: of each member.
-        architecture: what `net` wants to know of a member.
+        optimizer_for: the optimiser of a member.
+        architecture: the part of a member that `net` takes.
     """
 
     def loss_of_bytes(member, params, key, batch, step):
@@ -69,7 +69,7 @@ def trainer(
 
 
 def rank_correlation(a: Any, b: Any) -> float | None:
-    """Spearman's, or None for fewer than three pairs or where one of the two is constant."""
+    """Spearman's rank correlation; None for fewer than three pairs or if one of the two is constant."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])

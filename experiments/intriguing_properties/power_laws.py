@@ -2,12 +2,12 @@
 
     python -m experiments.intriguing_properties.power_laws [smoke|default|paper] [--dataset digits|mnist|cifar10]
 
-For each network and seed, the smallest eps at which each image is misclassified, along the fixed directions of three
-one-step attacks and by PGD; their exponents by maximum likelihood. The paper claims that the law is the same
-everywhere, so the list has a linear model, an adversarially trained one, one that has not been trained, one that was
-trained on the test set until it made no mistake there ("perfect") and one that went on from there ("beyond"), and ones
-that were trained until they knew shuffled labels, or noise, by heart (attacked on the images that they were trained
-on). Pixels are not clipped, by any attack.
+For each network and seed, the experiment finds the smallest eps at which each image is misclassified, along the fixed
+directions of three one-step attacks and by PGD, and fits the exponents by maximum likelihood. The paper claims that the
+law is the same for all models. So the list has a linear model, an adversarially trained one, an untrained one, one that
+was trained on the test set until it made no errors there ("perfect"), and one whose training continued after that
+("beyond"). It also has models that memorised shuffled labels or noise; these are attacked on their training images. No
+attack clips pixels.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ DIRECTIONS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 ATTACKS = (*DIRECTIONS, "PGD")
 MODELS = ("linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise")
 BY_HEART = ("perfect", "shuffled", "noise")
-"""Those that are trained until they make no mistake on their images."""
+"""Models that are trained until they make no errors on their images."""
 CONVOLUTIONAL = ("CNN", "ResNet")
-"""Those that are attacked on fewer images."""
+"""Models that are attacked on fewer images."""
 PUBLISHED = {
     "perfect": {"FGSM": 1.2, "L2": 1.1, "PGD": 1.3, "step l.l.": 2.3},
 }
@@ -49,30 +49,30 @@ class Config(networks.Settings):
     models: tuple[str, ...] = (
         "linear", "MLP", "CNN", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise",
     )  # fmt: skip
-    """Which networks: by kind, or by what was done to an MLP."""
+    """Networks to attack: an architecture, or the training of an MLP."""
     images: int = 10_000
     """Number of test images; the first ones are used."""
     cnn_images: int = 5_000
-    """Of them for the CNN and the ResNet."""
+    """Number of test images for the CNN and the ResNet."""
     pgd_images: int = 2_000
-    """Of them for PGD, whose every eps is an attack of its own; a quarter of that for the CNN and the ResNet."""
+    """Number of test images for PGD, which attacks at every eps; the CNN and the ResNet use a quarter of them."""
     pgd_steps: int = 7
-    """Its steps."""
+    """Number of steps of the attack."""
     memorised: int = 2_000
-    """Images with shuffled labels, or of noise."""
+    """Number of images with shuffled labels, or of noise."""
     memorised_epochs: int = 60
-    """Passes over them, and over the test set of the perfect network, at most: it ends at the first fourth one after
-    which there is no error. `beyond` goes on to the end."""
+    """Largest number of passes of the networks that memorise their images. Training ends without errors, checked after
+    every fourth pass; `beyond` uses all passes."""
     train_eps: float = 0.1
-    """Radius of the linf attack in the adversarial training."""
+    """Radius of the linf attack in adversarial training."""
     train_steps: int = 5
-    """Its steps."""
+    """Number of steps of the attack."""
     largest: tuple[float, float] = (0.5, 8.0)
-    """How far to look, in linf and in l2."""
+    """Largest eps of the search, in linf and in l2."""
     quantile: float = 0.02
-    """The law is fitted up to this adversarial error: that of small eps, before the curve bends."""
+    """Largest adversarial error of the fit; the curve bends at larger errors."""
     wide_quantile: float = 0.1
-    """That of FGSM up to this one, too, to show how much it bends."""
+    """Largest adversarial error of a second fit for FGSM, which shows how much the curve bends."""
 
 
 PRESETS = {
@@ -111,7 +111,7 @@ PRESETS = {
 def setting(
     config: Config, name: str, data: tuple[Dataset, Dataset], seed: int
 ) -> tuple[Net, Dataset, Dataset, dict[str, Any]]:
-    """A model of the list: the network, what it is trained on, what it is attacked on, and how it is trained."""
+    """A model of the list: the network, its training images, the attacked images, and its training."""
     train, test = data
     kind = name if name in networks.NETWORKS else "MLP"
     net = networks.network(config, kind)
@@ -138,9 +138,9 @@ def setting(
 def radii(
     config: Config, net: Net, params: Params, data: Dataset, seed: int, searched: int | None = None
 ) -> dict[str, np.ndarray]:
-    """The smallest eps of each image under each attack, infinite for those that are misclassified as they are.
+    """The smallest eps of each image under each attack; infinite for images that are misclassified without a change.
 
-    PGD sees the first `searched` images alone.
+    PGD attacks only the first `searched` images.
     """
     images, labels = networks.images_of(data), np.asarray(data.labels)
 
@@ -180,7 +180,7 @@ def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset
     epoch = None
     if name in BY_HEART:
         for epoch in (*range(4, config.memorised_epochs, 4), config.memorised_epochs):
-            # a look is kept, since a training that went on cannot be looked at again
+            # each check is kept, because earlier parameters are lost when training continues
             if common.stage(folder / f"epoch-{epoch}", partial(look, epoch))[0]["right"]:
                 break
     params = train_on() if epoch is None else train_on(until=epoch)
@@ -198,7 +198,7 @@ def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset
 
 
 def law_of(config: Config, attack: str, values: np.ndarray, quantile: float) -> dict[str, float]:
-    """The law up to that error, or up to nearly all that there is, where most images are wrong as they are."""
+    """The law up to an error, or up to almost the largest error if most images are misclassified without a change."""
     used = min(quantile, 0.9 * float(np.isfinite(values).mean()))
     resolution = config.largest[attack == "L2"] / 2**16
     law = power_law(np.maximum(values, resolution), quantile=used, resolution=resolution)
@@ -229,7 +229,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, results: dict[str, list[dict]]) -> list[common.Row]:
-    """The exponents beside the published ones."""
+    """The exponents and the published ones."""
     table = []
     for name, runs in results.items():
         for attack, what in (*((attack, attack) for attack in ATTACKS), ("wide", "FGSM")):

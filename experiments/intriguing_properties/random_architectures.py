@@ -2,10 +2,10 @@
 
     python -m experiments.intriguing_properties.random_architectures [smoke|default|paper] [--dataset digits|mnist]
 
-Networks of 1 to 4 hidden layers or small convolutional ones, with random sizes and dropout, are trained as populations
-of one padded shape. For each, the smallest eps along the direction of FGSM, of the L2 attack and of step l.l. is found
-for every test image, without clipping, and the power law of the smallest fiftieth of them is fitted. A run that is
-killed loses the group that it was at.
+Networks of 1 to 4 hidden layers and small convolutional networks, with random sizes and dropout, are trained as
+populations of one padded shape. For each network and test image, the experiment finds the smallest eps along the
+directions of FGSM, of the L2 attack and of step l.l., without clipping. It fits the power law to the smallest fiftieth
+of them. A run that is killed loses its current group only.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from invjax.models import Convolutions, Layers, MaskedNet, groups_of_one_shape, 
 from invjax.training import member_of, over_population
 
 ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
-"""By name, the kind of `attack_direction`."""
+"""The kind of `attack_direction` of each attack."""
 
 PUBLISHED = {"FGSM": (0.9, 1.1), "step l.l.": (1.8, 2.5)}
 """Ranges of the exponent on MNIST; the second is given for MNIST and CIFAR-10 together."""
@@ -44,19 +44,19 @@ class Config:
     data_dir: str | None = None
     """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     connected: int = 56
-    """Fully connected networks (the paper: thousands of networks in all)."""
+    """Number of fully connected networks (paper: thousands of networks in all)."""
     convolutional: int = 8
-    """Convolutional networks: two 5x5 convolutions with 2x2 max pooling and a linear layer."""
+    """Number of convolutional networks: two 5x5 convolutions with 2x2 max pooling and a linear layer."""
     layers: int = 4
-    """The largest number of hidden layers; every number from 1 on is as likely."""
+    """Largest number of hidden layers; every number from 1 is equally likely."""
     units: tuple[int, int] = (30, 300)
-    """The fewest and the most units of a hidden layer (the paper: 30 to 2000), drawn for each layer by itself."""
+    """Smallest and largest number of units of a hidden layer, drawn for each layer (paper: 30 to 2000)."""
     channels: tuple[int, int] = (4, 12)
-    """The fewest and the most channels of a convolution."""
+    """Smallest and largest number of channels of a convolution."""
     dropout: float = 0.5
-    """The largest rate of dropout, from 0."""
+    """Largest rate of dropout; the smallest is 0."""
     group: int = 14
-    """Networks that are trained together, at most."""
+    """Largest number of networks that are trained together."""
     epochs: int = 2
     """Number of passes over the training set."""
     batch_size: int = 128
@@ -66,15 +66,15 @@ class Config:
     images: int = 10_000
     """Number of test images; the first ones are used."""
     largest: tuple[float, float, float] = (0.15, 1.5, 0.4)
-    """How far to look along the directions of FGSM, L2 and step l.l.; a tenth of the images must have flipped there."""
+    """Largest eps along FGSM, L2 and step l.l.; a tenth of the images must be misclassified there."""
     points: int = 12
-    """Points on that way that are looked at before bisection."""
+    """Number of points up to the largest eps that are tested before bisection."""
     bisections: int = 12
-    """Halvings between two points."""
+    """Number of bisections between two points."""
     quantile: float = 0.02
-    """The share of images below the cutoff of the power law."""
+    """Fraction of images below the cutoff of the power law."""
     seed: int = 0
-    """Of architectures, weights and batches."""
+    """Random seed of architectures, weights and batches."""
 
 
 PRESETS = {
@@ -134,7 +134,7 @@ def grouped(config: Config) -> dict[str, tuple[np.ndarray, Layers | Convolutions
 
 
 def network(members: Layers | Convolutions) -> MaskedNet:
-    """The network of a group's padded shape."""
+    """The network with the padded shape of a group."""
     if isinstance(members, Layers):
         return masked_mlp(10, members.widths.shape[1], int(members.widths.max()))
     return masked_cnn(10, int(members.channels.max()))
@@ -158,7 +158,7 @@ def train_group(config: Config, data: Dataset, ids: np.ndarray, members: Any, ne
 
 
 def smallest_eps(config: Config, net: MaskedNet, params: Any, members: Any, data: Dataset) -> dict[str, np.ndarray]:
-    """By attack, `[N, images]`: the smallest eps, infinite where there is none or the image is wrong as it is."""
+    """By attack, `[N, images]`: the smallest eps; infinite without one, or if the image is misclassified unchanged."""
     images, labels = in_batches(data, slice(config.images))
 
     def of_network(trained, images, labels):
@@ -184,7 +184,7 @@ def smallest_eps(config: Config, net: MaskedNet, params: Any, members: Any, data
 
 
 def one_group(config: Config, data: tuple[Dataset, Dataset], name: str, ids: np.ndarray, members: Any) -> tuple:
-    """Train a group and fit the laws of each of its networks."""
+    """Train a group and fit the laws of its networks."""
     net = network(members)
     members = jax.tree.map(jnp.asarray, members)
     params = train_group(config, data[0], ids, members, net, name)
@@ -212,7 +212,7 @@ def law_of(config: Config, attack: int, radii: np.ndarray) -> dict[str, float] |
     """The fitted law, or None where too few images flip within the largest eps."""
     if np.isfinite(radii).mean() <= config.quantile:
         return None
-    # radii are float32: one that the bisection could not tell from zero may lie a rounding above this
+    # radii are float32, so a radius that bisection did not separate from zero may lie slightly above this
     resolution = (1 + 1e-6) * config.largest[attack] / config.points / 2**config.bisections
     return power_law(radii, quantile=config.quantile, resolution=resolution)._asdict()
 
@@ -233,12 +233,12 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def exponents(networks: list[dict], attack: str) -> list[float]:
-    """Of the networks that have one."""
+    """The values of the networks that have one."""
     return [n["laws"][attack]["exponent"] for n in networks if n["laws"][attack]]
 
 
 def rows(config: Config, networks: list[dict]) -> list[common.Row]:
-    """The table: exponents beside the published ranges, and what they go with."""
+    """The table: exponents, published ranges, and rank correlations."""
     cut = (
         f"{config.units[0]} to {config.units[1]} units in up to {config.layers} layers, "
         f"{config.connected} fully connected and {config.convolutional} convolutional networks, {config.epochs} epochs"
@@ -277,12 +277,12 @@ def rows(config: Config, networks: list[dict]) -> list[common.Row]:
 
 
 def half_interval(law: dict[str, float]) -> float:
-    """Half the width of an exponent's interval."""
+    """Half the width of the interval of an exponent."""
     return (law["high"] - law["low"]) / 2
 
 
 def correlations(networks: list[dict]) -> list[common.Row]:
-    """Rank correlations of the exponents with what a network is; depth and width of the fully connected ones."""
+    """Rank correlations of the exponents with properties of the networks; depth and width for fully connected ones."""
     table = []
     for attack in ATTACKS:
         measured = [n for n in networks if n["laws"][attack]]
