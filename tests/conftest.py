@@ -18,7 +18,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)  # for the data-parallel tests; everything else runs on the first device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small operations count too: each file compiles them again
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small programs too: each file compiles them anew
 
 # beartype checks the jaxtyping annotations under pytest only: users pay nothing for them
 install_import_hook("invjax", "beartype.beartype")
