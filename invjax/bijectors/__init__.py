@@ -1,10 +1,15 @@
 """Invertible functions: `Bijector(init, forward, inverse)`, the layers, and how to compose them."""
 
-from invjax.bijectors._base import Bijector, Reversible, chain, invert, memory_saving, repeat
-from invjax.bijectors._conditional import decision_marginals, decision_whitening, logit_coupling, soft_tails
+from invjax.bijectors._bijector import Bijector, Reversible
+from invjax.bijectors._chain import chain, invert
+from invjax.bijectors._code import logit_coupling, soft_tails
 from invjax.bijectors._coupling import additive_coupling, affine_coupling
 from invjax.bijectors._linear import actnorm, conv1x1, dct2, dct_matrix, permute, reverse
+from invjax.bijectors._marginals import decision_marginals
+from invjax.bijectors._repeat import repeat
 from invjax.bijectors._reshape import factor_out, flatten, pad_channels, roll, squeeze
+from invjax.bijectors._reversible import memory_saving
+from invjax.bijectors._whitening import decision_whitening
 
 __all__ = [
     "Bijector",

@@ -3,9 +3,10 @@ r"""Coupling layers: half of the channels pass unchanged and parametrise an inve
     additive   z1 = x1,  z2 = x2 + t(x1)                                    logdet = 0
     affine     z1 = x1,  z2 = (x2 + t(x1)) * sigmoid(r(x1) + 2)             logdet = sum log sigmoid(r + 2)
 
-`t` and `r` come from any network; it is never inverted. Sources: Dinh et al. 2015 (additive), Kingma & Dhariwal 2018,
-*Glow*, table 1 (affine, shift before scale). The scale goes through `log_sigmoid`, so its logarithm is exact where it
-underflows.
+Any network, the conditioner, computes `t` and `r`; it is never inverted. `log_sigmoid` computes the logarithm of the
+scale, which stays exact where the scale itself underflows.
+
+Sources: Dinh et al. 2015 (additive); Kingma & Dhariwal 2018, *Glow*, table 1 (affine, shift before scale).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
-from invjax.bijectors._base import Bijector, Reversible, no_logdet
+from invjax.bijectors._bijector import Bijector, Reversible, no_logdet
 from invjax.types import Net
 
 
@@ -29,18 +30,19 @@ def _split(x):
 
 
 def _from_output(forward, pullback) -> Callable[[int | None], Reversible]:
-    """A rule that keeps nothing: one network evaluation serves both the inversion and the gradient."""
+    """A rule that saves nothing: one evaluation of the conditioner serves both the inversion and the gradient."""
     return lambda anchor_every: Reversible(
         lambda params, x: (*forward(params, x), ()),
-        lambda params, z, kept, dz, dlogdet: pullback(params, z, dz, dlogdet),
+        lambda params, z, saved, dz, dlogdet: pullback(params, z, dz, dlogdet),
     )
 
 
-def additive_coupling(net_fn: Callable[[int], Net]) -> Bijector:
-    """`z2 = x2 + t(x1)`: the RevNet and NICE layer; it keeps volume.
+def additive_coupling(conditioner_fn: Callable[[int], Net]) -> Bijector:
+    """`z2 = x2 + t(x1)`: the RevNet and NICE layer, which preserves volume.
 
     Args:
-        net_fn: `channels -> Net`, the network `t` from `[B, ..., C/2]` to `[B, ..., channels]`; here channels = C/2.
+        conditioner_fn: `channels -> Net`, the network `t` from `[B, ..., C/2]` to `[B, ..., channels]`. It is called
+            with `channels = C/2`.
 
     Raises:
         ValueError: the number of channels is odd.
@@ -48,10 +50,10 @@ def additive_coupling(net_fn: Callable[[int], Net]) -> Bijector:
 
     def init(key, x):
         x1, x2 = _split(x)
-        return net_fn(x2.shape[-1]).init(key, x1)
+        return conditioner_fn(x2.shape[-1]).init(key, x1)
 
     def shift(params, x1):
-        return net_fn(x1.shape[-1]).apply(params, x1)
+        return conditioner_fn(x1.shape[-1]).apply(params, x1)
 
     def forward(params, x):
         x1, x2 = _split(x)
@@ -71,12 +73,12 @@ def additive_coupling(net_fn: Callable[[int], Net]) -> Bijector:
     return Bijector(init, forward, inverse, _from_output(forward, pullback))
 
 
-def affine_coupling(net_fn: Callable[[int], Net]) -> Bijector:
-    """`z2 = (x2 + t(x1)) * sigmoid(r(x1) + 2)`: the Glow layer; scales lie in (0, 1) and start near 0.88.
+def affine_coupling(conditioner_fn: Callable[[int], Net]) -> Bijector:
+    """`z2 = (x2 + t(x1)) * sigmoid(r(x1) + 2)`: the Glow layer. Scales lie in (0, 1) and start near 0.88.
 
     Args:
-        net_fn: `channels -> Net`, the network from `[B, ..., C/2]` to `[B, ..., channels]`; here channels = C, the
-            first half is `t`, the second `r`.
+        conditioner_fn: `channels -> Net`, the network from `[B, ..., C/2]` to `[B, ..., channels]`. It is called with
+            `channels = C`; the first half of its output is `t`, the second half is `r`.
 
     Raises:
         ValueError: the number of channels is odd.
@@ -84,10 +86,10 @@ def affine_coupling(net_fn: Callable[[int], Net]) -> Bijector:
 
     def init(key, x):
         x1, x2 = _split(x)
-        return net_fn(2 * x2.shape[-1]).init(key, x1)
+        return conditioner_fn(2 * x2.shape[-1]).init(key, x1)
 
     def shift_and_log_scale(params, x1):
-        t, r = jnp.split(net_fn(2 * x1.shape[-1]).apply(params, x1), 2, axis=-1)
+        t, r = jnp.split(conditioner_fn(2 * x1.shape[-1]).apply(params, x1), 2, axis=-1)
         return t, jax.nn.log_sigmoid(r + 2)
 
     def total(log_scale):

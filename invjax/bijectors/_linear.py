@@ -1,7 +1,7 @@
 r"""Linear bijectors: per-channel scaling, channel mixing, and the orthonormal cosine transform.
 
-All act on `x [B, ..., C]`. The ones that mix channels apply the same map at each of the `n` positions, so their
-log-determinants are `n` times that of one position.
+All act on `x [B, ..., C]`. Maps of channels are the same at each of the `n` positions, so their log-determinant is `n`
+times that of one position.
 """
 
 import math
@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.bijectors._base import Bijector, stateless
+from invjax.bijectors._bijector import Bijector, stateless
 
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 def _like(channels, x):
-    """A `[C]` vector with the rank of `x`, for broadcasting."""
+    """A vector `[C]` with the rank of `x`, for broadcasting."""
     return jnp.expand_dims(channels, tuple(range(x.ndim - 1)))
 
 
@@ -27,13 +27,14 @@ def _positions(x):
 def actnorm(min_std: float = 1e-2) -> Bijector:
     """`z = (x + shift) * exp(log_scale)` for each channel; after `init` each channel of the data has mean 0 and std 1.
 
-    A channel whose std on the initial data is under `min_std` (the constant border of MNIST) is centered but keeps its
-    scale: dividing by a std near zero would blow up whatever later differs from the data, and the inverse with it.
+    A channel whose standard deviation on the initial data is below `min_std` (the constant border of MNIST) is centered
+    but not scaled. Division by a standard deviation near zero would amplify any later deviation from the data, and make
+    the inverse ill conditioned.
 
     Args:
-        min_std: smallest std that is normalised, in units of the input.
+        min_std: smallest standard deviation that is normalised, in units of the input.
 
-    Source: Kingma & Dhariwal 2018, section 3.1; the guard is ours.
+    Source: Kingma & Dhariwal 2018, section 3.1. The threshold `min_std` is ours.
     """
 
     def init(key, x):
@@ -62,7 +63,7 @@ def permute(seed: int) -> Bijector:
     """A fixed random permutation of the channels.
 
     Args:
-        seed: chooses the permutation; it is part of the architecture, not of the parameters.
+        seed: selects the permutation, which is part of the architecture, not of the parameters.
     """
 
     def order(channels):
@@ -74,8 +75,8 @@ def permute(seed: int) -> Bijector:
 def conv1x1() -> Bijector:
     """Mix the channels at each position by a learned matrix: `z = x W`, `W = P L (U + diag(sign * exp(log_s)))`.
 
-    `P` is a fixed permutation, `L` unit lower and `U` strictly upper triangular; `log_s` is free, so `W` never becomes
-    singular and `logdet = positions * sum(log_s)` costs nothing. `init` draws a random rotation.
+    `P` is a fixed permutation, `L` is unit lower triangular, and `U` is strictly upper triangular. Any `log_s` gives a
+    regular `W`, and `logdet = positions * sum(log_s)` needs no factorisation. `init` draws a random rotation.
 
     Source: Kingma & Dhariwal 2018, section 3.2 (their LU form).
     """
@@ -95,7 +96,7 @@ def conv1x1() -> Bijector:
 
     def matrix(params):
         dtype = params["log_s"].dtype
-        # argmax and sign have no gradient and undo what weight decay does to the fixed parts
+        # argmax and sign have no gradient, and they restore the fixed parts after weight decay
         permutation = jax.nn.one_hot(params["permutation"].argmax(-1), params["log_s"].size, dtype=dtype)
         lower = jnp.tril(params["lower"], -1) + jnp.eye(params["log_s"].size, dtype=dtype)
         upper = jnp.triu(params["upper"], 1) + jnp.diag(jnp.sign(params["sign"]) * jnp.exp(params["log_s"]))
@@ -134,9 +135,10 @@ def dct_matrix(n: int) -> np.ndarray:
 def dct2() -> Bijector:
     """The orthonormal two-dimensional DCT-II of each channel of `x [B, H, W, C]`.
 
-    Position (0, 0) of the output is `sqrt(H W)` times the channel's mean: an invertible global average pooling.
+    Position (0, 0) of the output is `sqrt(H W)` times the mean of the channel, so the transform is an invertible global
+    average pooling.
 
-    Source: Jacobsen et al. 2019, section 2 (the low-pass readout of the fully invertible RevNet).
+    Source: Jacobsen et al. 2019, section 2 (the readout of the fully invertible RevNet).
     """
 
     def transform(x, matrices):

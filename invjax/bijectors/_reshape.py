@@ -1,11 +1,11 @@
-"""Bijectors that move values between space and channels without changing any."""
+"""Bijectors that move values between positions and channels and change none of them."""
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from invjax import _check
-from invjax.bijectors._base import Bijector, stateless
+from invjax.bijectors._bijector import Bijector, stateless
 
 
 def _to_channels(x, factor):
@@ -42,10 +42,10 @@ def squeeze(factor: int = 2) -> Bijector:
 def pad_channels(extra: int) -> Bijector:
     """Append `extra` channels of zeros: `[B, ..., C] -> [B, ..., C + extra]`; the inverse drops them.
 
-    Injective, not onto: `inverse(forward(x)) = x`, while `forward(inverse(z)) = z` holds only where the padding of `z`
-    is zero. The log-determinant is that of the map onto its image, 0.
+    The map is injective but not onto: `inverse(forward(x)) = x` always holds, and `forward(inverse(z)) = z` holds only
+    where the padding of `z` is zero. The log-determinant is 0, that of the map onto its image.
 
-    Source: Jacobsen et al. 2018, *i-RevNet*, the injective variant.
+    Source: Jacobsen et al. 2018, *i-RevNet* (the injective variant).
     """
     _check.positive(extra=extra)
 
@@ -56,10 +56,10 @@ def pad_channels(extra: int) -> Bijector:
 
 
 def factor_out(inner: Bijector) -> Bijector:
-    """Send the first half of the channels through `inner` and set the second half aside.
+    """Apply `inner` to the first half of the channels and pass the second half unchanged.
 
-    `z = [inner(x1), x2]` along the channels; where `inner` squeezes space by a factor, `x2` is squeezed alike, so that
-    `z` is one array of as many values as `x`. Nest it for the multi-scale architecture of RealNVP and Glow.
+    `z = [inner(x1), x2]` along the channels. If `inner` squeezes space, `x2` is squeezed by the same factor, so `z` is
+    one array with as many values as `x`. Nested calls build the multi-scale architecture of RealNVP and Glow.
 
     Args:
         inner: a bijector of `[B, H, W, C/2]` (or `[B, C/2]`) that keeps the rank.
@@ -110,7 +110,7 @@ def flatten(shape: Sequence[int]) -> Bijector:
     """`[B, *shape] -> [B, D]`.
 
     Args:
-        shape: of one example.
+        shape: shape of one example.
     """
     shape = tuple(shape)
 

@@ -2,7 +2,7 @@
 
 import re
 from functools import cache, partial
-from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ import pytest
 import scipy.fft
 
 from invjax.bijectors import (
+    Bijector,
     actnorm,
     additive_coupling,
     affine_coupling,
-    base,
     chain,
     conv1x1,
     dct2,
@@ -34,6 +34,7 @@ from invjax.bijectors import (
     soft_tails,
     squeeze,
 )
+from invjax.bijectors._chain import reversible_of
 from invjax.models import conv_net, mlp
 from invjax.types import Net
 
@@ -60,9 +61,9 @@ def pixelwise(channels):
     return Net(init, lambda params, x: jnp.tanh(x @ params["w"]))
 
 
-def step(coupling=additive_coupling, net_fn=pixelwise, mix=reverse):
+def step(coupling=additive_coupling, conditioner_fn=pixelwise, mix=reverse):
     """The block that deep stacks repeat."""
-    return chain([actnorm(), mix(), coupling(net_fn)])
+    return chain([actnorm(), mix(), coupling(conditioner_fn)])
 
 
 affine_step = partial(step, affine_coupling)
@@ -126,17 +127,23 @@ def randomised(seed, params, scale=0.1):
     rng = np.random.default_rng(seed)
 
     def moved(path, leaf):
-        fixed = getattr(path[-1], "key", None) in ("permutation", "sign", "rotation")
         leaf = np.asarray(leaf)
-        return jnp.asarray(leaf if fixed else leaf + scale * rng.normal(size=leaf.shape), float)
+        return jnp.asarray(leaf if is_fixed(path) else leaf + scale * rng.normal(size=leaf.shape), float)
 
     return jax.tree_util.tree_map_with_path(moved, params)
 
 
-def make(bijector, shape, seed=0):
-    """`(params, x)` with randomised parameters and data that is neither centered nor of unit scale."""
-    x = jnp.asarray(0.3 + 0.7 * np.asarray(normal(seed, (BATCH, *shape))))
-    return randomised(seed + 1, jit(bijector.init)(jax.random.key(seed), x)), x
+def drawn(seed, bijector, x, scale=0.3):
+    """Random parameters without running `init`, whose compilation takes longer than the test."""
+    shapes = jax.eval_shape(bijector.init, jax.random.key(0), x)
+
+    def start(path, leaf):
+        name, size = getattr(path[-1], "key", None), leaf.shape[-1]
+        if name in ("permutation", "rotation"):
+            return np.broadcast_to(np.roll(np.eye(size), 1, 0), leaf.shape)
+        return np.full(leaf.shape, -1.0 if name == "sign" else 0.0)
+
+    return randomised(seed, jax.tree_util.tree_map_with_path(start, shapes), scale)
 
 
 def loss_of(bijector):
@@ -158,15 +165,29 @@ def assert_close(actual, expected, rtol, atol=0.0):
         np.testing.assert_allclose(got, want, rtol=0, atol=atol + rtol * np.abs(want).max(initial=0))
 
 
+class Member(NamedTuple):
+    """One of BIJECTORS with parameters, data, its outputs there, and its compiled functions."""
+
+    name: str
+    bijector: Bijector
+    params: Any
+    x: jax.Array  # data that is neither centered nor of unit scale
+    z: jax.Array
+    logdet: jax.Array
+    forward: Any
+    inverse: Any
+    gradient: Any
+
+
 @cache
 def build(name):
     factory, shape = BIJECTORS[name]
     bijector = factory()
-    params, x = make(bijector, shape)
+    x = 0.3 + 0.7 * normal(0, (BATCH, *shape))
+    params = drawn(1, bijector, x)
     forward, inverse = jit(bijector.forward), jit(bijector.inverse)
-    z, logdet = forward(params, x)
     gradient = jit(jax.value_and_grad(loss_of(bijector), (0, 1)))
-    return SimpleNamespace(**locals())
+    return Member(name, bijector, params, x, *forward(params, x), forward, inverse, gradient)
 
 
 @pytest.fixture(params=BIJECTORS)
@@ -259,7 +280,7 @@ def test_a_population_of_parameters_can_be_vmapped(member):
 # memory_saving ------------------------------------------------------------------------------------------------------
 
 STACKS = {  # name: (layers, shape of one example, anchor distances to check)
-    "unrolled": (lambda: [squeeze(), step(net_fn=conv), step(affine_coupling, conv), dct2()], (2, 2, 1), (2,)),
+    "unrolled": (lambda: [squeeze(), step(conditioner_fn=conv), step(affine_coupling, conv), dct2()], (2, 2, 1), (2,)),
     "flat-layers": (
         lambda: [actnorm(), affine_coupling(pixelwise), reverse(), actnorm(), additive_coupling(pixelwise)],
         (4,),
@@ -274,19 +295,6 @@ STACKS = {  # name: (layers, shape of one example, anchor distances to check)
     "memory_saving-inside": (lambda: [actnorm(), memory_saving([repeat(affine_step(), 3)], 1), reverse()], (4,), (2,)),
     "injective": (lambda: [pad_channels(1), affine_step()], (5,), (None,)),
 }  # fmt: skip
-
-
-def drawn(seed, bijector, x):
-    """Random parameters without running `init`, whose compilation takes longer than the test."""
-    shapes = jax.eval_shape(bijector.init, jax.random.key(0), x)
-
-    def start(path, leaf):
-        name, size = getattr(path[-1], "key", None), leaf.shape[-1]
-        if name == "permutation":
-            return np.broadcast_to(np.roll(np.eye(size), 1, 0), leaf.shape)
-        return np.full(leaf.shape, -1.0 if name == "sign" else 0.0)
-
-    return randomised(seed, jax.tree_util.tree_map_with_path(start, shapes), scale=0.3)
 
 
 @cache
@@ -344,14 +352,14 @@ def test_forward_mode_through_memory_saving_is_a_type_error():
 
 
 @pytest.mark.parametrize("coupling", [additive_coupling, affine_coupling])
-@pytest.mark.parametrize(("net_fn", "shape"), [(conv, (2, 3, 4)), (dense, (6,))], ids=["conv", "dense"])
-def test_the_couplings_own_pullback_is_invert_then_differentiate(float64, coupling, net_fn, shape):
-    bijector = coupling(net_fn)
+@pytest.mark.parametrize(("conditioner_fn", "shape"), [(conv, (2, 3, 4)), (dense, (6,))], ids=["conv", "dense"])
+def test_the_couplings_own_pullback_is_invert_then_differentiate(float64, coupling, conditioner_fn, shape):
+    bijector = coupling(conditioner_fn)
     x = normal(0, (BATCH, *shape))
     params = drawn(1, bijector, x)
     z, logdet = jit(bijector.forward)(params, x)
     cotangents = jnp.cos(z), jnp.arange(1.0, 1 + BATCH)
-    own, generic = bijector.reversible(None), base._reversible(bijector._replace(reversible=None), None)
+    own, generic = bijector.reversible(None), reversible_of(bijector._replace(reversible=None), None)
     assert_close(jit(own.forward)(params, x), (z, logdet, ()), 0)
     results = [jit(rule.pullback)(params, z, (), *cotangents) for rule in (own, generic)]
     assert_close(*results, 1e-12)
