@@ -1,6 +1,6 @@
 """Linear bounds: equal to an independent CROWN, to linear programs and to closed forms where those exist."""
 
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import jax
@@ -11,8 +11,7 @@ import scipy.optimize
 from jax import lax
 
 from invjax import bounds
-from invjax.bounds import Ball, Interval, l2_ball, linf_box
-from invjax.bounds import _backwards
+from invjax.bounds import Ball, Interval, _backwards
 
 INFINITE = (-np.inf, np.inf)
 
@@ -26,16 +25,30 @@ def in_double_precision_and_quick_to_compile():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+def in_numpy(run, *arguments):
+    """What a function returns, compiled as a whole, as NumPy arrays: no test compiles its own comparisons."""
+    return jax.tree.map(np.asarray, jax.jit(run)(*arguments))
+
+
 def crown(fn, region, **choices):
-    return jax.jit(lambda region: bounds.crown(fn, region, **choices))(region)
+    return in_numpy(lambda region: bounds.crown(fn, region, **choices), region)
 
 
 def ibp(fn, interval):
-    return jax.jit(lambda interval: bounds.ibp(fn, interval))(interval)
+    return in_numpy(lambda interval: bounds.ibp(fn, interval), interval)
 
 
 def margins(fn, region, labels, **choices):
-    return jax.jit(lambda region, labels: bounds.margins(fn, region, labels, **choices))(region, labels)
+    return in_numpy(lambda region, labels: bounds.margins(fn, region, labels, **choices), region, labels)
+
+
+def linf_box(x, eps, box=(0.0, 1.0)):
+    """`bounds.linf_box` in NumPy, which `test_base` tests: it would be compiled for every shape."""
+    return Interval(np.clip(x - eps, *box), np.clip(x + eps, *box))
+
+
+def l2_ball(x, eps, box=(0.0, 1.0)):
+    return Ball(x, np.full(len(x), eps), linf_box(x, eps, box))
 
 
 def mlp(widths, seed=0):
@@ -89,11 +102,17 @@ def bounds_by_hand(layers, x, eps, intermediate):
     return low, high
 
 
+@cache
+def crown_of_a_network(intermediate):
+    """Compiled once for all radii."""
+    return jax.jit(partial(bounds.crown, partial(apply, mlp((6, 8, 7, 4))), intermediate=intermediate))
+
+
 @pytest.mark.parametrize("intermediate", ["crown", "ibp"])
 @pytest.mark.parametrize("eps", [0.01, 0.1, 0.5])
 def test_equal_to_an_independent_crown(intermediate, eps):
     layers, x = mlp((6, 8, 7, 4)), np.random.default_rng(1).normal(size=(3, 6))
-    found = crown(partial(apply, layers), linf_box(x, eps, box=INFINITE), intermediate=intermediate)
+    found = jax.tree.map(np.asarray, crown_of_a_network(intermediate)(linf_box(x, eps, box=INFINITE)))
     for i in range(3):
         low, high = bounds_by_hand(layers, x[i], eps, "ibp")
         if intermediate == "crown":  # neither bound is always the better one
@@ -131,23 +150,29 @@ def least(objective, box, layers):
     return scipy.optimize.linprog(cost, np.array(rows), np.array(right), bounds=limits).fun
 
 
+@jax.jit
+def one_hidden_layer(layers, box):
+    """The bounds of CROWN and of IBP, compiled once for all weights."""
+    return bounds.crown(partial(apply, layers), box), bounds.ibp(partial(apply, layers), box)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_to_the_linear_program_where_only_chords_matter(seed):
     """With negative weights after the ReLUs a lower bound uses their upper lines, of which there is one choice."""
     layers = mlp((5, 9, 1), seed)
     layers[1] = (-np.abs(layers[1][0]), np.zeros(1))
     box = linf_box(np.random.default_rng(seed).normal(size=(1, 5)), 0.4, box=INFINITE)
-    found = crown(partial(apply, layers), box)
+    found, outer = jax.tree.map(np.asarray, one_hidden_layer(layers, box))
     expected = least(layers[1][0][:, 0], box, layers)
     np.testing.assert_allclose(found.lower[0, 0], expected, rtol=1e-7)
-    assert found.lower[0, 0] > ibp(partial(apply, layers), box).lower[0, 0] + 1e-3
+    assert found.lower[0, 0] > outer.lower[0, 0] + 1e-3
 
 
 def test_no_better_than_the_linear_program_where_slopes_are_a_choice():
     layers = mlp((5, 9, 1), 4)
     layers[1] = (layers[1][0], np.zeros(1))
     box = linf_box(np.random.default_rng(4).normal(size=(1, 5)), 0.4, box=INFINITE)
-    found = crown(partial(apply, layers), box).lower[0, 0]
+    found = np.asarray(one_hidden_layer(layers, box)[0].lower)[0, 0]
     assert found <= least(layers[1][0][:, 0], box, layers) + 1e-9
 
 
@@ -167,7 +192,7 @@ def test_margins_of_a_linear_network_are_exact(method, threat):
 
 
 def test_a_ball_is_also_clipped_to_the_box():
-    x = jnp.full((1, 4), 0.1)
+    x = np.full((1, 4), 0.1)
     clipped = crown(lambda x: x.sum(1, keepdims=True), l2_ball(x, 1.0))
     assert float(clipped.lower[0, 0]) == 0.0  # of the ball alone: 0.4 - 2
     np.testing.assert_allclose(clipped.upper[0, 0], 0.4 + 2)
@@ -180,7 +205,7 @@ def test_a_ball_gives_better_bounds_than_its_box_and_holds_what_is_sampled():
     assert (found.lower >= of_box.lower).all() and (found.upper < of_box.upper).all()
     steps = np.random.default_rng(2).normal(size=(500, 3, 6))
     points = x + 0.3 * steps / np.linalg.norm(steps, axis=-1, keepdims=True)
-    values = jax.vmap(partial(apply, layers))(points)
+    values = in_numpy(jax.vmap(partial(apply, layers)), points)
     assert (values >= found.lower[None]).all() and (values <= found.upper[None]).all()
 
 
@@ -234,10 +259,11 @@ def test_every_value_is_inside_and_bounds_are_inside_those_of_intervals(name):
 
     x = rng.normal(size=(4, 6))
     box = Interval(x - rng.random((4, 6)), x + rng.random((4, 6)) ** 3)
-    found, outer = crown(function, box), ibp(function, box)
+    found, outer = in_numpy(lambda box: (bounds.crown(function, box), bounds.ibp(function, box)), box)
     assert (found.lower >= outer.lower - 1e-12).all() and (found.upper <= outer.upper + 1e-12).all()
-    share = np.where(rng.random((1000, 4, 6)) < 0.7, rng.random((1000, 4, 6)).round(), rng.random((1000, 4, 6)))
-    values = jax.jit(jax.vmap(function))(box.lower + share * (box.upper - box.lower))
+    ends = rng.random((1000, 4, 6)) < 0.7
+    fraction = np.where(ends, rng.random((1000, 4, 6)).round(), rng.random((1000, 4, 6)))
+    values = in_numpy(jax.vmap(function), box.lower + fraction * (box.upper - box.lower))
     assert (values >= found.lower[None] - 1e-12).all() and (values <= found.upper[None] + 1e-12).all()
 
 
@@ -250,22 +276,23 @@ def test_lines_are_tighter_than_intervals_where_values_depend_on_each_other(name
     x = np.random.default_rng(3).normal(size=(4, 6))
     box = linf_box(x, 0.05, box=INFINITE)
 
-    def without_its_slope():
-        push = jax.jacrev(lambda v: piece(v[None] @ w)[0])
-        slopes = np.asarray(jax.jit(jax.vmap(push))(jnp.asarray(box.lower + box.upper) / 2)).mean(0)
-        return lambda x: piece(x @ w) - x @ slopes.T
+    @jax.jit
+    def both(box):
+        push = jax.vmap(jax.jacrev(lambda v: piece(v[None] @ w)[0]))
+        slopes = push((box.lower + box.upper) / 2).mean(0)
+        function = lambda x: piece(x @ w) - x @ slopes.T  # noqa: E731
+        return bounds.crown(function, box), bounds.ibp(function, box)
 
-    function = without_its_slope()
-    found, outer = crown(function, box), ibp(function, box)
+    found, outer = jax.tree.map(np.asarray, both(box))
     assert ((found.upper - found.lower) < 0.9 * (outer.upper - outer.lower)).mean() > 0.5
 
 
 def test_the_largest_is_followed_exactly_where_none_other_can_be():
     """Of (x1, x2) the first is at least 2, the second at most 1; and a tie is not a win."""
-    box = Interval(jnp.array([[2.0, 0.0]]), jnp.array([[4.0, 1.0]]))
+    box = Interval(np.array([[2.0, 0.0]]), np.array([[4.0, 1.0]]))
     found = crown(lambda x: x.max(1, keepdims=True) - x[:, :1], box)
     assert float(found.lower[0, 0]) == float(found.upper[0, 0]) == 0
-    tied = crown(lambda x: x.max(1, keepdims=True), Interval(jnp.zeros((1, 2)), jnp.array([[1.0, 2.0]])))
+    tied = crown(lambda x: x.max(1, keepdims=True), Interval(np.zeros((1, 2)), np.array([[1.0, 2.0]])))
     assert float(tied.upper[0, 0]) == 2
 
 
@@ -287,10 +314,10 @@ def test_many_rows_go_in_batches(monkeypatch):
 
 
 def test_a_new_primitive_falls_back_on_intervals_and_can_be_given_lines():
-    box = Interval(jnp.full((1, 3), -0.2), jnp.full((1, 3), 0.3))
+    box = Interval(np.full((1, 3), -0.2), np.full((1, 3), 0.3))
     function = lambda x: lax.sinh(x) - x  # noqa: E731
     coarse = crown(function, box)
-    np.testing.assert_allclose(coarse.upper, jnp.sinh(0.3) + 0.2)
+    np.testing.assert_allclose(coarse.upper, np.sinh(0.3) + 0.2)
 
     def lines(function, interval):  # the slope of sinh is least at 0, where it is 1
         low, high = interval
@@ -298,7 +325,7 @@ def test_a_new_primitive_falls_back_on_intervals_and_can_be_given_lines():
 
     bounds.register_enclosure("sinh", lines)
     try:
-        np.testing.assert_allclose(crown(function, box).upper, jnp.sinh(0.3) - 0.3, rtol=1e-9)
+        np.testing.assert_allclose(crown(function, box).upper, np.sinh(0.3) - 0.3, rtol=1e-9)
     finally:
         bounds.register_enclosure("sinh", lambda function, *intervals: None)
 
@@ -315,24 +342,26 @@ def test_margins_have_the_gradient_that_differences_show(method):
     region, labels = linf_box(x, 0.2, box=INFINITE), np.array([0, 1, 3])
 
     @jax.jit
+    @jax.value_and_grad
     def total(scale):
         scaled = [(scale * w, b) for w, b in layers]
         return bounds.margins(partial(apply, scaled), region, labels, method=method).sum()
 
-    difference = (total(1.1 + 1e-6) - total(1.1 - 1e-6)) / 2e-6
-    np.testing.assert_allclose(jax.grad(total)(1.1), difference, rtol=1e-5)
+    difference = (total(1.1 + 1e-6)[0] - total(1.1 - 1e-6)[0]) / 2e-6
+    np.testing.assert_allclose(total(1.1)[1], difference, rtol=1e-5)
 
 
 def test_gradients_at_a_point_and_of_dead_units_are_numbers():
-    layers, x = mlp((6, 8, 4)), jnp.zeros((1, 6))
+    layers, x = mlp((6, 8, 4)), np.zeros((1, 6))
     dead = [(w * (np.arange(w.shape[1]) > 2)[None], 0 * b) for w, b in layers]
 
     @jax.jit
-    def total(params, region):
+    @jax.grad
+    def gradient(params, region):
         return bounds.margins(partial(apply, params), region, np.array([1])).sum()
 
     for region in (linf_box(x, 0.0), l2_ball(x, 0.0), l2_ball(x, 0.1, box=INFINITE)):
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(dead, region)))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(dead, region)))
 
 
 # What is refused
@@ -360,8 +389,8 @@ BOX = linf_box(np.full((2, 6), 0.5), 0.1)
             "lower must not be above upper",
         ),
         (lambda f: bounds.crown(f, Interval(BOX.lower * np.nan, BOX.upper)), "lower holds 12 NaN"),
-        (lambda f: bounds.crown(f, Ball(BOX.lower, jnp.full(2, -1.0), BOX)), "0 must not be above radius"),
-        (lambda f: bounds.crown(f, Ball(BOX.lower, jnp.full(3, 1.0), BOX)), "a ball needs a center of"),
+        (lambda f: bounds.crown(f, Ball(BOX.lower, np.full(2, -1.0), BOX)), "0 must not be above radius"),
+        (lambda f: bounds.crown(f, Ball(BOX.lower, np.full(3, 1.0), BOX)), "a ball needs a center of"),
         (
             lambda f: bounds.margins(
                 lambda x: f(x + jax.random.uniform(jax.random.key(0), x.shape)), BOX, np.array([0, 1])
@@ -380,5 +409,5 @@ def test_the_value_of_what_is_not_there_counts(method):
     def logits(x):
         return jnp.stack([x[:, 0], x.at[:, 3].get(mode="fill", fill_value=0.9)], 1)
 
-    box = Interval(jnp.array([[0.5, 0.4]]), jnp.array([[0.7, 0.6]]))
-    np.testing.assert_allclose(bounds.margins(logits, box, jnp.array([0]), method=method), [[0.5 - 0.9]], rtol=1e-6)
+    box = Interval(np.array([[0.5, 0.4]]), np.array([[0.7, 0.6]]))
+    np.testing.assert_allclose(margins(logits, box, np.array([0]), method=method), [[0.5 - 0.9]], rtol=1e-6)
