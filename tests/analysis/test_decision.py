@@ -222,7 +222,10 @@ def test_slices_that_cannot_be_are_refused(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"second": np.stack([A])}, "points must have the same shape; got {'first': (2, 2, 3, 1), 'second': (1, 2, 3, 1)}"),
+        (
+            {"second": np.stack([A])},
+            "points must have the same shape; got {'first': (2, 2, 3, 1), 'second': (1, 2, 3, 1)}",
+        ),
         ({"first": np.full((2, *SHAPE), np.nan, np.float32)}, "first holds 12 NaN"),
         ({"first": np.zeros((2, *SHAPE), np.uint8)}, "first must be floating point"),
         ({"resolution": 1}, "resolution must be 2 or more points on each line"),

@@ -201,7 +201,7 @@ def test_a_ball_is_also_clipped_to_the_box():
 def test_a_ball_gives_better_bounds_than_its_box_and_holds_what_is_sampled():
     layers, x = mlp((6, 8, 7, 4)), np.random.default_rng(1).normal(size=(3, 6))
     ball = l2_ball(x, 0.3, box=INFINITE)
-    found, of_box = crown(partial(apply, layers), ball), crown(partial(apply, layers), ball.box)
+    found, of_box = crown(partial(apply, layers), ball), crown_of_a_network("crown")(ball.box)
     assert (found.lower >= of_box.lower).all() and (found.upper < of_box.upper).all()
     steps = np.random.default_rng(2).normal(size=(500, 3, 6))
     points = x + 0.3 * steps / np.linalg.norm(steps, axis=-1, keepdims=True)
@@ -281,7 +281,7 @@ def test_lines_are_tighter_than_intervals_where_values_depend_on_each_other(name
         push = jax.vmap(jax.jacrev(lambda v: piece(v[None] @ w)[0]))
         slopes = push((box.lower + box.upper) / 2).mean(0)
         function = lambda x: piece(x @ w) - x @ slopes.T  # noqa: E731
-        return bounds.crown(function, box), bounds.ibp(function, box)
+        return bounds.crown(function, box, intermediate="ibp"), bounds.ibp(function, box)
 
     found, outer = jax.tree.map(np.asarray, both(box))
     assert ((found.upper - found.lower) < 0.9 * (outer.upper - outer.lower)).mean() > 0.5
@@ -305,8 +305,8 @@ def test_margins_see_through_a_log_softmax():
 
 
 def test_many_rows_go_in_batches(monkeypatch):
-    layers, box = mlp((6, 9, 4)), linf_box(np.zeros((2, 6)), 0.3, box=INFINITE)
-    expected = crown(partial(apply, layers), box)
+    layers, box = mlp((6, 8, 7, 4)), linf_box(np.zeros((3, 6)), 0.3, box=INFINITE)
+    expected = crown_of_a_network("crown")(box)
     monkeypatch.setattr(_backwards, "_BATCH_SIZE", 4)
     found = crown(partial(apply, layers), box)
     np.testing.assert_allclose(found.lower, expected.lower, rtol=1e-12)
