@@ -181,7 +181,7 @@ def test_it_raises_the_robust_accuracy_on_digits():
             data.as_float(test.images, test.levels),
             test.labels,
             epsilons=[0.0, eps],
-            at_once=False,
+            vectorize=False,
         )
         return curve.accuracy()
 
