@@ -55,13 +55,13 @@ def trainer(
     Args:
         net: the padded network of all members.
         data: the data set whose bytes are the batches.
-        loss_fn: `(member, params, key, (images in [0, 1], labels)) -> (loss, numbers)`.
+        loss_fn: `(member, params, key, (images in [0, 1], labels), step) -> (loss, numbers)`.
         optimizer_for: the optimiser of a member.
         architecture: the part of a member that `net` takes.
     """
 
     def loss_of_bytes(member, params, key, batch, step):
-        return loss_fn(member, params, key, (decoded(data, batch[0]), batch[1]))
+        return loss_fn(member, params, key, (decoded(data, batch[0]), batch[1]), step)
 
     return population_trainer(
         lambda key, member: net.init(key, architecture(member), one_image(data)), loss_of_bytes, optimizer_for

@@ -64,8 +64,8 @@ def check_promises():
     """`Smoke -> None`: files, finite rows, figures, a second run that computes nothing, and refused flags."""
 
     def computed(folder: Path) -> dict[Path, int]:
-        names = ("numbers.json", "arrays.npz")
-        return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}
+        stages = [path.parent for path in folder.rglob("numbers.json")]
+        return {path: path.stat().st_mtime_ns for stage in stages for path in stage.iterdir() if path.is_file()}
 
     def check(smoke: Smoke) -> None:
         experiment, folder, rows = smoke.experiment, smoke.folder, smoke.rows
