@@ -72,7 +72,7 @@ def populations(task: Task, mesh: Any = None) -> Callable[[], Any]:
 
     def run():
         return [
-            train(keys, members, lambda step: (x[step], y[step]), task.steps, steps_at_once=task.steps)
+            train(keys, members, lambda step: (x[step], y[step]), task.steps, chunk_steps=task.steps)
             for train, keys, members in groups
         ]
 

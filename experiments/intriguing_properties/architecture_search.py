@@ -202,7 +202,7 @@ def generation_trainer(config: Config, data: Dataset) -> Callable[[list[Cell], s
         members = jax.tree.map(jnp.asarray, (stacked(children), rates))
         params, losses = train(
             jax.random.split(train_key, len(children)), members, draw, config.epochs * per_epoch,
-            steps_at_once=per_epoch, description=f"{arm} {number}",
+            chunk_steps=per_epoch, description=f"{arm} {number}",
         )  # fmt: skip
         found = judged((params, members), *held_out, judge_key)
         sizes = [masked_size(net.mask(member_of(members[0], i), image)) for i in range(len(children))]
@@ -243,7 +243,7 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], children: list[dict]
         members,
         batches([train.images[:kept], train.labels[:kept]], config.batch_size, config.seed),
         config.final_epochs * per_epoch,
-        steps_at_once=per_epoch,
+        chunk_steps=per_epoch,
         description="the best, enlarged",
     )
     trained = params, members

@@ -152,7 +152,7 @@ def train_group(config: Config, data: Dataset, ids: np.ndarray, members: Any, ne
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.seed)))(jnp.asarray(ids))
     draw = batches([data.images, data.labels], config.batch_size, config.seed)
     params, _ = train(
-        keys, members, draw, config.epochs * per_epoch, steps_at_once=per_epoch, description=f"training {name}"
+        keys, members, draw, config.epochs * per_epoch, chunk_steps=per_epoch, description=f"training {name}"
     )
     return params
 

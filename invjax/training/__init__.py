@@ -1,7 +1,8 @@
-"""Training as a fold: one step, a loop that survives being killed, and the losses that harden a model.
+"""Training: a loop that resumes bit for bit, and the losses of robust and certified training.
 
-`fit` runs any step; `make_train_step` makes one from a loss, `make_game_step` from two players. `adversarial_loss` and
-`certified_loss` are losses for it, and `population_trainer` trains many networks in one compiled program.
+`fit` runs a training step. `make_train_step` makes one from a loss, and `make_game_step` from the losses of two
+players. `adversarial_loss` and `certified_loss` are losses, and `population_trainer` trains many networks in one
+compiled program.
 """
 
 from invjax._batching import data_mesh, shard_batch
@@ -11,14 +12,8 @@ from invjax.training._checkpoints import restore as restore_checkpoint
 from invjax.training._checkpoints import save as save_checkpoint
 from invjax.training._fit import TrainState, TrainStep, fit, init_state, make_train_step
 from invjax.training._game import Game, init_game, make_game_step
-from invjax.training._population import (
-    Member,
-    member_of,
-    over_population,
-    population_mesh,
-    population_size,
-    population_trainer,
-)
+from invjax.training._over_population import Member, member_of, over_population, population_mesh, population_size
+from invjax.training._population import population_trainer
 
 __all__ = [
     "Game",

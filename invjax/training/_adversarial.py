@@ -1,10 +1,12 @@
-r"""Adversarial training: descend the loss of the images that an attack makes of the batch.
+r"""Adversarial training: minimise the loss of the images that an attack makes from the batch.
 
     min over params   E max over x' in ball(x, eps)   cross_entropy(model(x'), y)
 
-The attack stands in for the maximum, and its image for the point at which the gradient is taken (Danskin's theorem): no
-gradient flows through the search. Source: Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial
-Attacks*; Kurakin et al. 2017, *Adversarial Machine Learning at Scale*, for batches of which a part stays clean.
+The attack approximates the maximum, and the gradient is taken at its image (Danskin's theorem), so no gradient flows
+through the search.
+
+Source: Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*; Kurakin et al. 2017,
+*Adversarial Machine Learning at Scale*, for batches that are attacked in part.
 """
 
 from functools import partial
@@ -27,18 +29,18 @@ def adversarial_loss(
     fraction: float = 1.0,
     loss: Loss = cross_entropy,
 ) -> LossFn:
-    """Cross-entropy, or another loss, on attacked images, for `training.make_train_step`.
+    """The mean cross-entropy, or another loss, of attacked images, for `training.make_train_step`.
 
     The radius may grow with the step, as in `eps=optax.linear_schedule(0.0, 0.3, 500)`.
 
     Args:
         apply_fn: `(params, x) -> logits`.
-        attack: what runs at every training step, such as `attacks.pgd(steps=7)`.
+        attack: an untargeted attack, which runs at every training step, such as `attacks.pgd(steps=7)`.
         eps: the radius, in the units of the attack's threat: a number, or a schedule `step -> number`.
-        step_size: of the attack; None is its own default.
-        fraction: of the batch that is attacked, in (0, 1]: its first images. The others stay as they are, and all count
-            alike (in Kurakin et al. an attacked image counts 0.3).
-        loss: `(logits, labels) -> [B]`, whose mean is trained on; the attack has its own.
+        step_size: step size of the attack; None is the attack's default.
+        fraction: the fraction of the batch that is attacked, in (0, 1]; the attacked images come first. All images have
+            the same weight (in Kurakin et al. an attacked image has weight 0.3).
+        loss: `(logits, labels) -> [B]`, the loss to train on; the attack has a loss of its own.
 
     Returns:
         A `LossFn` of batches `(images [B, ...], labels [B])`. Metrics, as in `evaluation`: "clean_error", and
@@ -46,8 +48,8 @@ def adversarial_loss(
         wrongly under the attack. If all are attacked, one minus their sum is the robust accuracy.
 
     Raises:
-        ValueError: a negative `eps`, a `fraction` outside of (0, 1] or of less than one image, images that are not
-            floating point, a targeted attack.
+        ValueError: `eps` is negative, `fraction` is outside (0, 1] or less than one image, images are not floating
+            point, or the attack is targeted.
     """
     if not callable(eps):
         _check.number("eps", eps)
@@ -67,11 +69,11 @@ def adversarial_loss(
         attacked = round(fraction * len(x))
         if not attacked:
             raise ValueError(
-                f"fraction={fraction} of a batch of {len(x)} is not one image; raise fraction or the batch size"
+                f"fraction={fraction} of a batch of {len(x)} is less than one image; raise fraction or the batch size"
             )
         radius = eps(step) if callable(eps) else eps
 
-        # stopped where it enters: nothing of the search is differentiated or kept
+        # the gradient is stopped at the parameters, so the search is neither differentiated nor stored
         frozen = partial(apply_fn, jax.lax.stop_gradient(params))
         found = attack(key, frozen, x[:attacked], labels[:attacked], eps=radius, step_size=step_size).x
         logits = apply_fn(params, jnp.concatenate([found, x[attacked:]]))

@@ -1,15 +1,17 @@
-r"""Certified training: descend the cross-entropy of the worst logits that bounds allow.
+r"""Certified training: minimise the cross-entropy of the worst logits that bounds allow.
 
-With `lb` lower bounds of the margins `h_y - h_k` over the box of radius eps, the logits `(0, -lb)` are no better than
-those of any image of the box, so their cross-entropy is an upper bound of the worst one. It is mixed with the natural
-one, and bounds by CROWN-IBP, tight from the start, give way to those of IBP, which train faster and further:
+Let `lb` be lower bounds of the margins `h_y - h_k` over the box of radius eps. The cross-entropy of the logits
+`(0, -lb)` is then an upper bound of the cross-entropy of every image in the box. The loss mixes it with the natural
+cross-entropy, and `lb` mixes the bounds of CROWN-IBP, which are tight from the start, with those of IBP, which are
+cheaper and lead to better networks in the end:
 
     loss = (1 - kappa) CE(0, -lb) + kappa CE(h),        lb = beta CROWN-IBP + (1 - beta) IBP.
 
-eps grows from 0, kappa falls from 1, and beta falls from 1 while it does. Without the CROWN part (beta = 0) this is IBP
-training. Sources: Gowal et al. 2018, *On the Effectiveness of Interval Bound Propagation*; Zhang et al. 2020, *Towards
-Stable and Efficient Training of Verifiably Robust Neural Networks*. Differs from both: where CROWN-IBP's bound of a
-margin is the looser, IBP's takes its place (`bounds.margins`).
+During training eps grows from 0, while kappa and beta decrease from 1. With beta = 0 this is IBP training.
+
+Source: Gowal et al. 2018, *On the Effectiveness of Interval Bound Propagation*; Zhang et al. 2020, *Towards Stable and
+Efficient Training of Verifiably Robust Neural Networks*. Differs from both: where the bound of a margin by CROWN-IBP is
+looser than that by IBP, the latter is used (`bounds.margins`).
 """
 
 from functools import partial
@@ -32,7 +34,9 @@ def certified_loss(
     crown_weight: Schedule = 0.0,
     box: Box = (0.0, 1.0),
 ) -> LossFn:
-    """The loss above, for `training.make_train_step`; eps is that of l-infinity.
+    """The loss of certified l-infinity training, for `training.make_train_step`.
+
+        loss = (1 - kappa) CE(0, -lb) + kappa CE(h),        lb = beta CROWN-IBP + (1 - beta) IBP
 
     The recipe of Zhang et al. for eps 0.4, with steps of 235 batches an epoch:
 
@@ -42,27 +46,26 @@ def certified_loss(
         )
 
     Args:
-        apply_fn: `(params, x) -> logits`; each image's logits depend on that image alone.
-        eps: the radius: a number, or a schedule `step -> number`; so are the weights.
-        natural_weight: kappa, the weight of the natural cross-entropy, in [0, 1].
-        crown_weight: beta, the weight of CROWN-IBP in the bounds, in [0, 1]; steps where it is 0 skip its backward
-            pass.
-        box: the range of pixels.
+        apply_fn: `(params, x) -> logits`; the logits of an image must depend on that image alone.
+        eps: the l-infinity radius, a number or a schedule `step -> number`.
+        natural_weight: kappa in [0, 1], the weight of the natural cross-entropy, a number or a schedule.
+        crown_weight: beta in [0, 1], the weight of CROWN-IBP in the bounds, a number or a schedule. A step where it is
+            0 does not run the backward pass of CROWN-IBP.
+        box: the range of pixel values.
 
     Returns:
         A `LossFn` of batches `(images [B, ...], labels [B])`. Metrics: "clean_error", and "certified_error", the
         fraction of images that the bounds of this step do not certify.
 
     Raises:
-        ValueError: a negative `eps`, a weight outside of [0, 1], images that are not floating point or outside of
-            `box`.
-        NotImplementedError: the model has a primitive without a rule; see `bounds.register_rule`.
+        ValueError: `eps` is negative, a weight is outside [0, 1], or images are not floating point or outside `box`.
+        NotImplementedError: the model uses an operation that has no rule; see `bounds.register_rule`.
     """
     if not callable(eps):
         _check.number("eps", eps)
     for name, value in {"natural_weight": natural_weight, "crown_weight": crown_weight}.items():
         if not callable(value) and not 0 <= float(value) <= 1:
-            raise ValueError(f"{name} must be in [0, 1]; got {name}={value}; it is a weight of the loss")
+            raise ValueError(f"{name} must be in [0, 1]; got {name}={value}; give a number or a schedule in that range")
 
     def loss_fn(params, key, batch, step):
         x, labels = batch
@@ -84,7 +87,7 @@ def certified_loss(
 
 
 def _mixed(margins_by, crown):
-    """`crown` of CROWN-IBP and the rest of IBP; a compiled step whose `crown` is 0 does not run the former."""
+    """Bounds mixed from CROWN-IBP, with weight `crown`, and IBP; where `crown` is 0, only IBP runs."""
     if isinstance(crown, int | float) and crown == 0:
         return margins_by("ibp")
 
@@ -95,12 +98,15 @@ def _mixed(margins_by, crown):
 
 
 def worst_cross_entropy(margins: Margins) -> PerExample:
-    """The cross-entropy of logits whose margins are these lower bounds: an upper bound over the region, `[B]`.
+    """An upper bound of the cross-entropy over a region, from lower bounds of the margins.
 
     >>> bool(jnp.allclose(worst_cross_entropy(jnp.zeros((1, 9))), jnp.log(10)))
     True
 
     Args:
         margins: `[B, K - 1]`, from `bounds.margins`.
+
+    Returns:
+        `[B]`, the cross-entropy of logits that have these margins.
     """
     return jax.nn.logsumexp(jnp.pad(-margins, ((0, 0), (1, 0))), axis=-1)

@@ -1,7 +1,7 @@
-"""Save and restore a pytree of arrays, so that a killed run goes on where it was. The only module that knows orbax.
+"""Save and restore a pytree of arrays, so that a killed run can continue. This is the only module that imports orbax.
 
-A checkpoint is written beside its final place and renamed when complete, so what is there is whole. Each one carries
-the shapes and dtypes of its leaves: restoring into another model fails before anything is read.
+A checkpoint is written to a temporary folder and renamed when it is complete. It stores the shapes and dtypes of its
+leaves, so that restoring it into another model fails before any array is read.
 """
 
 import warnings
@@ -32,7 +32,7 @@ def _leaves(tree: Any) -> dict[str, str]:
 
 
 def _plain(tree: Any) -> dict[str, jax.Array]:
-    """Leaves by number, typed keys as their data: a layout that does not depend on the tree's Python types."""
+    """Leaves by number, with the data of typed keys, so that the layout does not depend on the tree's Python types."""
     return {str(i): jax.random.key_data(x) if _is_key(x) else x for i, x in enumerate(jax.tree.leaves(tree))}
 
 
@@ -56,23 +56,23 @@ def _manager(directory: Path, keep: int | None = None) -> Any:
 
 
 def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
-    """Write `state` as the checkpoint of `step`; older ones beyond `keep` are removed once it is complete.
+    """Write `state` as the checkpoint of `step`, then remove all but the newest `keep` checkpoints.
 
     Args:
-        directory: a folder of its own.
+        directory: folder for checkpoints alone.
         step: number of training steps done.
-        state: a pytree of arrays; typed random keys are welcome.
-        keep: how many checkpoints stay.
+        state: a pytree of arrays, which may hold typed random keys.
+        keep: number of checkpoints that remain.
 
     Raises:
-        OSError: it could not be written (a full disk); the checkpoints before it are intact.
+        OSError: the checkpoint could not be written, for example because the disk is full; earlier ones are intact.
     """
     ocp, directory = _orbax(), Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with _manager(directory, keep) as manager:
             for stale in [found for found in manager.all_steps() if found >= step]:
-                manager.delete(stale)  # a run that comes back to this step found them unreadable
+                manager.delete(stale)  # the run has reached this step again because these were unreadable
             manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -88,14 +88,17 @@ def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
 
 
 def restore(directory: str | Path, like: Any) -> Any | None:
-    """The newest complete checkpoint, or None where there is none.
+    """Read the newest complete checkpoint, or give None if there is none.
 
     Args:
-        directory: as given to `save`.
-        like: a pytree of the same structure, shapes and dtypes; arrays come back with its shardings.
+        directory: the folder given to `save`.
+        like: a pytree of the same structure, shapes and dtypes; the arrays are restored with its shardings.
+
+    Returns:
+        The state, or None.
 
     Raises:
-        ValueError: the newest checkpoint holds other leaves (another preset), or none of the checkpoints can be read.
+        ValueError: the newest checkpoint is of another model, or no checkpoint can be read.
     """
     ocp, directory = _orbax(), Path(directory)
     if not directory.is_dir():
@@ -129,5 +132,5 @@ def _same_leaves(directory: Path, step: int, saved: dict[str, str], wanted: dict
             raise ValueError(
                 f"the checkpoint {directory / str(step)} is of another model: {path} is "
                 f"{saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} here; "
-                "use the settings it was made with, or another folder"
+                "use the settings of that run, or another folder"
             )

@@ -1,8 +1,8 @@
-"""Training as a fold: `state, metrics = train_step(state, batch)`, and a loop that survives being killed.
+"""The training loop: `state, metrics = train_step(state, batch)`, resumed bit for bit after a kill.
 
-All that a run depends on is in its state (step, parameters, optimiser, key), and the batch is a function of the step.
-So a run that is killed at any moment and started again on the same devices ends in the same parameters, bit for bit, as
-one that was not. (On GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
+The state holds everything that a run depends on (step, parameters, optimizer state and key), and the batch is a
+function of the step. A run that is killed and started again on the same devices therefore ends in the same parameters,
+bit for bit, as an uninterrupted one. (On a GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 """
 
 import json
@@ -24,18 +24,23 @@ from invjax.training import _checkpoints
 from invjax.types import Key, LossFn, Params
 
 Batch = Any
+"""A pytree of arrays whose first axis is the batch."""
+
 Metrics = dict[str, jax.Array]
+"""Scalars by name."""
+
 History = list[dict[str, float | int]]
+"""The logged metrics, each entry with its "step"."""
 
 
 class TrainState(NamedTuple):
-    """Everything a training run is: restore it and go on.
+    """The complete state of a training run, from which it can continue.
 
     Attributes:
-        step: steps done; with it comes the position in the data.
-        params: the parameters.
-        opt_state: the optimiser's state.
-        key: the run's random key; step `s` draws from `fold_in(key, s)`.
+        step: number of steps done, which also determines the position in the data.
+        params: parameters of the model.
+        opt_state: state of the optimizer.
+        key: random key of the run; step `s` draws from `fold_in(key, s)`.
     """
 
     step: jax.Array
@@ -45,23 +50,30 @@ class TrainState(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""`(state, batch) -> (state, metrics)`."""
 
 
 def init_state(key: Key, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A state before its first step."""
+    """The state of a run before its first step.
+
+    Args:
+        key: random key of the run.
+        params: initial parameters of the model.
+        optimizer: the optimizer that will update them.
+    """
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
 
 def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> TrainStep:
-    """One step of gradient descent.
+    """Make one step of gradient descent from a loss.
 
     Args:
-        loss_fn: `(params, key, batch, step) -> (loss, metrics)`, a mean over the batch; `step` counts those done, so
-            radii and weights can follow optax schedules.
-        optimizer: from optax.
+        loss_fn: `(params, key, batch, step) -> (loss, metrics)`, a mean over the batch. `step` counts the steps done,
+            so that radii and weights can follow optax schedules.
+        optimizer: an optax optimizer.
 
     Returns:
-        `(state, batch) -> (state, metrics)`; the metrics gain "loss".
+        `(state, batch) -> (state, metrics)`; the metrics also hold "loss".
     """
 
     def train_step(state, batch):
@@ -86,43 +98,37 @@ def fit(
     log_every: int = 50,
     description: str = "training",
 ) -> tuple[TrainState, History]:
-    """Run `train_step` until `num_steps` steps are done.
+    """Train until `num_steps` steps are done.
 
-    With a `directory` the run is saved there: checkpoints, and `metrics.jsonl` with one line each `log_every` steps.
-    Started again with the same arguments it goes on from the newest checkpoint, to the same result.
+    With a `directory`, the run writes checkpoints and `metrics.jsonl` there, one line of metrics every `log_every`
+    steps. The same call then continues from the newest checkpoint, with the same result as an uninterrupted run.
 
     Args:
-        state: where to start if there is no checkpoint.
-        train_step: from `make_train_step` or `make_game_step`; compiled here. Pass the same function object for several
-            runs of the same shapes and it is compiled once.
+        state: the state to start from if there is no checkpoint.
+        train_step: a step from `make_train_step` or `make_game_step`, which is compiled here. Several runs that pass
+            the same function object, with the same shapes, compile it once.
         batches: `step -> batch` of host arrays, a pure function (`data.batches`).
-        num_steps: in total, those done before an interruption included.
-        mesh: spread each batch over these devices (`data_mesh()`); parameters are replicated.
-        directory: where checkpoints and metrics go; None keeps nothing.
-        save_every: steps between _checkpoints.
-        log_every: steps between metrics.
-        description: shown beside the progress bar, which is silent where standard error is not a terminal.
+        num_steps: total number of steps, including those done before an interruption.
+        mesh: spread each batch over these devices (`data_mesh()`); the parameters are replicated.
+        directory: folder for checkpoints and metrics; None saves nothing.
+        save_every: number of steps between checkpoints.
+        log_every: number of steps between metrics.
+        description: text beside the progress bar, which is silent where standard error is not a terminal.
 
     Returns:
         The final state and the logged metrics, each `{"step": ..., "loss": ..., ...}`.
 
     Raises:
-        ValueError: a number that is not positive; a checkpoint in `directory` of another model, or past `num_steps`.
-        FloatingPointError: the loss or, before they are saved, the parameters are no longer finite.
+        ValueError: a number is not positive, or the checkpoint in `directory` is of another model or past `num_steps`.
+        FloatingPointError: the loss is not finite, or the parameters are not finite when they should be saved.
         OSError: a checkpoint could not be written.
     """
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
     if mesh is not None:
-        # by a compiled identity: `device_put` does not take typed keys to other hosts
+        # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
         state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
-    history: History = []
-    if directory is not None:
-        directory = Path(directory)
-        saved = _checkpoints.restore(directory / "checkpoints", state)
-        if saved is not None:
-            state = saved
-            history = _read_metrics(directory / "metrics.jsonl", int(state.step))
-        _write_metrics(directory / "metrics.jsonl", history)
+    directory = None if directory is None else Path(directory)
+    state, history = (state, []) if directory is None else _resume(state, directory)
     start = int(state.step)
     if start > num_steps:
         raise ValueError(
@@ -134,38 +140,61 @@ def fit(
     for step in range(start, num_steps):
         batch = batches(step)
         state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
-        if on_cpus:  # devices of one process share its threads: two steps in flight wait for each other for ever
+        if on_cpus:  # the CPU devices of one process share their threads, so two steps in flight can deadlock
             jax.block_until_ready(state)
         done = step + 1
         if done % log_every == 0 or done == num_steps:
-            row: dict[str, float | int] = {"step": done} | {name: float(value) for name, value in metrics.items()}
-            if not np.isfinite(row["loss"]):
-                raise FloatingPointError(
-                    f"{description}: the loss is {row['loss']} at step {done}; "
-                    "lower the learning rate or clip gradients, and check that images are finite and labels in range"
-                )
-            history.append(row)
-            if directory is not None and jax.process_index() == 0:
-                with (directory / "metrics.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            bar.set_postfix(loss=f"{row['loss']:.3f}")
+            history.append(_row(done, metrics, description))
+            if directory is not None:
+                _append_metrics(directory / _METRICS, history[-1])
+            bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
         bar.update()
         if directory is not None and (done % save_every == 0 or done == num_steps):
-            if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params)):
-                raise FloatingPointError(
-                    f"{description}: the parameters are no longer finite at step {done}, and were not saved; "
-                    "lower the learning rate or clip gradients"
-                )
-            _checkpoints.save(directory / "checkpoints", done, state)
+            _check_finite(state, description)
+            _checkpoints.save(directory / _CHECKPOINTS, done, state)
     bar.close()
     return state, history
+
+
+_CHECKPOINTS, _METRICS = "checkpoints", "metrics.jsonl"
+
+
+def _resume(state, directory):
+    """The newest checkpoint and the metrics up to it, or the given state and no metrics."""
+    history: History = []
+    saved = _checkpoints.restore(directory / _CHECKPOINTS, state)
+    if saved is not None:
+        state = saved
+        history = _read_metrics(directory / _METRICS, int(state.step))
+    write_file(directory / _METRICS, "".join(json.dumps(row) + "\n" for row in history))
+    return state, history
+
+
+def _row(done, metrics, description):
+    row: dict[str, float | int] = {"step": done} | {name: float(value) for name, value in metrics.items()}
+    if not np.isfinite(row["loss"]):
+        raise FloatingPointError(
+            f"{description}: the loss is {row['loss']} at step {done}; "
+            "lower the learning rate or clip gradients, and check that images are finite and labels in range"
+        )
+    return row
+
+
+def _check_finite(state, description):
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params)):
+        raise FloatingPointError(
+            f"{description}: the parameters are not finite at step {int(state.step)}, and were not saved; "
+            "lower the learning rate or clip gradients"
+        )
+
+
+def _append_metrics(path: Path, row: dict[str, float | int]) -> None:
+    if jax.process_index() == 0:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _read_metrics(path: Path, last_step: int) -> History:
     text = path.read_text() if path.exists() else ""
     rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [row for row in rows if row["step"] <= last_step]  # what came after the checkpoint is computed again
-
-
-def _write_metrics(path: Path, rows: History) -> None:
-    write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return [row for row in rows if row["step"] <= last_step]  # steps after the checkpoint are run again

@@ -1,4 +1,4 @@
-"""Training of two players on one code: a model and a critic that take turns."""
+"""Training of two players: a model that produces a code, and a critic that reads it, updated in turns."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from invjax.types import Key, Params
 
 
 class Game(NamedTuple):
-    """Two players who share one code: the model makes it, the critic reads it.
+    """The losses of two players that share one code.
 
     Attributes:
-        encode: `(model params, key, batch) -> code`, any pytree.
-        model_loss: `(code, critic params, key, batch, step) -> (loss, metrics)`, what the model minimises.
-        critic_loss: `(critic params, code, batch) -> loss`, what the critic minimises.
+        encode: `(model params, key, batch) -> code`; the code is any pytree.
+        model_loss: `(code, critic params, key, batch, step) -> (loss, metrics)`, which the model minimises.
+        critic_loss: `(critic params, code, batch) -> loss`, which the critic minimises.
     """
 
     encode: Callable[[Params, Key, Batch], Any]
@@ -32,15 +32,19 @@ def make_game_step(
     critic_optimizer: optax.GradientTransformation,
     critic_steps: int,
 ) -> TrainStep:
-    """Alternate: `critic_steps` steps of the critic on the detached code, then one of the model against the new critic.
+    """Make a training step: `critic_steps` updates of the critic on the fixed code, then one update of the model.
 
-    The code is computed once and its gradient pulled back once, whatever `critic_steps` is.
+    The model is updated against the new critic. The code is computed once and differentiated once in each step,
+    whatever `critic_steps` is.
 
     Args:
-        game: the two players' losses; the state's params are `{"model": ..., "critic": ...}`.
-        model_optimizer: the model's; it counts training steps.
-        critic_optimizer: the critic's; it counts `critic_steps` for each training step, and so must its schedule.
-        critic_steps: inner steps on the same batch, at least 1.
+        game: the losses of the two players. The params of the state are `{"model": ..., "critic": ...}`.
+        model_optimizer: optimizer of the model; its schedule counts training steps.
+        critic_optimizer: optimizer of the critic; its schedule counts `critic_steps` for each training step.
+        critic_steps: updates of the critic in one training step, on the same batch; at least 1.
+
+    Returns:
+        `(state, batch) -> (state, metrics)`; the metrics also hold "loss" and "critic_loss".
 
     Raises:
         ValueError: `critic_steps` is not positive.
@@ -79,7 +83,15 @@ def init_game(
     model_optimizer: optax.GradientTransformation,
     critic_optimizer: optax.GradientTransformation,
 ) -> TrainState:
-    """A state for `make_game_step` before its first step."""
+    """The state of a game before its first step, for `make_game_step`.
+
+    Args:
+        key: random key of the run.
+        model: initial parameters of the model.
+        critic: initial parameters of the critic.
+        model_optimizer: optimizer of the model.
+        critic_optimizer: optimizer of the critic.
+    """
     params = {"model": model, "critic": critic}
     opt_state = {"model": model_optimizer.init(model), "critic": critic_optimizer.init(critic)}
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key)
