@@ -224,7 +224,7 @@ def test_slices_that_cannot_be_are_refused(change, message):
     [
         (
             {"second": np.stack([A])},
-            "points must have the same shape; got {'first': (2, 2, 3, 1), 'second': (1, 2, 3, 1)}",
+            "the same shape; got {'first': (2, 2, 3, 1), 'second': (1, 2, 3, 1)}",
         ),
         ({"first": np.full((2, *SHAPE), np.nan, np.float32)}, "first holds 12 NaN"),
         ({"first": np.zeros((2, *SHAPE), np.uint8)}, "first must be floating point"),

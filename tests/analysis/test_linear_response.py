@@ -1,7 +1,7 @@
 """Gamma is what the Jacobian says it is, and where it says the prediction flips, it does if the model is linear."""
 
 import re
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,27 @@ def smooth(x):
     return jnp.tanh(x.reshape(len(x), -1) @ first.astype(x.dtype)) @ second.astype(x.dtype)
 
 
+@cache
 def convolutional():
     """Without the network's own initialisation, which takes longer to compile than all the rest."""
     net, rng = mnist_cnn(CLASSES, channels=(3,), dense=8), np.random.default_rng(3)
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
     return partial(net.apply, jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), shapes))
+
+
+@cache
+def convolutional_jacobian():
+    """Logits and the full Jacobian of the convolutional model, as NumPy arrays."""
+    model, x = convolutional(), IMAGES.astype(np.float32)
+    return jax.tree.map(np.asarray, jax.jit(lambda x: (model(x), analysis.logit_jacobian(model, x)))(x))
+
+
+@cache
+def smooth_jacobian():
+    """The same of the smooth model, in double precision."""
+    assert jax.config.read("jax_enable_x64")
+    run = jax.jit(lambda x: (smooth(x), analysis.logit_jacobian(smooth, x)))
+    return jax.tree.map(np.asarray, run(IMAGES))
 
 
 def by_hand(jacobian, logits, labels, kind):
@@ -63,28 +79,30 @@ def by_hand(jacobian, logits, labels, kind):
 @pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("mode", ["rev", "fwd"])
 def test_the_jacobian_of_a_linear_model_is_its_weights(mode, vectorize):
-    x = IMAGES.astype(np.float32)
-    found = analysis.logit_jacobian(partial(linear, WEIGHTS.astype(np.float32)), x, mode=mode, vectorize=vectorize)
+    x, model = IMAGES.astype(np.float32), partial(linear, WEIGHTS.astype(np.float32))
+    found = np.asarray(jax.jit(partial(analysis.logit_jacobian, model, mode=mode, vectorize=vectorize))(x))
     assert found.shape == (COUNT, CLASSES, *SHAPE)
     np.testing.assert_allclose(found, np.broadcast_to(WEIGHTS.T.reshape(1, CLASSES, *SHAPE), found.shape), rtol=1e-6)
 
 
 def test_the_jacobian_of_a_network_is_the_same_both_ways_and_by_finite_differences(float64):
-    found = {mode: analysis.logit_jacobian(smooth, IMAGES, mode=mode) for mode in ("rev", "fwd")}
+    found = {"rev": smooth_jacobian()[1], "fwd": jax.jit(partial(analysis.logit_jacobian, smooth, mode="fwd"))(IMAGES)}
+    value = jax.jit(smooth)
     np.testing.assert_allclose(found["rev"], found["fwd"], rtol=1e-10)
     for pixel in ((0, 0, 0), (2, 3, 0)):
         up, down = IMAGES.copy(), IMAGES.copy()
         up[:, *pixel] += 1e-6
         down[:, *pixel] -= 1e-6
-        slope = (smooth(up) - smooth(down)) / 2e-6
+        slope = (np.asarray(value(up)) - np.asarray(value(down))) / 2e-6
         np.testing.assert_allclose(found["rev"][:, :, *pixel], slope, rtol=1e-6, atol=1e-8)
 
 
 def test_the_jacobian_of_convolutions_is_that_of_jacrev():
     model, x = convolutional(), IMAGES.astype(np.float32)
-    expected = jax.vmap(jax.jacrev(lambda image: model(image[None])[0]))(x)
-    for mode in ("rev", "fwd"):
-        np.testing.assert_allclose(analysis.logit_jacobian(model, x, mode=mode), expected, atol=1e-6)
+    expected = jax.jit(jax.vmap(jax.jacrev(lambda image: model(image[None])[0])))(x)
+    forward = jax.jit(partial(analysis.logit_jacobian, model, mode="fwd"))(x)
+    for found in (convolutional_jacobian()[1], forward):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_one_class_after_another_needs_less_memory_than_all_at_once():
@@ -100,9 +118,9 @@ def test_one_class_after_another_needs_less_memory_than_all_at_once():
 def test_forward_mode_through_a_net_that_has_none_is_a_type_error():
     layer = memory_saving([additive_coupling(lambda outputs: mlp(outputs, (3,)))])
     x = jnp.zeros((2, 4))
-    params = layer.init(jax.random.key(0), x)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
     model = lambda x: layer.forward(params, x)[0]  # noqa: E731
-    assert analysis.logit_jacobian(model, x).shape == (2, 4, 4)
+    assert jax.eval_shape(partial(analysis.logit_jacobian, model), x).shape == (2, 4, 4)
     with pytest.raises(TypeError, match="forward-mode"):
         analysis.logit_jacobian(model, x, mode="fwd")
 
@@ -113,37 +131,42 @@ def test_forward_mode_through_a_net_that_has_none_is_a_type_error():
 @pytest.mark.parametrize("kind", analysis.DIRECTIONS)
 def test_gamma_is_that_of_the_full_jacobian(kind):
     model, x = convolutional(), IMAGES.astype(np.float32)
-    found = jax.jit(partial(analysis.linear_response, model, direction=kind))(x, LABELS)
-    gamma, step = by_hand(analysis.logit_jacobian(model, x), model(x), LABELS, kind)
+    run = lambda x: (analysis.linear_response(model, x, LABELS, direction=kind), direction(x))  # noqa: E731
+    direction = partial(analysis.attack_direction, model, labels=LABELS, kind=kind)
+    found, alone = jax.tree.map(np.asarray, jax.jit(run)(x))
+    logits, jacobian = convolutional_jacobian()
+    gamma, step = by_hand(jacobian, logits, LABELS, kind)
     np.testing.assert_allclose(found.gamma, gamma, rtol=1e-5, atol=1e-5 * np.abs(gamma).max())
     np.testing.assert_allclose(found.direction, step.reshape(x.shape), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.logits, model(x), rtol=1e-6)
-    np.testing.assert_array_equal(analysis.attack_direction(model, x, LABELS, kind=kind).shape, x.shape)
-    np.testing.assert_allclose(analysis.attack_direction(model, x, LABELS, kind=kind), found.direction, atol=1e-6)
+    np.testing.assert_allclose(found.logits, logits, rtol=1e-6)
+    assert alone.shape == x.shape
+    np.testing.assert_allclose(alone, found.direction, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", analysis.DIRECTIONS)
 def test_gamma_is_that_of_the_full_jacobian_in_double_precision(kind, float64):
-    found = analysis.gamma(smooth, IMAGES, LABELS, direction=kind)
-    expected, _ = by_hand(analysis.logit_jacobian(smooth, IMAGES), smooth(IMAGES), LABELS, kind)
+    found = jax.jit(partial(analysis.gamma, smooth, direction=kind))(IMAGES, LABELS)
+    logits, jacobian = smooth_jacobian()
+    expected, _ = by_hand(jacobian, logits, LABELS, kind)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 def test_gamma_is_the_slope_of_the_logits_along_the_direction(float64):
-    found = analysis.linear_response(smooth, IMAGES, LABELS)
-    ahead, behind = (smooth(IMAGES + sign * 1e-6 * found.direction) for sign in (1, -1))
+    found = jax.tree.map(np.asarray, jax.jit(partial(analysis.linear_response, smooth))(IMAGES, LABELS))
+    value = jax.jit(smooth)
+    ahead, behind = (np.asarray(value(IMAGES + sign * 1e-6 * found.direction)) for sign in (1, -1))
     np.testing.assert_allclose(found.gamma, (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(jnp.linalg.norm(found.direction.reshape(COUNT, -1), axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(found.direction.reshape(COUNT, -1), axis=1), 1, rtol=1e-12)
 
 
 def test_a_saturated_model_has_the_gamma_that_double_precision_gives(float64):
     """Softmax rounds to 0 and 1 there, and the gradient of cross-entropy with it."""
     scale, x = 1e4, IMAGES.astype(np.float32)
-    labels = np.asarray(smooth(x)).argmax(1).astype(np.int32)
+    logits, jacobian = smooth_jacobian()
+    labels = logits.argmax(1).astype(np.int32)
     model = lambda x: scale * smooth(x)  # noqa: E731
     assert np.abs(jax.grad(lambda x: cross_entropy(model(x), labels).sum())(x)).max() == 0
-    found = analysis.linear_response(model, x, labels)
-    jacobian, logits = np.asarray(analysis.logit_jacobian(smooth, IMAGES)), np.array(smooth(IMAGES))
+    found = jax.tree.map(np.asarray, jax.jit(partial(analysis.linear_response, model))(x, labels))
     one, two = np.argsort(-logits, 1)[:, :2].T  # all of delta is between the first two
     i = np.arange(COUNT)
     gradient = (jacobian[i, two] - jacobian[i, one]).reshape(COUNT, -1)
@@ -155,7 +178,7 @@ def test_a_saturated_model_has_the_gamma_that_double_precision_gives(float64):
 
 def test_a_flat_model_has_no_direction_and_never_flips():
     flat = lambda x: jnp.zeros((len(x), CLASSES)) * x.sum((1, 2)) + jnp.arange(4.0)[None]  # noqa: E731
-    found = analysis.linear_response(flat, IMAGES.astype(np.float32), LABELS)
+    found = jax.jit(partial(analysis.linear_response, flat))(IMAGES.astype(np.float32), LABELS)
     np.testing.assert_array_equal(found.direction, 0)
     crossing = analysis.linear_epsilon(found.logits, found.gamma)
     assert np.isinf(crossing.eps).all() and (crossing.label == -1).all()
@@ -163,7 +186,7 @@ def test_a_flat_model_has_no_direction_and_never_flips():
 
 def test_a_data_set_in_batches_gives_what_one_call_gives():
     x, weights = IMAGES.astype(np.float32), WEIGHTS.astype(np.float32)
-    expected = analysis.linear_response(partial(linear, weights), x, LABELS, direction="sign")
+    expected = jax.jit(partial(analysis.linear_response, partial(linear, weights), direction="sign"))(x, LABELS)
     for mesh in (None, data_mesh(jax.devices()[:2])):
         logits, gamma = analysis.dataset_response(linear, weights, x, LABELS, direction="sign", batch_size=4, mesh=mesh)
         assert isinstance(gamma, np.ndarray)
@@ -174,14 +197,21 @@ def test_a_data_set_in_batches_gives_what_one_call_gives():
 # Where classes cross
 
 
+@jax.jit
+def crossing(x, labels, direction, *, eps):
+    """The true crossing of the linear model, compiled once."""
+    return analysis.true_epsilon(partial(linear, WEIGHTS), x, labels, direction, eps=eps, steps=40)
+
+
 @pytest.mark.parametrize("kind", analysis.DIRECTIONS)
 def test_a_linear_model_flips_where_the_linear_response_says(kind, float64):
     model = partial(linear, WEIGHTS)
-    labels = np.asarray(model(IMAGES)).argmax(1).astype(np.int32)
-    found = analysis.linear_response(model, IMAGES, labels, direction=kind)
-    expected = analysis.linear_epsilon(found.logits, found.gamma)
+    labels = model(IMAGES).argmax(1).astype(np.int32)
+    found = jax.jit(partial(analysis.linear_response, model, direction=kind))(IMAGES, labels)
+    found = jax.tree.map(np.asarray, found)
+    expected = jax.tree.map(np.asarray, analysis.linear_epsilon(found.logits, found.gamma))
     assert np.isfinite(expected.eps).all() and len(np.unique(expected.label)) > 1
-    true = analysis.true_epsilon(model, IMAGES, labels, found.direction, eps=1.1 * float(expected.eps.max()), steps=40)
+    true = crossing(IMAGES, labels, found.direction, eps=1.1 * expected.eps.max())
     np.testing.assert_allclose(true.eps, expected.eps, rtol=1e-9)
     np.testing.assert_array_equal(true.label, expected.label)
 
@@ -189,7 +219,8 @@ def test_a_linear_model_flips_where_the_linear_response_says(kind, float64):
 def test_an_l2_step_of_two_classes_flips_at_the_distance_of_the_hyperplane(float64):
     weights = WEIGHTS[:, :2]
     logits = IMAGES.reshape(COUNT, -1) @ weights
-    found = analysis.linear_response(partial(linear, weights), IMAGES, logits.argmax(1).astype(np.int32))
+    run = jax.jit(partial(analysis.linear_response, partial(linear, weights)))
+    found = run(IMAGES, logits.argmax(1).astype(np.int32))
     distance = np.abs(logits[:, 0] - logits[:, 1]) / np.linalg.norm(weights[:, 0] - weights[:, 1])
     np.testing.assert_allclose(analysis.linear_epsilon(found.logits, found.gamma).eps, distance, rtol=1e-12)
 
@@ -236,10 +267,10 @@ def test_the_mean_field_is_exact_where_all_images_have_one_gamma():
 
 def test_the_true_crossing_is_at_zero_where_the_label_is_wrong_and_nowhere_where_it_holds(float64):
     model = partial(linear, WEIGHTS)
-    predicted = np.asarray(model(IMAGES)).argmax(1).astype(np.int32)
+    predicted = model(IMAGES).argmax(1).astype(np.int32)
     labels = np.where(np.arange(COUNT) == 0, (predicted + 1) % CLASSES, predicted).astype(np.int32)
-    away = -analysis.attack_direction(model, IMAGES, predicted)  # deeper into the class
-    found = analysis.true_epsilon(model, IMAGES, labels, away, eps=0.1)
+    away = -np.asarray(jax.jit(partial(analysis.attack_direction, model))(IMAGES, predicted))  # deeper into the class
+    found = jax.tree.map(np.asarray, crossing(IMAGES, labels, away, eps=0.1))
     assert found.eps[0] == 0 and np.isinf(found.eps[1:]).all()
     assert found.label[0] == predicted[0] and (found.label[1:] == -1).all()
 
@@ -274,14 +305,15 @@ def test_responses_that_cannot_be_are_refused(change, message, monkeypatch):
     [
         ({"direction": "linf"}, "direction must be one of"),
         ({"images": (255 * IMAGES).astype(np.uint8)}, "x must be floating point"),
-        ({"images": np.full_like(IMAGES, np.nan)}, "logits holds 24 NaN or infinite values of 24"),
+        ({"images": np.full(IMAGES.shape, np.nan, np.float32)}, "logits holds 24 NaN or infinite values of 24"),
         ({"labels": LABELS[:2]}, "arrays must have one length"),
         ({"labels": LABELS + 9}, "labels must be in [0, 4)"),
     ],
 )
 def test_data_sets_without_a_response_are_refused(change, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    given = {"apply_fn": linear, "params": WEIGHTS, "images": IMAGES, "labels": LABELS} | change
+    images, weights = IMAGES.astype(np.float32), WEIGHTS.astype(np.float32)
+    given = {"apply_fn": linear, "params": weights, "images": images, "labels": LABELS} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         analysis.dataset_response(**given)
 
