@@ -61,7 +61,7 @@ def train_head(
     def logits_fn(params, x):
         return net.apply(params, (x - mean[None]) / scale[None])
 
-    def loss_fn(params, key, batch):
+    def loss_fn(params, key, batch, step):
         x, y = batch
         logits = logits_fn(params, x)
         return cross_entropy(logits, y).mean(), {"error": error_rate(logits, y)}

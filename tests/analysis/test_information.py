@@ -145,9 +145,9 @@ def plain():
     return head(LINEAR, linear_problem(256), linear_problem(128, 1), epochs=10)
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1e-4, 0.0), (1e4, 0.0), (1.0, 100.0), (1e-9, 0.0)])
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 100.0), (1e-9, 0.0)])
 def test_scale_and_shift_of_the_features_do_not_matter(scale, shift):
-    """All features alike here, and each by itself below."""
+    """All features alike here; each by itself, and other scales, below."""
     (x, y), (x_test, y_test) = linear_problem(256), linear_problem(128, 1)
     moved = [((scale * a + shift).astype(np.float32), b) for a, b in ((x, y), (x_test, y_test))]
     result = head(LINEAR, *moved, epochs=10)
