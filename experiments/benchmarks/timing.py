@@ -1,7 +1,8 @@
-"""What every benchmark shares: candidates timed in turn in one process, and a table of ratios with their goals.
+"""The framework of all benchmarks: candidates timed in turn in one process, and a table of ratios with their goals.
 
-A ratio of two times is worth more than either: both see the same machine at nearly the same moment. So the candidates
-are called in turn, A B A B, and each round gives one ratio; the median over rounds is what is reported.
+A ratio of two times is more reliable than either time, because both are measured on the same machine at nearly the same
+moment. The candidates are called in turn (A B A B), each round gives one ratio, and the table has the median over
+rounds.
 """
 
 import argparse
@@ -27,7 +28,7 @@ class Row(NamedTuple):
     """One line of a benchmark's table.
 
     Attributes:
-        name: what is measured, and against what.
+        name: what is measured, and the peer.
         goal: the largest value that is good enough, or None where the value is for information only.
         measured: the value; None where it is not finite.
         unit: "x" is a ratio to the named peer.
@@ -54,7 +55,7 @@ def alternate(
 
     Args:
         candidates: functions without arguments; a call lasts until the arrays that it returns are ready.
-        repeats: rounds.
+        repeats: number of rounds.
         clock: `time.process_time`, the time on the processor, for calls of milliseconds on one core of a busy machine.
 
     Returns:
@@ -106,7 +107,7 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, packages
         options: from `parse`; it also holds the load average at the start, since a busy machine spoils a table.
         packages: distributions, other than the library's own dependencies, whose versions belong to the environment.
     """
-    # where data and results lie on this machine is no setting
+    # the folders of data and results depend on the machine, so they are not settings
     named = ("--data-dir", "--out-dir", "--out", "--released")
     places = {i + ahead for i, word in enumerate(sys.argv) if word in named for ahead in (0, 1)}
     settings = [word for i, word in enumerate(sys.argv) if i and i not in places]

@@ -57,7 +57,7 @@ class Config(networks.Settings):
     pgd_images: int = 2_000
     """Number of test images for PGD, which attacks at every eps; the CNN and the ResNet use a quarter of them."""
     pgd_steps: int = 7
-    """Number of steps of the attack."""
+    """Number of steps of PGD."""
     memorised: int = 2_000
     """Number of images with shuffled labels, or of noise."""
     memorised_epochs: int = 60
@@ -66,7 +66,7 @@ class Config(networks.Settings):
     train_eps: float = 0.1
     """Radius of the linf attack in adversarial training."""
     train_steps: int = 5
-    """Number of steps of the attack."""
+    """Number of steps of the attack in adversarial training."""
     largest: tuple[float, float] = (0.5, 8.0)
     """Largest eps of the search, in linf and in l2."""
     quantile: float = 0.02

@@ -1,1 +1,1 @@
-"""Invariance against sensitivity: what robustness to small changes costs where the class itself changes."""
+"""Invariance and sensitivity: the cost of robustness to small changes if a change alters the class."""

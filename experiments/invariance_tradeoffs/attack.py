@@ -1,11 +1,12 @@
-"""Invariance attacks without a hand in them: algorithm 1, figures 4 and 5, table 1.
+"""Automatic invariance attacks: algorithm 1, figures 4 and 5, table 1.
 
     python -m experiments.invariance_tradeoffs.attack [smoke|default|paper] [--dataset digits|mnist]
 
-Every digit is moved towards an aligned digit of another class, within linf balls and by as few pixels as it takes, and
-a judge says whether it has become that digit. First the 100 test digits of the paper, then others. The judge votes on
-the published examples as well, and where it and people differ is in the table: a judge's success is not people's. A
-witness, a network that was trained on other images and has no vote, says how many of the accepted ones convince it.
+The attack moves every digit towards an aligned digit of another class, within linf balls and by as few pixels as
+possible, and a judge says whether it shows that digit. The 100 test digits of the paper come first, then others. The
+judge also votes on the published examples. The table shows where it differs from people, because success by the judge
+is not success by people. A witness, which is a network trained on other images without a vote, classifies the accepted
+images.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from invjax.evaluation import wilson
 from invjax.types import LogitsFn
 
 PUBLISHED = {"l0": 55, "linf 0.3": 21, "linf 0.4": 37}
-"""Success rates by people, %, of the automatic attacks; by hand at linf 0.4 it is 88."""
+"""Success rates by people in % of the automatic attacks; that of the hand-made examples at linf 0.4 is 88."""
 
 PUBLISHED_PIXELS = 25
 """Median number of pixels that the l0 attack changed."""
@@ -48,19 +49,19 @@ class Config(judges.Settings):
     """Settings of the attacks."""
 
     epsilons: tuple[float, ...] = (0.3, 0.4)
-    """Radii in linf."""
+    """Radii of the attacks in linf."""
     others: int = 200
-    """Test images besides the 100 of the paper, the first ones that are not among them."""
+    """Number of further test images; the first ones that are not among the 100 of the paper."""
     chunk: int = 100
-    """Images that are attacked together; a run that is killed loses those it was at."""
+    """Number of images that are attacked together; a run that is killed loses the current ones only."""
     rotation: float = 30.0
-    """Degrees: neighbours are searched from -rotation to rotation, in steps of a fifteenth of it."""
+    """Largest rotation in the search for neighbours, in degrees; a step is a fifteenth of it."""
     l0_rotations: int = 9
-    """Angles of the search for l0, from -20 to 20 degrees."""
+    """Number of angles in the search for l0, from -20 to 20 degrees."""
     l0_scales: tuple[float, ...] = (0.85, 1.0, 1.15)
-    """Factors of the search for l0."""
+    """Scale factors in the search for l0."""
     regions: int = 6
-    """Connected regions that are told apart in l0; there are 2^regions subsets."""
+    """Number of connected regions of the l0 attack, which tries 2^regions subsets."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Random seeds; each seed trains one judge."""
 
@@ -86,16 +87,16 @@ PRESETS = {
 
 
 def queries(config: Config, test: Dataset, human: dict[str, HumanLabelled] | None) -> np.ndarray:
-    """Places in the test set: those of the paper, where its data are there, then others."""
+    """Positions in the test set: those of the paper if its data are available, then others."""
     paper = np.zeros(0, int) if human is None else human["l0"].ids.astype(int)
     rest = np.setdiff1d(np.arange(len(test.labels)), paper)[: config.others]
     return np.concatenate([paper, rest])
 
 
 def banks(config: Config, data: Dataset) -> dict[str, tuple[ReferenceBank, np.ndarray]]:
-    """By norm, the images that neighbours come from and the transforms under which they are sought."""
+    """By norm, the bank of images for neighbours, and the transforms of the search."""
     rest = judges.part(data, config, 2)
-    pixel = data.images.shape[1] / 28  # shifts are those of 28 x 28 pixels
+    pixel = data.images.shape[1] / 28  # shifts are in units of images with 28 x 28 pixels
     shift = tuple(pixel * value for value in (-3, -1.5, 0, 1.5, 3))
     grids = {
         "linf": affine_grid(rotation=np.linspace(-config.rotation, config.rotation, 31), shift=shift),
@@ -105,7 +106,7 @@ def banks(config: Config, data: Dataset) -> dict[str, tuple[ReferenceBank, np.nd
 
 
 def one_chunk(config: Config, test: Dataset, ids: np.ndarray, of_norm: Any, ask: Judge, witness: LogitsFn) -> tuple:
-    """Attack some images: by attack, what became of them, and what the witness sees there."""
+    """Attack some images; by attack, the results and the predictions of the witness."""
     chosen = test._replace(images=test.images[ids], labels=test.labels[ids])
     x, labels = images_of(chosen), chosen.labels
     arrays: dict[str, np.ndarray] = {"x": x, "labels": labels}
@@ -167,7 +168,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def draw(arrays: dict[str, np.ndarray], attacks: list[str], dataset: str, folder: Path) -> None:
-    """The stages of each attack; ten examples that the judge accepts, and ten that it does not."""
+    """Draw the stages of each attack, ten examples that the judge accepts, and ten that it rejects."""
     for name in attacks:
         field = {key: arrays[f"{name}/{key}"] for key in ("x", "success", "aligned", "original")}
         start = (arrays["x"] > 0.5).astype(np.float32) if name == "l0" else arrays["x"]
@@ -191,7 +192,7 @@ def draw(arrays: dict[str, np.ndarray], attacks: list[str], dataset: str, folder
 
 
 def rows(config: Config, results: list[tuple[dict, dict]], paper: int) -> list[common.Row]:
-    """The table: success by the judge, of the paper's images and of the others; the judge beside people."""
+    """The table: success by the judge on the images of the paper and on others, and the judge compared with people."""
     table = []
     groups = {"the paper's images": slice(0, paper), "other images": slice(paper, None)}
     for name in results[0][0]["attacks"]:
@@ -239,7 +240,7 @@ def rows(config: Config, results: list[tuple[dict, dict]], paper: int) -> list[c
 
 
 def calibration_rows(results: list[tuple[dict, dict]]) -> list[common.Row]:
-    """The judge on the published examples, beside the people who labelled them."""
+    """The judge on the published examples, compared with the people who labelled them."""
     table = []
     for name, first in results[0][0]["calibration"].items():
         for what in ("changed", "agrees", "agrees where changed", "right where it says changed", "silent"):

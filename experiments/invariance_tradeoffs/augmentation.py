@@ -1,10 +1,10 @@
-"""Rotations and shifts in the adversary: what they cost in robustness and give back in agreement. Figures 7 and 8.
+"""Rotations and shifts in the adversary: their cost in robustness and their gain in agreement. Figures 7 and 8.
 
     python -m experiments.invariance_tradeoffs.augmentation [smoke|default|paper]
 
-At several radii two trainings, against linf-PGD alone and against linf-PGD through the worst of a few rotations and
-shifts: their accuracy under either adversary at the radius of the training, and how many of the images that a linf
-attack changed for people they classify as people do.
+At several radii, networks are trained against linf-PGD alone, and against linf-PGD through the worst of a few rotations
+and shifts. The experiment measures their accuracy under both adversaries at the radius of training. It also measures
+how often they agree with people on images whose class an linf attack changed.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from invjax import figures
 from invjax.data import Dataset, HumanLabelled
 
 ARMS = {"linf": False, "linf, rotation, shift": True}
-"""By name: whether the adversary moves the image."""
+"""Whether the adversary moves the image, by name of the training."""
 
 SETS = ("manual linf 0.4", "linf 0.4")
 
@@ -29,13 +29,13 @@ class Config(robust_networks.Settings):
     """Settings of the two adversaries."""
 
     radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
-    """linf radii of the trainings, ascending."""
+    """Ascending linf radii of training."""
     train_tries: int = 4
-    """Rotations and shifts among which the adversary chooses in training."""
+    """Number of rotations and shifts from which the adversary chooses in training."""
     tries: int = 10
-    """And in the evaluation."""
+    """Number of rotations and shifts from which the adversary chooses in the evaluation."""
     images: int = 500
-    """Test images, the first ones, for the accuracy under attack."""
+    """Number of test images for the accuracy under attack; the first ones are used."""
     attack_steps: int = 20
     """Number of steps of the attack in the evaluation."""
 
@@ -74,7 +74,7 @@ def one_network(
     config: Config, arm: str, eps: float, seed: int, data: tuple[Dataset, Dataset, dict[str, HumanLabelled]],
     folder: Path,
 ) -> tuple:  # fmt: skip
-    """Train one network; what it sees, and what it withstands of both adversaries."""
+    """Train one network, and measure its agreement with people and its accuracy under both adversaries."""
     train, test, human = data
     moving = ARMS[arm]
     attack = robust_networks.adversary("linf", config.train_steps, config.train_tries if moving else 0)
@@ -141,7 +141,7 @@ def draw(config: Config, results: dict, human: dict[str, HumanLabelled], folder:
 
 
 def rows(config: Config, results: dict, human: dict[str, HumanLabelled]) -> list[common.Row]:
-    """Both figures as a table; they were published without numbers."""
+    """Both figures as a table; the paper gives no numbers."""
     table = []
     for arm, of_arm in results.items():
         own = [100 * np.array([n["robust"][arm] for n in runs]) for runs in of_arm]

@@ -1,11 +1,11 @@
-"""Certified, and wrong: a network that surely keeps its answer, on images in which people see another class.
+"""Certified, and wrong: a network that provably keeps its answer, on images in which people see another class.
 
     python -m experiments.invariance_tradeoffs.certified [smoke|default|paper] [--pretrained-dir FOLDER]
 
-Networks trained to be certified in linf; on the same test images, how many are certified at each radius and how many
-withstand attacks; and what the networks say of images that invariance attacks changed for people. Where the original is
-certified at the distance of such an image, the network is proven to keep its answer there. Certified networks that
-others released are certified as well.
+Networks are trained to be certified in linf. On the same test images, the experiment counts how many are certified at
+each radius and how many withstand attacks. It also compares the networks with people on images whose class invariance
+attacks changed. If the original is certified at the distance of such an image, the network provably keeps its answer
+there. The experiment also certifies networks that others released.
 """
 
 import dataclasses
@@ -35,15 +35,15 @@ from invjax.data import Dataset, HumanLabelled, as_float, human_labelled, load
 from invjax.training import data_mesh
 
 SETS = {"linf 0.4": "automated", "manual linf 0.4": "by hand"}
-"""The examples of the paper, and what they are called here."""
+"""The examples of the paper, and their names here."""
 
 PUBLISHED: dict[str, dict] = {
     "certified": {0.4: 87},
     "people": {"linf 0.4": 63, "manual linf 0.4": 12},
     "originals": {"linf 0.4": 96},
 }
-"""Section 4 of the paper, of a network by CROWN-IBP at linf 0.4. The shares are of all images of a set, also of those
-that people see no other class in: of these alone no share was published."""
+"""Section 4 of the paper, for a network by CROWN-IBP at linf 0.4. The fractions are of all images of a set, including
+those in which people see no other class; the paper has no fraction of the changed images alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,27 +51,27 @@ class Config(certified_networks.Settings):
     """Settings of the networks, the certificates and the attacks."""
 
     pretrained_dir: str | None = None
-    """A folder of released networks; by default `pretrained` in the data folder, if it is there."""
+    """Folder of released networks; by default `pretrained` in the data folder, if it exists."""
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    """Radii of the table."""
+    """Radii in the table."""
     between: tuple[float, ...] = (0.05, 0.15, 0.25, 0.35, 0.45)
-    """Further radii, for the figure."""
+    """Further radii in the figure."""
     method: str = "crown-ibp"
-    """Bounds of the certificates: ibp, crown-ibp or crown."""
+    """Method of the certificates: ibp, crown-ibp or crown."""
     test_size: int | None = None
-    """Test images that are certified and attacked by PGD, the first ones; None: all."""
+    """Number of test images for certificates and PGD; the first ones are used; None uses all."""
     attack_steps: int = 20
     """Number of steps of PGD."""
     images: int = 200
-    """Test images that are given to the standard ensemble, the first ones."""
+    """Number of test images for AutoAttack; the first ones are used."""
     ensemble_steps: int = 40
-    """Steps of each gradient attack in the standard ensemble (its authors': 100)."""
+    """Number of steps of each gradient attack in AutoAttack (its authors use 100)."""
     queries: int = 500
-    """Queries of the random search in the standard ensemble (its authors': 5000)."""
+    """Number of queries of the random search in AutoAttack (its authors use 5000)."""
     released_images: int = 100
-    """Test images on which released networks are certified by CROWN at 0.1, the first ones."""
+    """Number of test images on which CROWN certifies released networks at 0.1; the first ones are used."""
     shown: int = 5
-    """Columns of each set in the figure of images."""
+    """Number of images of each set in the figure."""
 
 
 PRESETS = {
@@ -115,7 +115,7 @@ PRESETS = {
 
 
 class Data(NamedTuple):
-    """Training images, and test images with their labels; the sets of the paper; networks that others released."""
+    """Training and test images with their labels, the sets of the paper, and the networks that others released."""
 
     train: Dataset
     images: np.ndarray
@@ -125,7 +125,7 @@ class Data(NamedTuple):
 
 
 def read(config: Config) -> Data:
-    """Missing files are found before any work."""
+    """Load the data; missing files raise an error before any work."""
     human = human_labelled(config.data_dir)
     train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
     train = train._replace(images=train.images[: config.train_size], labels=train.labels[: config.train_size])
@@ -139,12 +139,12 @@ def read(config: Config) -> Data:
 
 
 def every_radius(config: Config) -> np.ndarray:
-    """Those of the table and of the figure, and 0."""
+    """The radii of the table and of the figure, and 0."""
     return np.unique([0.0, *config.epsilons, *config.between])
 
 
 def one_network(config: Config, seed: int, data: Data, folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Train a network, certify it, attack it, and put it beside people."""
+    """Train a network, certify it, attack it, and compare it with people."""
     params = certified_networks.train(config, seed, data.train, folder)
     apply_fn = certified_networks.network(config.network).apply
     radii, options = every_radius(config), evaluation.Options(min(250, len(data.labels)), data_mesh())
@@ -200,7 +200,11 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def check(config: Config) -> None:
-    """Refuse what cannot be run."""
+    """Check the settings.
+
+    Raises:
+        ValueError: an unknown method, or a radius that is not positive.
+    """
     if config.method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {config.method!r}")
     if not config.epsilons or min(config.epsilons) <= 0:
@@ -209,7 +213,7 @@ def check(config: Config) -> None:
 
 
 def draw(config: Config, runs: list[dict], data: Data, folder: Path) -> None:
-    """The sandwiches of the curves with people beside them, and images that are certified to be misread."""
+    """Draw certified and attacked accuracy with the agreement with people, and images with a wrong certified answer."""
     count, size = min(config.images, len(data.labels)), len(data.labels)
     pgd_name = f"PGD, {config.attack_steps} steps"
     about = f"MNIST, trained to be certified up to linf {config.train_eps:g}; mean of {len(runs)} seed(s)"
@@ -230,7 +234,7 @@ def draw(config: Config, runs: list[dict], data: Data, folder: Path) -> None:
 
 
 def beside(runs: list[dict], human: dict[str, HumanLabelled]) -> tuple[dict, dict]:
-    """What the networks' answers agree with, with intervals, and what was published of that."""
+    """The agreement of the networks, with intervals, and the published values."""
     people, published = {}, {}
     for name, called in SETS.items():
         found, total = counts(runs, human[name], name), len(human[name].human)
@@ -243,7 +247,7 @@ def beside(runs: list[dict], human: dict[str, HumanLabelled]) -> tuple[dict, dic
 
 
 def draw_images(config: Config, first: dict, human: dict[str, HumanLabelled], folder: Path) -> None:
-    """Images in which people see another class, and the network provably does not; none if there is none."""
+    """Images in which people see another class and the network provably does not; None if there are none."""
     originals, changed = [], []
     captions: dict[str, list[str]] = {"original": [], "changed": []}
     for name, called in SETS.items():
@@ -260,7 +264,7 @@ def draw_images(config: Config, first: dict, human: dict[str, HumanLabelled], fo
 
 
 def rows(config: Config, runs: list[dict], released: dict[str, dict], data: Data) -> list[common.Row]:
-    """Certificates and attacks, then people, then the released networks."""
+    """The table: certificates and attacks, then people, then the released networks."""
     percent = lambda shares: [100 * share for share in shares]  # noqa: E731
     by = "IBP" if not config.crown else "CROWN-IBP"
     size = "all" if config.train_size is None else f"{config.train_size:,}"
@@ -296,7 +300,7 @@ def rows(config: Config, runs: list[dict], released: dict[str, dict], data: Data
 
 
 def human_rows(name: str, called: str, of_set: HumanLabelled, found: dict[str, list[int]]) -> list[common.Row]:
-    """What the networks say where people see another class."""
+    """The rows about images in which people see another class."""
     total, changed = len(of_set.human), int(of_set.changed.sum())
     introduction = "; 60 in the paper's introduction" if name == "linf 0.4" else ""
     questions = {

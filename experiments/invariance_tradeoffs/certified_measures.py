@@ -1,6 +1,6 @@
-"""What is measured of a certified network: certificates and attacks on the same images, its answers beside people's.
+"""Measurements of a certified network: certificates and attacks on the same images, and agreement with people.
 
-A certificate that an attack, or an image of the paper, breaks is a bug of this library and ends the run.
+If an attack or an image of the paper contradicts a certificate, this library has a bug, and the run ends.
 """
 
 import functools
@@ -20,10 +20,10 @@ from invjax.types import ApplyFn, Params
 
 
 def check_sandwich(certified: evaluation.Curve, attacked: evaluation.Curve) -> None:
-    """No image that is certified at a radius may fall at it; `attacked` may be of fewer images, the first ones.
+    """Check that no attack breaks a certified image; `attacked` may have fewer images, the first ones.
 
     Raises:
-        RuntimeError: one does: the bounds, or the attack, are wrong.
+        RuntimeError: an attack breaks a certified image, so the bounds or the attack are wrong.
     """
     for eps in np.intersect1d(certified.epsilons, attacked.epsilons):
         both = (certified.broken_at[: len(attacked.broken_at)] > eps) & (attacked.broken_at <= eps)
@@ -63,17 +63,17 @@ def by_ensemble(
 
 
 def reach(of_set: HumanLabelled) -> float:
-    """How far the images of a set are from their originals, at most: they are bytes, and go beyond their radius."""
+    """The largest distance of an image of a set from its original; rounding to bytes can exceed the radius."""
     return float(np.abs(of_set.images - of_set.originals).max()) + 1e-6
 
 
 def beside_people(
     apply_fn: ApplyFn, params: Params, human: dict[str, HumanLabelled], method: str
 ) -> dict[str, np.ndarray]:
-    """What a network says of the images of each set, and which originals are certified as far as these images reach.
+    """Predictions of a network on the images of each set, and which originals are certified at their distance.
 
     Raises:
-        RuntimeError: it says something else than was certified.
+        RuntimeError: a prediction contradicts a certificate.
     """
     arrays: dict[str, np.ndarray] = {}
     for name, of_set in human.items():
@@ -93,7 +93,7 @@ def beside_people(
 
 
 def counts(runs: list[dict[str, np.ndarray]], of_set: HumanLabelled, name: str) -> dict[str, list[int]]:
-    """Of each run, how many images of a set are classified as the original is, as people do, or certified to be wrong.
+    """For each run, the images of a set with the label of the original, with that of people, or certified to be wrong.
 
     "people, changed" and "certified" are among the images in which people see another class.
     """
@@ -107,5 +107,5 @@ def counts(runs: list[dict[str, np.ndarray]], of_set: HumanLabelled, name: str) 
 
 
 def standing(runs: list[dict[str, np.ndarray]], name: str, eps: float, count: int | None = None) -> list[float]:
-    """Of each run, the share of the first `count` images that are certified, or withstand an attack, at a radius."""
+    """For each run, the fraction of the first `count` images that are certified or withstand an attack at a radius."""
     return [float((of_run[name][:count] > eps).mean()) for of_run in runs]

@@ -1,9 +1,9 @@
 """Networks that are trained to be certified, on MNIST: their architectures, and the schedules of their training.
 
-Bounds of IBP are as loose as a layer mixes values that are all uncertain. The networks for a CPU therefore begin by
-rounding gray to black and white, as networks learn to do at radius 0.4 that begin with layers of one pixel (two of two
-trainings did). Which gray is black and how steeply it turns white are parameters like others. What is black or white is
-certain then, and only what was gray is not. The network of CROWN-IBP's authors, for accelerators, has no such layer.
+IBP gives loose bounds if a layer mixes many uncertain values. The networks for a CPU therefore first round gray pixels
+to black or white. Networks whose first layers see one pixel learn the same at radius 0.4 (two of two trainings did).
+The threshold and the slope of the rounding are parameters. After it black and white pixels are certain, and only gray
+pixels are not. The network of the authors of CROWN-IBP, for accelerators, has no such layer.
 """
 
 import dataclasses
@@ -26,32 +26,32 @@ from invjax.types import Key, Net, Params
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The data and the training of the networks."""
+    """Settings of the data and of the training."""
 
     dataset: Literal["mnist"] = "mnist"
-    """Which images: people labelled examples of MNIST alone."""
+    """Data set of the images; only MNIST has examples that people labelled."""
     data_dir: str | None = None
     """Folder of the data and human labels; default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"
-    """Which architecture."""
+    """Architecture of the network."""
     train_size: int | None = None
     """Number of training images; None uses all."""
     epochs: int = 14
     """Number of passes over the training set."""
     natural_epochs: float = 0.5
-    """Of these, the first ones with a radius of 0, in which the learning rate rises."""
+    """Number of first epochs with radius 0, in which the learning rate rises."""
     ramp_epochs: float = 4
-    """Of these, those after that, in which the radius grows to its end; then the learning rate falls along a cosine."""
+    """Number of epochs after that in which the radius grows; then the learning rate falls along a cosine."""
     batch_size: int = 96
     """Number of images in a training step."""
     learning_rate: float = 1e-3
-    """Adam's, at its highest."""
+    """Largest learning rate of Adam."""
     train_eps: float = 0.42
-    """The radius at the end, in linf: slightly beyond the one that is to be certified."""
+    """Final radius in linf, slightly larger than the radius to certify."""
     natural: float = 0.0
-    """Share of the natural loss at the end (kappa); it falls from 1 while the radius grows."""
+    """Final weight of the natural loss (kappa); it falls from 1 while the radius grows."""
     crown: float = 0.0
-    """Share of CROWN-IBP in the bounds at the beginning (beta); it falls to 0 while the radius grows. 0 is IBP."""
+    """Initial weight of CROWN-IBP in the bounds (beta); it falls to 0 while the radius grows. 0 is IBP."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Random seeds; each seed trains one network."""
 
@@ -60,9 +60,9 @@ class Layers(NamedTuple):
     """An architecture: convolutions `(side of the kernel, channels, stride)`, then dense layers; ReLU between.
 
     Attributes:
-        convolutions: as above.
+        convolutions: the convolutions, as above.
         dense: widths of the hidden dense layers.
-        rounding: whether pixels are rounded before.
+        rounding: whether pixels are rounded first.
     """
 
     convolutions: tuple[tuple[int, int, int], ...]
@@ -75,7 +75,7 @@ ARCHITECTURES = {
     "CNN": Layers(((4, 32, 2), (4, 64, 2)), (256,)),
     "large CNN": Layers(((3, 64, 1), (3, 64, 1), (3, 128, 2), (3, 128, 1), (3, 128, 1)), (512,), rounding=False),
 }
-"""By name."""
+"""The architectures, by name."""
 
 
 def init(layers: Layers, key: Key, x: jax.Array) -> Params:
@@ -100,13 +100,13 @@ def init(layers: Layers, key: Key, x: jax.Array) -> Params:
             for one, shape in zip(keys, shapes, strict=True)
         ]
     }
-    # 0 up to 0.4, 1 from 0.6, and a line between
+    # 0 up to 0.4, 1 from 0.6, and linear between them
     rounding = {"scale": jnp.array([-5.0, -1.0], x.dtype), "shift": jnp.array([3.0, 1.0], x.dtype)}
     return {"rounding": rounding, **params} if layers.rounding else params
 
 
 def rounded(rounding: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Two ReLUs of each pixel, of falling lines: its bounds are those of its ends, without slack."""
+    """Round each pixel by two ReLUs. The function is monotone, so its interval bounds are exact."""
     for i in range(2):
         x = jax.nn.relu(rounding["scale"][i] * x + rounding["shift"][i])
     return x
@@ -133,19 +133,19 @@ def apply(layers: Layers, params: Params, x: jax.Array) -> jax.Array:
 
 @functools.cache
 def network(name: str) -> Net:
-    """The network of that name: one object, so that what is compiled for it serves all seeds."""
+    """The network with this name; one object, so that all seeds share its compiled functions."""
     layers = ARCHITECTURES[name]
     return Net(functools.partial(init, layers), fast_convs(functools.partial(apply, layers)))
 
 
 class Schedules(NamedTuple):
-    """What changes in a training: `step -> number`.
+    """The schedules of training: `step -> number`.
 
     Attributes:
         eps: the radius.
-        natural: the share of the natural loss.
-        crown: the share of CROWN-IBP; the number 0 where there is none.
-        learning_rate: of the optimiser.
+        natural: the weight of the natural loss.
+        crown: the weight of CROWN-IBP; the number 0 without it.
+        learning_rate: the learning rate of the optimiser.
     """
 
     eps: optax.Schedule
@@ -155,10 +155,10 @@ class Schedules(NamedTuple):
 
 
 def schedules(config: Settings, per_epoch: int) -> Schedules:
-    """First natural training, then the ramp, then a falling learning rate.
+    """Natural training first, then the growing radius, then a falling learning rate.
 
     Raises:
-        ValueError: a negative number of epochs, or more of the first two kinds than there are.
+        ValueError: a negative number of epochs, or more epochs of the first two kinds than epochs in all.
     """
     for name in ("natural_epochs", "ramp_epochs"):
         if getattr(config, name) < 0:
@@ -187,7 +187,7 @@ def schedules(config: Settings, per_epoch: int) -> Schedules:
     return Schedules(ramp(0.0, config.train_eps), ramp(1.0, config.natural), crown, learning_rate)
 
 
-@functools.cache  # one object for all seeds
+@functools.cache  # one object, so that all seeds share its compiled functions
 def _train_step(config: Settings, per_epoch: int) -> tuple[TrainStep, Any]:
     eps, natural, crown, learning_rate = schedules(config, per_epoch)
     certified = certified_loss(network(config.network).apply, eps=eps, natural_weight=natural, crown_weight=crown)

@@ -2,12 +2,12 @@
 
     python -m experiments.invariance_tradeoffs.human_agreement [smoke|default|paper] [--pretrained-dir FOLDER]
 
-Networks trained here, plainly, against attacks and behind the l0-sparse defence, and networks that others released;
-how often each gives the class that people see, and how much of the test set withstands attacks. A star marks images
-outside of the ball that a network was built to withstand.
+The experiment compares networks that it trains (standard, adversarial, and with the l0-sparse defence) and networks
+that others released. It measures how often each predicts the class that people see, and its accuracy under attack. A
+star marks images outside of the ball for which a network was made robust.
 
-A network without a useful gradient is attacked by random search alone. Analysis by synthesis searches for each of its
-answers, so it is asked about fewer images, and fewer times.
+Random search alone attacks networks without a useful gradient. Analysis by synthesis runs a search for each prediction,
+so it is tested on fewer images, with fewer queries.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ PUBLISHED = {
     "Schott et al., ABS": {"clean": 99, "l0": 58, "linf 0.3": 14, "linf 0.4": 18},
     "Schott et al., Binary-ABS": {"clean": 99, "l0": 47, "linf 0.3": 0, "linf 0.4": 8},
 }
-"""Table 2; its undefended network is a ResNet-18. Table 3 is not quoted: we do not have it."""
+"""Table 2; its undefended network is a ResNet-18. The values of table 3 are not available here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,31 +54,31 @@ class Config(robust_networks.Settings):
     """Settings of the comparison."""
 
     pretrained_dir: str | None = None
-    """A folder of released networks; by default `pretrained` in the data folder, if it is there."""
+    """Folder of released networks; by default `pretrained` in the data folder, if it exists."""
     resnet: str = "ResNet-8"
-    """The undefended residual network: ResNet-8 or ResNet-18."""
+    """Undefended residual network: ResNet-8 or ResNet-18."""
     attacked: tuple[str, ...] = ("linf 0.3", "linf 0.4", "l2 2", "l0 25")
-    """The balls of the attacks: the columns of table 3, and l2."""
+    """Balls of the attacks: the columns of table 3, and l2."""
     images: int = 100
-    """Test images that are attacked, the first ones."""
+    """Number of test images that are attacked; the first ones are used."""
     attack_steps: int = 40
-    """Steps of the ensemble's gradient attacks, and of PGD in l0."""
+    """Number of steps of the gradient attacks in AutoAttack, and of PGD in l0."""
     queries: int = 500
-    """Queries of the ensemble's random search, and of the search against networks without a useful gradient."""
+    """Number of queries of random search, in AutoAttack and against networks without a useful gradient."""
     frequencies: int = 80
-    """The l0-sparse defence: coefficients of an image that are kept. The paper's numbers are not known to us."""
+    """l0-sparse defence: number of coefficients of an image that are kept; the value of the paper is not known."""
     outliers: int = 10
-    """The l0-sparse defence: pixels taken for noise; with more, clean accuracy falls further behind the published."""
+    """l0-sparse defence: number of pixels treated as noise; larger values lower the clean accuracy."""
     draws: int = 8000
-    """Analysis by synthesis: latents that each class tries first."""
+    """Analysis by synthesis: number of latents that each class tries first."""
     search_steps: int = 50
-    """Analysis by synthesis: gradient steps from the best of them."""
+    """Analysis by synthesis: number of gradient steps from the best latent."""
     search_test_size: int = 500
-    """Analysis by synthesis: test images for the clean accuracy."""
+    """Analysis by synthesis: number of test images for the clean accuracy."""
     search_images: int = 20
-    """Analysis by synthesis: test images that are attacked."""
+    """Analysis by synthesis: number of test images that are attacked."""
     search_queries: int = 20
-    """Analysis by synthesis: steps of PGD, or queries of the random search, that attack it."""
+    """Analysis by synthesis: number of steps of PGD, or of queries of random search."""
 
 
 PRESETS = {
@@ -123,7 +123,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         architecture: its name in `robust_networks.NETWORKS`.
-        ball: which it shall withstand, `(norm, eps)`; None if none.
+        ball: the ball `(norm, eps)` of its training; None without one.
     """
 
     architecture: str
@@ -131,7 +131,7 @@ class Recipe(NamedTuple):
 
 
 def trained(config: Config) -> dict[str, Recipe]:
-    """The networks trained here, by name; against a ball of l0 helps the l0-sparse defence, in others an attack."""
+    """The networks trained here, by name. For an l0 ball the defence is l0-sparse, for others adversarial training."""
     return {
         "CNN": Recipe(config.cnn),
         "ResNet": Recipe(config.resnet),
@@ -162,7 +162,7 @@ def attack_on(apply_fn: ApplyFn, name: str, steps: int, queries: int) -> Any:
 
 @functools.cache
 def short_attack_on(apply_fn: ApplyFn, name: str, queries: int, has_gradients: bool) -> Any:
-    """PGD of so many steps on the margin, or without gradients Square of so many queries; compiled once a network."""
+    """PGD on the margin, or Square for networks without gradients; compiled once for each network."""
     threat, _ = ATTACKED[name]
     attack = pgd(threat, steps=queries, loss=margin) if has_gradients else square(threat, queries=queries)
     return _in_batches(attack, apply_fn)
@@ -182,7 +182,7 @@ def _in_batches(attack: Attack, apply_fn: ApplyFn) -> Any:
 
 
 def chosen_attack(config: Config, net: Pretrained, name: str) -> tuple[Any, str] | None:
-    """What attacks a network in one of the balls, and what the table says of it; None where nothing can."""
+    """The attack on a network in one of the balls, and its text in the table; None if no attack applies."""
     of_l0 = ATTACKED[name][0].name == "l0"
     if net.has_gradients and not net.searches:
         how = f"PGD of {config.attack_steps} steps" if of_l0 else "the standard ensemble"
@@ -195,7 +195,7 @@ def chosen_attack(config: Config, net: Pretrained, name: str) -> tuple[Any, str]
 
 
 def measured(config: Config, net: Pretrained, seed: int, test: Dataset, human: dict[str, HumanLabelled]) -> dict:
-    """Clean accuracy, agreement with people, accuracy under each attack."""
+    """Measure clean accuracy, agreement with people, and accuracy under each attack."""
     test = robust_networks.first(test, config.search_test_size) if net.searches else test
     numbers = robust_networks.seen(net.apply, net.params, test, human)
     shown = robust_networks.first(test, config.search_images if net.searches else config.images)
@@ -234,9 +234,9 @@ def one_released(config: Config, net: Pretrained, data: tuple[Dataset, Dataset, 
 
 
 def outside(of_set: HumanLabelled, ball: tuple[str, float] | None) -> float:
-    """The share of a set's changed images that lie outside of a ball around their originals.
+    """The fraction of the changed images of a set that lie outside of a ball around their originals.
 
-    Published images are rounded to bytes, so that much beyond the radius is inside.
+    Published images are rounded to bytes, so a distance up to this rounding above the radius counts as inside.
     """
     if ball is None:
         return 0.0
@@ -246,7 +246,11 @@ def outside(of_set: HumanLabelled, ball: tuple[str, float] | None) -> float:
 
 
 def check(config: Config) -> None:
-    """Refuse attacks that are not known."""
+    """Check the names of the attacks.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
     if not set(config.attacked) <= set(ATTACKED):
         raise ValueError(f"attacked must be some of {', '.join(ATTACKED)}; got {', '.join(config.attacked)}")
 

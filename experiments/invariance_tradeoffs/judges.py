@@ -1,9 +1,10 @@
-"""The judge of these experiments: networks and densities trained to stand in for people, and how well they do.
+"""The judge of these experiments: models that stand in for people, and their agreement with people.
 
-Its voters are six networks and one classifier of class-conditional densities, all fitted to digits as if drawn again:
-turned, shifted, bent, most of them in uneven ink. What kind of augmentation was chosen by looking at how far single
-networks agree with people on the released examples (`BUILD_NOTES.md`), so the agreement that `calibration` measures on
-the same examples is somewhat flattering; the share of voters that must agree is the paper's 70 % and was not chosen.
+The voters are six networks and one classifier of class-conditional densities. All are fitted to digits that were
+rotated, shifted and bent, most of them with uneven brightness. The augmentation was chosen by the agreement of single
+networks with people on the released examples (`BUILD_NOTES.md`). The agreement that `calibration` measures on the same
+examples is therefore somewhat too high. The fraction of voters that must agree is the 70 % of the paper and was not
+chosen.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ from invjax.attacks import Judge, judge
 from invjax.data import Dataset, HumanLabelled, as_float, augment, uneven_ink
 from invjax.evaluation import wilson
 from invjax.losses import cross_entropy, error_rate
-from invjax.models import class_log_densities, fit_class_densities, mlp, mnist_cnn
+from invjax.models import fit_gaussian_classes, gaussian_class_log_densities, mlp, mnist_cnn
 from invjax.types import Images, Key, LogitsFn, Net
 
 AGREEMENT = 0.7
-"""Of the voters, as of the people in the study."""
+"""Fraction of the voters that must agree, as of the people in the study."""
 
 
 VOTERS: dict[str, tuple[Callable[[], Net], bool]] = {
@@ -36,44 +37,44 @@ VOTERS: dict[str, tuple[Callable[[], Net], bool]] = {
     "broad CNN": (lambda: mnist_cnn(10, (24, 24), 256), True),
     "MLP": (lambda: mlp(10, (400, 400)), True),
 }
-"""By name: the network, and whether it is trained on uneven ink. A seventh voter are the densities."""
+"""The networks by name, and whether they are trained with uneven brightness; the densities are a seventh voter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(networks.Settings):
-    """The data and the training of the voters."""
+    """Settings of the data and of the training of the voters."""
 
     train_size: int | None = 15_000
-    """The voters' training images, the first ones; the next as many are the witness's, the others the bank's."""
+    """Number of training images of the voters; the witness gets the same number after them, the bank the rest."""
     epochs: int = 4
-    """Passes over them."""
+    """Number of passes of each voter over its training images."""
     batch_size: int = 64
     """Number of images in a training step."""
     voters: tuple[str, ...] = tuple(VOTERS)
-    """The networks among them, by name."""
+    """Networks among the voters, by name."""
     components: int = 40
-    """Directions of each class's density."""
+    """Number of principal directions of the density of each class."""
     elastic: float = 1.0
-    """Pixels by which digits are bent, a standard deviation."""
+    """Standard deviation of the bending of digits, in pixels."""
     faintest: float = 0.3
-    """Down to what share of its brightness ink fades."""
+    """Smallest factor of the uneven brightness."""
     agreement: float = AGREEMENT
-    """Share of the voters that must see the same class."""
+    """Fraction of the voters that must see the same class."""
 
 
 WITNESS = "witness"
-"""A CNN like the first voter, but trained on other images: it judges the judge, and has no vote."""
+"""A CNN like the first voter, trained on other images and without a vote; it checks the judge."""
 
 
 def redrawn(config: Settings, key: Key, images: Images, ink: bool) -> Images:
-    """The images as if drawn again."""
+    """Augmented images: rotated, shifted, bent and, if asked, of uneven brightness."""
     move_key, ink_key = jax.random.split(key)
     images = augment(move_key, images, shift=3.0 * images.shape[1] / 28, elastic=config.elastic)
     return uneven_ink(ink_key, images, faintest=config.faintest) if ink else images
 
 
 def part(data: Dataset, config: Settings, number: int) -> Dataset:
-    """The images of the voters (0), of the witness (1), and all others, the bank's (2)."""
+    """The images of the voters (0), of the witness (1), and of the bank (2)."""
     size = config.train_size or len(data.labels) // 4
     if 2 * size >= len(data.labels):
         raise ValueError(
@@ -84,7 +85,7 @@ def part(data: Dataset, config: Settings, number: int) -> Dataset:
 
 
 def network_voter(config: Settings, name: str, data: Dataset, seed: int, folder: Path) -> LogitsFn:
-    """Train a network on redrawn digits, or read it."""
+    """Train a network on augmented digits, or read it."""
     make, ink = VOTERS["CNN" if name == WITNESS else name]
     net = make()
 
@@ -97,15 +98,17 @@ def network_voter(config: Settings, name: str, data: Dataset, seed: int, folder:
 
 
 def density_voter(config: Settings, data: Dataset, seed: int) -> LogitsFn:
-    """Densities of the classes: normal distributions, fitted to redrawn digits."""
+    """Densities of the classes: normal distributions, fitted to augmented digits."""
     redraw = jax.jit(partial(redrawn, config, ink=False))
     parts = [slice(i, i + 1000) for i in range(0, len(data.labels), 1000)]
     images = [
         redraw(key, jnp.asarray(as_float(data.images[rows], data.levels)))
         for key, rows in zip(jax.random.split(jax.random.key(seed), len(parts)), parts, strict=True)
     ]
-    densities = fit_class_densities(np.concatenate(images), data.labels, data.num_classes, components=config.components)
-    return jax.jit(partial(class_log_densities, densities))
+    densities = fit_gaussian_classes(
+        np.concatenate(images), data.labels, data.num_classes, components=config.components
+    )
+    return jax.jit(partial(gaussian_class_log_densities, densities))
 
 
 def trained(config: Settings, data: Dataset, seed: int, folder: Path) -> tuple[dict[str, LogitsFn], LogitsFn]:
@@ -122,12 +125,12 @@ def trained(config: Settings, data: Dataset, seed: int, folder: Path) -> tuple[d
 
 
 def decided(config: Settings, voters: Mapping[str, LogitsFn]) -> Judge:
-    """The judge that they make."""
+    """The judge of these voters."""
     return jax.jit(judge(list(voters.values()), agreement=config.agreement))
 
 
 def calibration(ask: Judge, human: Mapping[str, HumanLabelled]) -> dict[str, dict[str, Any]]:
-    """By set, the judge beside people: shares, each with its 95 % interval, `(share, low, high)`.
+    """The judge compared with people, by set: fractions with their 95 % intervals, `(fraction, low, high)`.
 
     `agrees`: it sees what people see, of all images; `silent`: it says nothing; `agrees where changed`: of those in
     which people see another class; `changed`: it sees another class than the original's, of all, whose published value

@@ -1,10 +1,10 @@
-"""lp distances do not see what people see: definition 3, lemma 4 and figure 3.
+"""lp distances do not agree with classes: definition 3, lemma 4 and figure 3.
 
     python -m experiments.invariance_tradeoffs.misalignment [smoke|default] [--dataset digits|mnist|cifar10]
 
-How often an image of another class is at least as near as one of the same; what the classifier of lemma 4, exact if the
-distance were aligned, makes of it; and for each image the change to the nearest image of another class beside a random
-change of the same norm.
+The experiment measures how often an image of another class is at least as near as one of the same class. It also
+measures the accuracy of the classifier of lemma 4, which would be exact for an aligned distance. The figure compares
+the change to the nearest image of another class with a random change of the same norm.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from invjax.data import as_float, load
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the count."""
+    """Settings of the comparison of distances and classes."""
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
     """Data set of the images."""
     also: tuple[str, ...] = ("cifar10",)
-    """Other data sets for the same table."""
+    """Further data sets in the same table."""
     data_dir: str | None = None
     """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     images: int = 500
@@ -36,11 +36,11 @@ class Config:
     references: int = 10_000
     """Number of training images; the first ones are used."""
     draws: int = 100
-    """Choices of one labelled point a class."""
+    """Number of random choices of one labelled point for each class."""
     shown: int = 8
-    """Images in figure 3."""
+    """Number of images in figure 3."""
     seed: int = 0
-    """Of the choices and of the random changes."""
+    """Random seeds of the choices and of the random changes."""
 
 
 PRESETS = {
@@ -52,7 +52,7 @@ PRESETS = {
 def random_change(key: jax.Array, x: np.ndarray, length: float) -> np.ndarray:
     """x in [0, 1], moved by l2 `length` along Gaussian noise and still in [0, 1].
 
-    What leaves the range is cut off, so the noise is scaled up until the rest of it is long enough.
+    Pixels are clipped to the range, so the noise is scaled up until the clipped change has this length.
     """
     noise = np.asarray(jax.random.normal(key, x.shape))
     low, high = 0.0, 1.0
@@ -66,7 +66,7 @@ def random_change(key: jax.Array, x: np.ndarray, length: float) -> np.ndarray:
 
 
 def one_dataset(config: Config, name: str) -> tuple[dict, dict]:
-    """All numbers of one data set, and its pictures."""
+    """All numbers of one data set, and its images."""
     train, test = (load(name, split, config.data_dir) for split in ("train", "test"))
     x, references = (as_float(d.images[:n], d.levels) for d, n in ((test, config.images), (train, config.references)))
     labels, of_references = test.labels[: config.images], train.labels[: config.references]
@@ -98,7 +98,7 @@ def one_dataset(config: Config, name: str) -> tuple[dict, dict]:
 
 
 def run(config: Config, folder: Path) -> list[common.Row]:
-    """Count, draw the figures, and return the table."""
+    """Measure, draw the figures, and return the table."""
     names = tuple(dict.fromkeys((config.dataset, *config.also)))
     results = {}
     for name in names:

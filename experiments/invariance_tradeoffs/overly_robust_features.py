@@ -1,10 +1,10 @@
-"""The overly-robust feature model: closed forms, simulation, and what learning finds; section 5 of the paper.
+"""The overly-robust feature model: closed forms, simulation, and training; section 5 of the paper.
 
     python -m experiments.invariance_tradeoffs.overly_robust_features [smoke|default]
 
-On the paper's task, whose oracle looks at one feature: accuracy under linf attacks of the Bayes classifier, of the
-overly-robust one and of the oracle, in closed form and simulated; and linear classifiers trained plainly, against an
-linf attack, and on data whose other features are drawn anew.
+The oracle of the task uses one feature. The experiment computes the accuracy under linf attacks of the Bayes
+classifier, of the overly-robust one and of the oracle, in closed form and by simulation. It also trains linear
+classifiers: with standard training, against an linf attack, and on data whose other features are drawn again.
 """
 
 import dataclasses
@@ -29,33 +29,33 @@ class Config:
     """Settings of the task."""
 
     dataset: Literal["features"] = "features"
-    """The task has a data set of its own."""
+    """The only data set of this experiment."""
     alpha: float = 0.1
-    """How little the spurious features vary in the cleaned data."""
+    """Variation of the spurious features in the cleaned data."""
     delta: float = 0.05
-    """Label noise."""
+    """Fraction of noisy labels."""
     dimension: int = 100
-    """Weak features."""
+    """Number of weak features."""
     count: int = 20_000
-    """Examples of a simulation and of a test set."""
+    """Number of examples of a simulation and of a test set."""
     train_count: int = 10_000
-    """Examples of a training set."""
+    """Number of examples of a training set."""
     train_eps: float = 0.7
-    """linf radius of the adversarial training, above the 1/2 that changes a class; at the mean of `y x_2`, 1/k, and
-    beyond it the logistic loss prefers weights of zero."""
+    """linf radius of adversarial training, above the 1/2 that changes a class. From 1/k, the mean of `y x_2`, on the
+    logistic loss prefers weights of zero."""
     steps: int = 600
-    """Training steps, each on all examples."""
+    """Number of training steps; each uses all examples."""
     learning_rate: float = 1.0
-    """Of gradient descent."""
+    """Learning rate of gradient descent."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One simulation and one training of each kind a seed."""
+    """Random seeds; each has one simulation and one training of each kind."""
 
 
 PRESETS = {"smoke": Config(dimension=50, count=2_000, train_count=500, steps=150, seeds=(0,)), "default": Config()}
 
 
 def radii(config: Config) -> np.ndarray:
-    """From none to beyond all that any classifier withstands."""
+    """Radii from 0 to more than any classifier withstands."""
     return np.sort(np.concatenate([np.linspace(0, 1.2, 61), [0.499, 0.999]]))  # just below where two of them break
 
 
@@ -69,13 +69,13 @@ def closed(task: Task, eps: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def simulated(config: Config, task: Task, eps: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """The same of a sample, every feature moved against its part in the decision."""
+    """Accuracy on a sample under attack, which moves every feature against its part in the decision."""
     drawn = overly_robust.sample(jax.random.key(seed), task, config.count)
     y = drawn.y.astype(drawn.x.dtype)
     odds = overly_robust.log_odds(task, drawn.x)
     drift = odds - overly_robust.log_odds(
         task, jnp.asarray(drawn.x).at[:, 2:].add(-y[:, None])
-    )  # L is linear: one step tells all
+    )  # the decision is linear, so one step is the strongest attack
     margins = {"sign x_2, overly robust": y * drawn.x[:, 1], "sign x_1, the oracle": y * drawn.x[:, 0]}
     found = {"Bayes": np.array([float((y * (odds - e * drift) > 0).mean()) for e in eps])}
     return found | {name: np.array([float((value > e).mean()) for e in eps]) for name, value in margins.items()}
@@ -84,8 +84,8 @@ def simulated(config: Config, task: Task, eps: np.ndarray, seed: int) -> dict[st
 def trained(config: Config, task: Task, kind: str, seed: int) -> jax.Array:
     """Weights of a linear classifier, by proximal gradient descent on the logistic loss.
 
-    Against a linear classifier the strongest linf attack leaves the margin `y x.w - eps |w|_1`; its second term shrinks
-    all weights alike.
+    The strongest linf attack on a linear classifier gives the margin `y x.w - eps |w|_1`, and its second term shrinks
+    all weights equally.
     """
     data_key, again_key = jax.random.split(jax.random.key(1000 + seed))
     drawn = overly_robust.sample(data_key, task, config.train_count)
@@ -150,7 +150,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, task: Task, forms: dict, curves: list[dict], results: list[dict]) -> list[common.Row]:
-    """Closed forms beside the paper's statements and the simulation; then what was learnt."""
+    """The table: closed forms with the statements of the paper and the simulation, then the trained classifiers."""
     error = np.sqrt(np.maximum(forms["Bayes"] * (1 - forms["Bayes"]), 1 / config.count) / config.count)
     worst = [float((np.abs(curve["Bayes"] - forms["Bayes"]) / error).max()) for curve in curves]
     d = task.dimension

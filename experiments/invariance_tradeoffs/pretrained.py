@@ -1,9 +1,9 @@
-"""Networks that others trained on MNIST and released, converted to `.npz`; read where a folder has them.
+"""Networks that others trained on MNIST and released, converted to `.npz` files in a folder.
 
     abs/*.npz                  Schott et al. 2019 (Apache-2.0), github.com/bethgelab/AnalysisBySynthesis
     convex_adversarial/*.npz   Wong & Kolter 2018 (MIT), github.com/locuslab/convex_adversarial
 
-The files hold PyTorch's arrays under PyTorch's names.
+The files have the arrays of PyTorch under their names in PyTorch.
 """
 
 import functools
@@ -34,10 +34,10 @@ class Pretrained(NamedTuple):
 
     Attributes:
         apply: `(params, x [B, 28, 28, 1]) -> logits [B, 10]`.
-        params: as the network wants them.
-        ball: what it was trained to withstand, `(norm, eps)`; None if nothing.
+        params: parameters of the network.
+        ball: the ball `(norm, eps)` of its training; None without one.
         has_gradients: whether an attack can follow its gradient.
-        searches: whether each answer is a search of its own, so that few questions can be asked.
+        searches: whether each prediction runs a search, so that few queries are possible.
     """
 
     apply: ApplyFn
@@ -78,7 +78,7 @@ def wong_kolter(arrays: dict[str, np.ndarray], prefix: str = "") -> Params:
 
 @functools.cache
 def schott_cnn(binary: bool) -> ApplyFn:
-    """Four convolutions, between them batch norm as it was at the end of training, and ELU."""
+    """Four convolutions, with the batch norm at the end of training and ELU between them."""
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         x = jax.numpy.asarray(black_and_white(x)) if binary else x
@@ -102,7 +102,7 @@ def schott(arrays: dict[str, np.ndarray]) -> Params:
 
 
 def folded(arrays: dict[str, np.ndarray], part: str) -> tuple[Layer, ...]:
-    """Four layers of an autoencoder; batch norm, as it was at the end of training, goes into kernels and biases."""
+    """Four layers of an autoencoder; kernels and biases include the batch norm at the end of training."""
     layers = []
     for i in range(4):
         weight, bias = arrays[f"{part}.conv_{i}.weight"], arrays[f"{part}.conv_{i}.bias"]
@@ -118,7 +118,7 @@ def folded(arrays: dict[str, np.ndarray], part: str) -> tuple[Layer, ...]:
 
 
 def schott_vaes(*arrays: dict[str, np.ndarray]) -> ClassVae:
-    """The autoencoders of the classes, of one file each, stacked."""
+    """The autoencoders of the classes, stacked; each class has one file."""
     return stack_vaes([ClassVae(folded(of_class, "Encoder"), folded(of_class, "Decoder")) for of_class in arrays])
 
 
@@ -126,9 +126,9 @@ class Reader(NamedTuple):
     """How a released network is read.
 
     Attributes:
-        files: of its arrays.
-        params_of: makes parameters of them.
-        apply: as in `Pretrained`, and so are the others.
+        files: names of the files of its arrays.
+        params_of: makes the parameters from the arrays.
+        apply: as in `Pretrained`; so are the other fields.
     """
 
     files: tuple[str, ...]
@@ -184,8 +184,8 @@ def pretrained(
         folder: None: `pretrained` in the data folder (`data_dir`, or else $INVJAX_DATA, $TFDS_DATA_DIR or
             ~/tensorflow_datasets), if it is there; if not, there are no networks.
         data_dir: the only data folder.
-        draws: of the prior, for analysis by synthesis.
-        steps: of its search.
+        draws: number of draws of the prior, for analysis by synthesis.
+        steps: number of steps of its search.
 
     Raises:
         FileNotFoundError: a folder was given that has none of the files.

@@ -1,6 +1,7 @@
-"""The networks of these experiments: trained here, plainly or against attacks, or read from a folder of others' nets.
+"""The networks of these experiments, with standard or adversarial training.
 
-Adversarial training is that of the paper: the attack climbs the margin, and its radius is a third in the first epoch.
+Adversarial training follows the paper: the attack maximises the margin loss, and the radius of the first epoch is a
+third.
 """
 
 import dataclasses
@@ -26,14 +27,14 @@ from invjax.types import ApplyFn, Params
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The data and the training of the networks: what these experiments are configured with."""
+    """Settings of the data and of the training, shared by the experiments of this paper."""
 
     dataset: Literal["mnist"] = "mnist"
-    """Which images: people labelled examples of MNIST alone."""
+    """Data set of the images; only MNIST has examples that people labelled."""
     data_dir: str | None = None
     """Folder of the data and human labels; default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     cnn: Literal["small CNN", "CNN"] = "small CNN"
-    """The convolutional network: that of Madry et al. 2018, as in the paper, or one of half its channels."""
+    """Convolutional network: that of Madry et al. 2018, as in the paper, or one with half its channels."""
     train_size: int | None = 12_000
     """Number of training images; None uses all."""
     epochs: int = 3
@@ -51,7 +52,7 @@ class Settings:
 
 
 def datasets(config: Settings) -> tuple[Dataset, Dataset, dict[str, HumanLabelled]]:
-    """Training and test set, and what people see in invariance examples: missing files are found before any work."""
+    """The training and the test set, and the labelled invariance examples; missing files raise an error at once."""
     human = human_labelled(config.data_dir)
     train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
     return first(train, config.train_size), first(test, config.test_size), human
@@ -68,10 +69,10 @@ NETWORKS = {
     "ResNet-8": lambda: resnet(10, (8, 16, 32), (1, 1, 1)),
     "ResNet-18": resnet,
 }
-"""By name."""
+"""The networks, by name."""
 
 network = functools.cache(lambda name: NETWORKS[name]())
-"""The network of that name: one object, so that what is compiled for it serves all seeds."""
+"""The network with this name; one object, so that all seeds share its compiled functions."""
 
 
 defended = functools.cache(lambda name, frequencies, outliers: l0_sparse(network(name), frequencies, outliers))
@@ -88,7 +89,7 @@ def adversary(norm: str, steps: int, tries: int = 0) -> Attack:
     return transformed(attack, tries=tries) if tries else attack
 
 
-@functools.cache  # one object for all seeds and radii: the radius comes with the batch
+@functools.cache  # one object, so that it is compiled once for all seeds and radii: the radius comes with the batch
 def _train_step(
     name: str, attack: Attack | None, learning_rate: float, num_steps: int, prepare: Callable | None
 ) -> tuple[TrainStep, Any]:
@@ -117,7 +118,7 @@ def train(
     folder: Path,
     prepare: Callable | None = None,
 ) -> Params:
-    """Train a network, or go on with it; without an attack on the images as they are.
+    """Train a network, or continue its training; without an attack, on unchanged images.
 
     The radius is `eps / 3` in the first epoch, and `eps` after it. With `prepare`, on what it makes of the images; one
     object for all seeds, or each compiles anew.
@@ -141,7 +142,7 @@ def train(
 
 
 def seen(apply_fn: ApplyFn, params: Params, test: Dataset, human: dict[str, HumanLabelled]) -> dict[str, Any]:
-    """Clean accuracy, and of how many of each set's changed images a model sees what people see."""
+    """Clean accuracy, and the number of changed images of each set on which a model agrees with people."""
     found = agreement(apply_fn, params, human, options=Options(mesh=data_mesh()))
     right = correct(apply_fn, params, as_float(test.images[:]), np.asarray(test.labels), mesh=data_mesh())
     return {"clean": float(right.mean()), "agrees": {name: int(of.with_humans.sum()) for name, of in found.items()}}
@@ -164,7 +165,7 @@ def withstands(name: str, params: Params, attack: Attack, eps: float, test: Data
 
 
 def interval(human: dict[str, HumanLabelled], name: str, agrees: list[int]) -> tuple[float, float, float]:
-    """Agreement of several trainings on one set, and its Wilson interval: `(share, low, high)`.
+    """Agreement of several trainings on one set, and its Wilson interval: `(fraction, low, high)`.
 
     The trainings see the same images, so the interval is that of one training with their mean.
     """
@@ -185,7 +186,7 @@ def apart(human: dict[str, HumanLabelled], name: str, higher: list[int], lower: 
 def agreement_row(
     human: dict[str, HumanLabelled], who: str, name: str, agrees: list[int], published: float | None, differs: str = ""
 ) -> common.Row:
-    """The row of that interval."""
+    """The row of an agreement with its interval."""
     total = int(human[name].changed.sum())
     _, low, high = interval(human, name, agrees)
     about = f"95 % interval {100 * low:.0f} to {100 * high:.0f}, {total} images"

@@ -1,9 +1,9 @@
-"""What robustness costs: the larger the training radius, the less a network sees what people see. Figure 6.
+"""The cost of robustness: agreement with people falls as the training radius grows. Figure 6.
 
     python -m experiments.invariance_tradeoffs.robustness_costs [smoke|default|paper]
 
-Networks trained against linf-PGD and against l1-PGD at several radii, and how many of the images which an invariance
-attack changed for people they classify as people do: linf examples for the former, l0 examples for the latter.
+Networks are trained against linf-PGD and against l1-PGD at several radii. The experiment measures how often they agree
+with people on images whose class an invariance attack changed: linf examples for linf training, l0 examples for l1.
 """
 
 import dataclasses
@@ -18,25 +18,25 @@ from invjax import figures
 from invjax.data import Dataset, HumanLabelled
 
 SETS = {"linf": ("manual linf 0.4", "linf 0.4"), "l1": ("l0",)}
-"""By the norm of the training: the examples of the figure."""
+"""The examples of the figure, by the norm of training."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(robust_networks.Settings):
-    """Settings of the radii."""
+    """Settings of the cost of robustness."""
 
     train_size: int | None = 20_000
     """Number of training images; None uses all."""
     train_steps: int = 5
     """Number of steps of the attack in adversarial training."""
     linf: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    """Radii of the linf trainings, ascending; beside them a plain one."""
+    """Ascending radii of linf training; one network has standard training."""
     l1: tuple[float, ...] = (5.0, 10.0, 15.0)
-    """Radii of the l1 trainings, ascending."""
+    """Ascending radii of l1 training."""
     images: int = 500
-    """Test images, the first ones, for the accuracy under attack at the radius of the training."""
+    """Number of test images for the accuracy under attack at the radius of training; the first ones are used."""
     attack_steps: int = 20
-    """Steps of that attack."""
+    """Number of steps of the attack in the evaluation."""
 
 
 PRESETS = {
@@ -72,7 +72,7 @@ def one_network(
     config: Config, norm: str, eps: float, seed: int, data: tuple[Dataset, Dataset, dict[str, HumanLabelled]],
     folder: Path,
 ) -> tuple:  # fmt: skip
-    """Train one network, and measure what it sees and withstands."""
+    """Train one network, and measure its agreement with people and its accuracy under attack."""
     train, test, human = data
     attack = robust_networks.adversary(norm, config.train_steps) if eps else None
     params = robust_networks.train(config, config.cnn, attack, eps, seed, train, folder)
@@ -102,7 +102,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def agrees(runs: list[dict], name: str) -> list[int]:
-    """Of each seed."""
+    """The value of each seed."""
     return [n["agrees"][name] for n in runs]
 
 
@@ -125,7 +125,7 @@ def draw(radii: dict, results: dict, human: dict[str, HumanLabelled], folder: Pa
 
 
 def rows(radii: dict, results: dict, human: dict[str, HumanLabelled]) -> list[common.Row]:
-    """First the trend, then all values; the figure was published without numbers."""
+    """The table: the trend first, then all values; the paper gives no numbers."""
     table = []
     for norm, names in SETS.items():
         for name in names:

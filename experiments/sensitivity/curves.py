@@ -2,7 +2,7 @@
 
     python -m experiments.sensitivity.curves [smoke|default|paper] [--dataset digits|mnist]
 
-One compilation a curve; what has fallen at a radius is not attacked at a larger one.
+Each curve needs one compilation. Each radius attacks only the images that are still correct.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ class Config(networks.Settings):
     images: int = 256
     """Number of test images; the first ones are used."""
     attack_steps: int = 20
-    """Steps of PGD and Auto-PGD."""
+    """Number of steps of PGD and Auto-PGD."""
     queries: int = 300
-    """Queries of the random search."""
+    """Number of queries of the random search."""
     points: int = 11
-    """Radii on each curve, from 0."""
+    """Number of radii on each curve, from 0."""
     largest: tuple[float, float] = (0.4, 4.0)
-    """The largest radius in linf and l2."""
+    """Largest radii of the curves in linf and in l2."""
 
 
 PRESETS = {

@@ -1,4 +1,4 @@
-"""The two networks of these experiments: one trained plainly, one against the attack."""
+"""The two networks of these experiments: one with standard and one with adversarial training."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ TRAININGS = ("plain", "adversarial")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The data and the training of the networks: what both experiments are configured with."""
+    """Settings of the data and of the training, shared by both experiments."""
 
     dataset: Literal["digits", "mnist"] = "mnist"
     """Data set of the images."""
@@ -37,9 +37,9 @@ class Settings:
     learning_rate: float = 2e-3
     """Initial learning rate of Adam; it decays to zero along a cosine."""
     train_eps: float = 0.3
-    """Radius of the linf attack inside the adversarial training."""
+    """Radius of the linf attack in adversarial training."""
     train_steps: int = 7
-    """Its steps."""
+    """Number of steps of the attack in adversarial training."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Random seeds; each seed trains one copy of every network."""
 
@@ -51,15 +51,15 @@ def datasets(config: Settings) -> tuple[Dataset, Dataset]:
 
 
 def network(config: Settings) -> Net:
-    """The convolutional network of Madry et al. 2018, of the configured widths."""
+    """The convolutional network of Madry et al. 2018 with the configured widths."""
     return mnist_cnn(10, config.channels, config.dense)
 
 
 def train(config: Settings, data: Dataset, kind: str, seed: int, folder: Path) -> Params:
-    """Train a network, or go on with it: Adam, a decay to zero, and PGD inside the loss for the adversarial one.
+    """Train a network, or continue its training, by Adam with a decay to zero.
 
-    The attack's radius grows from zero over the first third of the steps, without which the training often stays at
-    guessing.
+    Adversarial training has PGD in the loss. The radius grows from zero over the first third of the steps; otherwise
+    training often does not start.
     """
     net = network(config)
     num_steps = config.epochs * (len(data.labels) // config.batch_size)

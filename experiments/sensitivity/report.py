@@ -2,8 +2,8 @@
 
     python -m experiments.sensitivity.report [smoke|default|paper] [--dataset digits|mnist]
 
-For a plainly and an adversarially trained network and each seed: `evaluation.report` on test images, AutoAttack in
-linf, and `attacks.diagnose`.
+For a network with standard and one with adversarial training and for each seed, the experiment runs `evaluation.report`
+on test images, AutoAttack in linf, and `attacks.diagnose`.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ class Config(networks.Settings):
     attack_steps: int = 40
     """Number of steps of PGD."""
     bisections: int = 6
-    """Bisections of the smallest radius."""
+    """Number of bisections in the search for the smallest radius."""
     epsilons: tuple[float, ...] = (0.3, 2.0, 10.0, 15.0)
-    """Radii in linf, l2, l1 and l0 (pixels); fewer leave out the last ones."""
+    """Radii in linf, l2, l1 and l0 (pixels); a shorter list leaves out the last norms."""
     ensemble_steps: int = 50
-    """Steps of each gradient attack in AutoAttack (its authors use 100)."""
+    """Number of steps of each gradient attack in AutoAttack (its authors use 100)."""
     queries: int = 1000
-    """Queries of the random search in AutoAttack (its authors use 5000)."""
+    """Number of queries of the random search in AutoAttack (its authors use 5000)."""
     columns: int = 8
     """Number of images in the figure."""
 
@@ -150,7 +150,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
 
 
 def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
-    """The table: one row a network and a measure."""
+    """The table: one row for each network and measure."""
     table = []
     for kind, runs in numbers.items():
         for lines in zip(*(n["table"] for n in runs), strict=True):
