@@ -136,7 +136,7 @@ def benchmark(
         "x": np.array(images),
         "distance": np.zeros(len(images), np.float32),
         "broken_by": np.where(right, len(stages), -1),
-        "done": 0,
+        "done": np.zeros((), int),
     }
     x, distance, broken_by, done = saved["x"], saved["distance"], saved["broken_by"], int(saved["done"])
     parts = list(_parts(stages))
