@@ -70,7 +70,7 @@ PRESETS = {
     "smoke": Config(
         "digits",
         train_size=400,
-        epochs=40,
+        epochs=20,
         voters=("small CNN", "MLP"),
         components=20,
         others=8,
