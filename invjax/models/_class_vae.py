@@ -1,15 +1,15 @@
-"""The variational autoencoder of one class: what analysis by synthesis explains an image with.
+"""The variational autoencoder of one class, the generative model of analysis by synthesis.
 
-Four convolutions give mean and log variance of the latents of a 28x28 image, four transposed ones make an image of
-latents; ELU between. There is no batch norm: what a trained one does at test time is an affine map of each channel,
-which the kernel and the bias of the layer before it can hold. All functions take one autoencoder; those of all classes
-have a leading axis in every array (`stack_vaes`), to map over.
+Four convolutions with ELUs give the mean and the log variance of the latents of a 28x28 image; four transposed
+convolutions map latents to an image. There is no batch norm: at test time it is an affine map of each channel, which
+the kernel and the bias of the layer before it can represent. All functions take one autoencoder; `stack_vaes` adds a
+leading axis for the classes to every array, to map over.
 
     vae = init_class_vae(key)
     step = make_train_step(vae_loss, optax.adam(1e-3))     # a batch: (images of this class, weight of the divergence)
 
 Source: Schott, Rauber, Bethge, Brendel 2019, *Towards the first adversarially robust neural network model on MNIST*,
-and their released weights. Theirs are trained with batch norm.
+and their released weights. The authors train with batch norm.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,12 @@ Latents = Float[Array, "batch latent"]
 
 
 class Layer(NamedTuple):
-    """A convolution: `kernel [H, W, in, out]` (unflipped, also of a transposed one) and `bias [out]`."""
+    """A convolution or transposed convolution.
+
+    Attributes:
+        kernel: `[H, W, inputs, outputs]`, not flipped in either case.
+        bias: `[outputs]`.
+    """
 
     kernel: Float[Array, "*classes height width inputs outputs"]
     bias: Float[Array, "*classes outputs"]
@@ -43,8 +48,8 @@ class ClassVae(NamedTuple):
     """The variational autoencoder of one class, or those of several along a leading axis of every array.
 
     Attributes:
-        encoder: four layers; the last gives the mean and the log variance of each latent.
-        decoder: four layers.
+        encoder: four convolutions. The last one gives the mean and the log variance of each latent.
+        decoder: four transposed convolutions.
     """
 
     encoder: tuple[Layer, ...]
@@ -54,16 +59,16 @@ class ClassVae(NamedTuple):
 def init_class_vae(
     key: Key, latent: int = 8, encoder: Sequence[int] = (32, 32, 64), decoder: Sequence[int] = (32, 16, 16)
 ) -> ClassVae:
-    """A random autoencoder of 28x28 images.
+    """A randomly initialised autoencoder of 28x28 images.
 
     Args:
         key: random key.
-        latent: L, values that describe an image.
-        encoder: channels of all layers but the last, which has 2 L.
-        decoder: channels of all layers but the last, which has one.
+        latent: number of latents L.
+        encoder: channels of the first three layers; the last one has 2 L.
+        decoder: channels of the first three layers; the last one has 1.
 
     Raises:
-        ValueError: widths that are not positive, or not three.
+        ValueError: channels that are not positive, or not three of them.
     """
     _check.positive(latent=latent, encoder=encoder, decoder=decoder)
     if len(encoder) != 3 or len(decoder) != 3:
@@ -80,7 +85,7 @@ def init_class_vae(
 
 
 def stack_vaes(vaes: Sequence[ClassVae]) -> ClassVae:
-    """The autoencoders of all classes as one, class by class along the first axis."""
+    """Autoencoders as one, with a leading axis for the classes in every array."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *vaes)
 
 
@@ -97,10 +102,10 @@ def _transposed_conv(x, kernel, stride):
 
 
 def mnist_shaped(x: Array) -> None:
-    """Refuse all images but floating point ones of 28x28 with one channel.
+    """Check that images are floating point and of shape `[B, 28, 28, 1]`.
 
     Raises:
-        ValueError: `x` is of integers, or not `[B, 28, 28, 1]`.
+        ValueError: `x` has an integer dtype or another shape.
     """
     _check.floating("x", x)
     if x.shape[1:] != (28, 28, 1):
@@ -108,7 +113,7 @@ def mnist_shaped(x: Array) -> None:
 
 
 def encode(vae: ClassVae, x: Images) -> tuple[Latents, Latents]:
-    """Mean and log variance of the latents of images `[B, 28, 28, 1]`, as one class sees them: `[B, L]` each."""
+    """Mean and log variance, `[B, L]` each, of the latents of images `[B, 28, 28, 1]` by the encoder of one class."""
     mnist_shaped(x)
     x = jnp.asarray(x)
     for i, (layer, (_, stride)) in enumerate(zip(vae.encoder, ENCODER, strict=True)):
@@ -118,7 +123,7 @@ def encode(vae: ClassVae, x: Images) -> tuple[Latents, Latents]:
 
 
 def decode(vae: ClassVae, z: Latents) -> Images:
-    """The images `[B, 28, 28, 1]` that one class makes of latents `[B, L]`."""
+    """The images `[B, 28, 28, 1]` of latents `[B, L]` by the decoder of one class."""
     x = jnp.asarray(z)[:, None, None]
     for i, (layer, (_, stride)) in enumerate(zip(vae.decoder, DECODER, strict=True)):
         x = _transposed_conv(jax.nn.elu(x) if i else x, layer.kernel, stride) + layer.bias[None, None, None]
@@ -126,22 +131,24 @@ def decode(vae: ClassVae, z: Latents) -> Images:
 
 
 def vae_loss(
-    vae: ClassVae, key: Key, batch: tuple[Images, Scalar]
+    vae: ClassVae, key: Key, batch: tuple[Images, Scalar], step: Scalar = 0
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """What the autoencoder of one class minimises on images of that class, for `training.make_train_step`.
+    """The training loss of the autoencoder of one class on images of that class, for `training.make_train_step`.
 
         [ |x - G(z)|^2 + beta KL(q(z | x) || N(0, I)) ] / D,    z drawn from q(z | x)
 
-    For all classes at once map it over stacked autoencoders: `jax.vmap(vae_loss, (0, 0, (0, None)))`.
+    To train all classes at once, map it over stacked autoencoders: `jax.vmap(vae_loss, (0, 0, (0, None)))`.
 
     Args:
-        vae: of one class.
-        key: draws z.
-        batch: `(images [B, 28, 28, 1], beta)`; the paper lowers beta from 10 to 1 over the 50 epochs of its training.
+        vae: autoencoder of one class.
+        key: random key for z.
+        batch: `(images [B, 28, 28, 1], beta)`. The paper lowers beta from 10 to 1 over 50 epochs of training.
+        step: training step, not used.
 
     Returns:
-        The mean over images; the metrics are its two parts, "squared_error" and "divergence", not divided by D.
+        The mean loss over images, and its two parts as metrics "squared_error" and "divergence", not divided by D.
     """
+    del step
     x, kl_weight = batch
     mean, log_variance = encode(vae, x)
     z = mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape, mean.dtype)
@@ -152,5 +159,5 @@ def vae_loss(
 
 
 def negative_elbo(vae: ClassVae, x: Images, z: Latents, kl_weight: Scalar = 1.0) -> PerExample:
-    """What it costs one class to explain each image by these latents, `[B]`: the smaller, the better."""
+    """The cost `[B]` of explaining each image by these latents; smaller is better."""
     return (((x - decode(vae, z)) ** 2).sum((1, 2, 3)) + kl_weight * 0.5 * (z**2).sum(1)) / x[0].size

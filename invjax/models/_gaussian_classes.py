@@ -1,12 +1,13 @@
-r"""Classes as normal distributions with few directions: a generative classifier that is fitted in closed form.
+r"""Class-conditional normal distributions of low rank: a generative classifier that is fitted in closed form.
 
-In each class the leading q principal directions u_i keep their variance, and all others share one:
+In each class the leading q principal directions u_i have a variance v_i each, and all other directions have one, s:
 
     log p(x | c) = -1/2 [ D log 2 pi + sum_i log v_i + (D - q) log s + |x - m|^2 / s
                           - sum_i (1/s - 1/v_i) (u_i . (x - m))^2 ],
 
-s the mean of the variances left over. This is the likelihood's maximum for probabilistic principal components. Unlike
-`generative_classifier`, which inverts, it holds q directions a class instead of D, and needs few images.
+where s is the mean of the variances of all other directions. This is the maximum likelihood estimate of probabilistic
+principal component analysis. Unlike `generative_classifier`, this model is not invertible. It stores q directions for
+each class instead of D, and it needs few images.
 
 Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*, equations 3 to 8.
 """
@@ -23,14 +24,14 @@ from invjax import _check
 from invjax.types import Array, Logits
 
 
-class ClassDensities(NamedTuple):
-    """K normal distributions of D values, of q directions each.
+class GaussianClasses(NamedTuple):
+    """K normal distributions of D values, with q principal directions each.
 
     Attributes:
-        log_prior: `[K]`, of the classes.
-        mean: `[K, D]`.
-        directions: `[K, q, D]`, orthonormal in each class.
-        variances: `[K, q]`, along them.
+        log_prior: `[K]`, log probabilities of the classes.
+        mean: `[K, D]`, means of the classes.
+        directions: `[K, q, D]`, principal directions, orthonormal in each class.
+        variances: `[K, q]`, variances along these directions.
         rest: `[K]`, the variance along every other direction.
     """
 
@@ -41,27 +42,30 @@ class ClassDensities(NamedTuple):
     rest: Float[Array, " classes"]
 
 
-def fit_class_densities(
+def fit_gaussian_classes(
     x: Shaped[Array, "count ..."],
     labels: Int[Array, " count"],
     num_classes: int,
     *,
     components: int = 40,
     min_std: float | int = 0.1,
-) -> ClassDensities:
-    """Fit one distribution a class; computed in float64 on the host, kept in the dtype of `x`.
+) -> GaussianClasses:
+    """Fit one normal distribution to each class, in float64 on the host. The result has the dtype of `x`.
 
     Args:
         x: `[N, ...]` training images.
-        labels: `[N]` their classes; each class more than `components` times.
-        num_classes: K.
-        components: q, directions a class, fewer than the D values of an image.
-        min_std: no direction is trusted to vary less than this, in units of `x`; a pixel that is off by 1 costs a
-            class at most `1 / (2 min_std^2)` nats.
+        labels: `[N]` classes of the images. Each class needs more than `components` images.
+        num_classes: number of classes K.
+        components: number of principal directions q of each class, less than the D values of an image.
+        min_std: lower bound of the standard deviation along any direction, in units of `x`. A change of one pixel by 1
+            then changes a log density by at most `1 / (2 min_std^2)` nats.
+
+    Returns:
+        The fitted distributions, the parameters of `gaussian_class_log_densities`.
 
     Raises:
-        ValueError: images that are not floats, or hold NaN; labels out of range; a class of too few images; numbers
-            that are not positive; too many components.
+        ValueError: images that are not floats, or contain NaN; labels out of range; a class with too few images;
+            numbers that are not positive; too many components.
     """
     _check.positive(num_classes=num_classes, components=components, min_std=min_std)
     _check.floating("x", x)
@@ -86,16 +90,16 @@ def fit_class_densities(
         rest = (np.trace(covariance) - variances.sum()) / (size - components)
         fitted.append((mean, vectors.T, np.maximum(variances, min_std**2), max(rest, min_std**2)))
     parts = (np.stack(part).astype(flat.dtype) for part in zip(*fitted, strict=True))
-    return ClassDensities(np.log(counts / counts.sum()).astype(flat.dtype), *parts)
+    return GaussianClasses(np.log(counts / counts.sum()).astype(flat.dtype), *parts)
 
 
-def class_log_densities(params: ClassDensities, x: Float[Array, "batch ..."]) -> Logits:
-    """`log p(x, c)`, in nats: logits, whose softmax is p(c | x). An `ApplyFn` like that of any network."""
+def gaussian_class_log_densities(params: GaussianClasses, x: Float[Array, "batch ..."]) -> Logits:
+    """Logits `log p(x, c)` in nats, whose softmax is `p(c | x)`. The function is an `ApplyFn`, as that of a network."""
     flat = jnp.reshape(x, (len(x), -1))
-    size, kept = flat.shape[1], params.directions.shape[1]
+    size, components = flat.shape[1], params.directions.shape[1]
     rest = params.rest
     constant = params.log_prior - 0.5 * (
-        size * math.log(2 * math.pi) + jnp.log(params.variances).sum(1) + (size - kept) * jnp.log(rest)
+        size * math.log(2 * math.pi) + jnp.log(params.variances).sum(1) + (size - components) * jnp.log(rest)
     )
     away = flat[:, None] - params.mean[None]
     along = jnp.einsum("bkd,kqd->bkq", away, params.directions, precision="highest")

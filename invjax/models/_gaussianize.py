@@ -1,18 +1,18 @@
-r"""Independence without an adversary: make the nuisance of a trained invertible classifier factorial, afterwards.
+r"""Independence without an adversary: the nuisance of a trained invertible classifier becomes normal in closed form.
 
-Independence cross-entropy wants `p(z_s, z_n) = p(z_s) p(z_n)`. A nuisance classifier inside the training does not get
-there: the model learns to fool that one, and a fresh one still reads the class. But the decision is part of the code,
-so the nuisance of each class may have a bijection of its own, and each can be fitted to the standard normal in closed
-form, without a gradient:
+The goal of independence cross-entropy is `p(z_s, z_n) = p(z_s) p(z_n)`. Training against a nuisance classifier does not
+reach it: the model learns to fool this classifier, and a new one still reads the class from the nuisance. The decision
+is part of the code, however, so the nuisance of each class may have its own bijection. Each one is fitted to the
+standard normal distribution without gradients:
 
     z_s = x_s,    z_n = g_c(x_n),    c = argmax x_s,    g_c = whiten . (marginals to normal . whiten)^rounds.
 
-Each factor lowers the code's negative log-likelihood (the third term of iCE) and leaves the cross-entropy alone, since
-the logits stay as they are, bit for bit. After the last one all classes have the same mean and covariance, so linear
-and quadratic critics read nothing; what is left lies in joint moments of third and higher order.
+Each factor lowers the negative log-likelihood of the code (the third term of iCE). The logits do not change, so neither
+does the cross-entropy. In the end all classes have the same mean and covariance of the nuisance, and linear and
+quadratic classifiers cannot tell them apart. Differences remain only in joint moments of third and higher order.
 
-Source: Laparra, Camps-Valls, Malo 2011, *Iterative Gaussianization: from ICA to Random Rotations*; that each decision
-has its own is ours.
+Source: Laparra, Camps-Valls, Malo 2011, *Iterative Gaussianization: from ICA to Random Rotations*. One bijection for
+each decision is ours.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from invjax._batching import over_batches
 from invjax.bijectors import chain, decision_marginals, decision_whitening, flatten, soft_tails
-from invjax.models._fi_revnet import InvertibleClassifier, invertible_classifier
+from invjax.models._invertible import InvertibleClassifier, invertible_classifier
 from invjax.types import Array, Key, Params
 
 
@@ -37,37 +37,45 @@ def gaussianize(
     knots: int = 64,
     mesh: Mesh | None = None,
 ) -> tuple[InvertibleClassifier, Params]:
-    """The same logits, and a nuisance that is normal for each decision as far as `rounds` rounds make it.
+    """A classifier with the same logits, and with a nuisance that is close to normal for each decision.
 
     Args:
-        key: random key, for layers that draw from it; those of today do not.
-        classifier: trained.
-        params: its parameters.
-        x: `[N, *shape]` images to fit to: all of the training set, with dequantisation noise (what has no noise cannot
-            become normal, and shows its class by that). Many times more of each class than values in an image.
-        rounds: of whitening and marginals; one more whitening comes last. 0, whitening alone, where a class has less
-            than some thousand examples: the tails of marginals that few examples gave explode in the inverse.
-        knots: of the marginals.
-        mesh: spread the images over these devices.
+        key: random key for `init` of the layers. The layers of today draw no random numbers.
+        classifier: a trained invertible classifier.
+        params: parameters of the classifier.
+        x: `[N, *shape]` images for the fit: the whole training set, with dequantisation noise. A value without noise
+            cannot become normal, and could reveal the class. Each class needs many times more images than an image has
+            values.
+        rounds: rounds of whitening and marginals; one more whitening follows. Use 0 (whitening alone) if classes have
+            fewer than some thousand examples, because the tails of marginals from few examples explode in the inverse.
+        knots: number of knots of each marginal.
+        mesh: devices over which the images are distributed.
 
     Returns:
-        A classifier and its parameters, those of `classifier` first; each whitening holds a D x D matrix a class.
+        A classifier and its parameters, a list that starts with `params`. Each whitening has a D x D matrix for each
+        class.
+
+    Raises:
+        ValueError: `rounds` is negative.
     """
     if rounds < 0:
         raise ValueError(f"rounds must be 0 (whitening alone) or more; got {rounds}")
-    classes = classifier.num_classes
+    num_classes = classifier.num_classes
 
     def through(layer, layer_params, value):
-        # parameters are an argument: as constants of the program, XLA would spend minutes on folding the matrices
+        # parameters are an argument, because XLA would spend minutes on folding constant matrices
         forward = jax.jit(lambda layer_params, value: layer.forward(layer_params, value)[0])
         return over_batches(partial(forward, layer_params), [value], mesh=mesh)
 
     code = through(classifier.bijector, params, x)
-    layers = [flatten(code.shape[1:]), *[decision_whitening(classes), decision_marginals(classes, knots)] * rounds]
-    layers += [decision_whitening(classes), soft_tails(classes)]
+    layers = [
+        flatten(code.shape[1:]),
+        *[decision_whitening(num_classes), decision_marginals(num_classes, knots)] * rounds,
+    ]
+    layers += [decision_whitening(num_classes), soft_tails(num_classes)]
     fitted = []
     for layer in layers:
         fitted.append(layer.init(key, code))
         code = through(layer, fitted[-1], code)
     whole = chain([classifier.bijector, *layers])
-    return invertible_classifier(whole, classifier.shape, classes), [params, *fitted]
+    return invertible_classifier(whole, classifier.shape, num_classes), [params, *fitted]

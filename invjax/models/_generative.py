@@ -1,17 +1,16 @@
-r"""A classifier that must explain every pixel: logits that are log densities, one bijection a class.
+r"""A generative classifier: its logits are log densities, by one bijection for each class.
 
-Cross-entropy is content with one cue. Once a single pixel tells the class its gradient is gone, and what else tells the
-class stays unread, in the nuisance; an adversary on the nuisance has to chase it from there. A density has to account
-for all of the image: each cue enters the logits with the nats that it is worth,
+Once one cue determines the class, the gradient of cross-entropy vanishes, and the model never learns other evidence. A
+density describes the whole image, so every cue contributes its log-likelihood to the logits:
 
     z_s,c = x_c + log p(c) + log N(g_c(x_n)) + log |det dg_c / dx_n|,    g_c = whiten (. marginals . whiten)^rounds,
 
-with x_c one of the K pixels that carry the logits and x_n all others. So where one cue is missing, all classes lose the
-same by it, and the others decide. Every g_c is fitted to the images of class c in closed form.
+where x_c is one of the K pixels that carry the logits, and x_n are all others. If one cue is missing, all classes lose
+the same log-likelihood, and the other cues decide. Every g_c is fitted to the images of class c in closed form.
 
 Source: for generative classifiers by conditional bijections, Ardizzone, Mackowiak, Rother, Köthe 2020, *Training
-Normalizing Flows with the Information Bottleneck for Competitive Generative Classification*; for the fit, see
-`gaussianized.py`. That shiftMNIST yields to it is ours.
+Normalizing Flows with the Information Bottleneck for Competitive Generative Classification*; for the fit, the source of
+`gaussianize`. The application to shiftMNIST is ours.
 """
 
 import jax
@@ -22,7 +21,7 @@ from jaxtyping import Int, Shaped
 
 from invjax import _check
 from invjax.bijectors import chain, decision_marginals, decision_whitening, flatten, logit_coupling, reverse
-from invjax.models._fi_revnet import InvertibleClassifier, invertible_classifier
+from invjax.models._invertible import InvertibleClassifier, invertible_classifier
 from invjax.types import Array, Key, Net, Params
 
 
@@ -36,34 +35,34 @@ def generative_classifier(
     rounds: int = 0,
     knots: int = 64,
 ) -> tuple[InvertibleClassifier, Params]:
-    """Fit a generative classifier: fully invertible, no gradient, no step size, no seed but that of the noise in `x`.
+    """Fit a fully invertible generative classifier in closed form.
 
-    Its logits enter the last K pixels of an image, as those of `coupled_classifier` enter the first, and all others are
-    the nuisance; follow it by `gaussianize` to take the class out of that.
+    The logits replace the last K pixels of an image (those of `coupled_classifier` replace the first K), and all other
+    pixels are the nuisance. `gaussianize` can then remove the class from the nuisance.
 
     Args:
-        key: random key, for layers that draw from it; those of today do not.
+        key: random key for `init` of the layers. The layers of today draw no random numbers.
         x: `[N, *shape]` training images, with dequantisation noise.
-        labels: `[N]` their classes; each class at least twice.
-        num_classes: K.
-        min_std: no direction is trusted to vary less than this, in units of `x`. The smaller, the more one cue can
-            outvote: a pixel that is off by 1 costs a class `1 / (2 min_std^2)` nats.
-        rounds: of marginals and whitening after the first whitening; with 0 each class is a normal distribution
-            (quadratic discriminant analysis), which is what a few thousand images a class can bear.
-        knots: of the marginals.
+        labels: `[N]` classes of the images. Each class needs at least two images.
+        num_classes: number of classes K.
+        min_std: lower bound of the standard deviation along any direction, in units of `x`. With a small value one cue
+            can outweigh all others: a change of one pixel by 1 changes a log density by up to `1 / (2 min_std^2)` nats.
+        rounds: rounds of marginals and whitening after the first whitening. With 0 each class is a normal distribution
+            (quadratic discriminant analysis), which suits data sets of a few thousand images for each class.
+        knots: number of knots of each marginal.
 
     Returns:
-        The classifier and its parameters; each whitening holds a D x D matrix a class.
+        The classifier and its parameters. Each whitening has a D x D matrix for each class.
 
     Raises:
-        ValueError: labels out of range or of another number than images; a class without two images; images of
-            an integer dtype, with NaN, or of fewer than K + 2 values; `min_std` not positive.
+        ValueError: labels are out of range, or not one for each image; a class has fewer than two images; images have
+            an integer dtype, NaN, or fewer than K + 2 values; `min_std` is not positive; `rounds` is negative.
     """
     _check.positive(num_classes=num_classes, min_std=min_std)
     _check.floating("x", x)
     _check.finite("x", x)
     if len(labels) != len(x):
-        raise ValueError(f"x and labels must be of one length; got {len(x)} images and {len(labels)} labels")
+        raise ValueError(f"x and labels must have one length; got {len(x)} images and {len(labels)} labels")
     _check.labels(labels, num_classes)
     counts = np.bincount(np.asarray(labels), minlength=num_classes)
     if counts.min() < 2:
@@ -79,7 +78,7 @@ def generative_classifier(
         one_class = maps(1)
 
         def of_class(class_params):
-            # all leaves have a leading axis of classes: here one, which the logit that the layers want then names
+            # the layers expect an axis for the classes and a logit for each class; here both have length one
             alone = jax.tree.map(lambda leaf: leaf[None], class_params)
             z, logdet = one_class.forward(alone, jnp.pad(rest, ((0, 0), (1, 0))))
             return norm.logpdf(z[:, 1:]).sum(1) + logdet

@@ -1,12 +1,13 @@
-r"""The l0-sparse defence: an image is its few largest frequencies, and what they do not explain at few pixels is noise.
+r"""The l0-sparse defence: it separates an image of few frequencies from noise at few pixels.
 
-Images are nearly sparse in the orthonormal two-dimensional DCT, and an adversary in l0 changes few pixels. So what
-comes in is taken for `y = x + e`, x of k frequencies and e of t values, and both are found in turn by iterative hard
-thresholding:
+Images are nearly sparse in the orthonormal two-dimensional DCT, and an l0 adversary changes few pixels. The defence
+models its input as `y = x + e`, where x has k frequencies and e has t values that are not zero. Iterative hard
+thresholding estimates both in turn:
 
     x = 0;    repeat:  e <- the t largest values of y - x,    x <- the k largest frequencies of y - e.
 
-The network behind it is trained on images of k frequencies and sees x. The paper's k and t are not known to us.
+The network behind the defence classifies x, and is trained on images of k frequencies. The values of k and t in the
+paper are not known to us.
 
 Source: Bafna, Murtagh, Vyas 2018, *Thwarting Adversarial Examples: An L0-Robust Sparse Fourier Transform*.
 """
@@ -23,27 +24,27 @@ from invjax.types import Array, Images, Net
 
 
 def keep_largest(values: Float[Array, "batch ..."], count: int) -> Float[Array, "batch ..."]:
-    """All but the `count` values of largest magnitude become zero, example by example.
+    """Set all but the `count` values of largest magnitude of each example to zero.
 
-    The gradient is that of the values that stay. Of equal magnitudes the first ones stay.
+    Only the remaining values have a gradient. Among equal magnitudes the first ones remain.
 
     >>> keep_largest(jnp.array([[3.0, -4.0, 1.0, 4.0]]), 2).tolist()
     [[0.0, -4.0, 0.0, 4.0]]
     """
     flat = values.reshape(len(values), -1)
     _, index = jax.lax.top_k(jax.lax.stop_gradient(jnp.abs(flat)), min(count, flat.shape[1]))
-    kept = jax.vmap(lambda i: jnp.zeros(flat.shape[1], bool).at[i].set(True))(index)
-    return jnp.where(kept, flat, 0).reshape(values.shape)
+    is_largest = jax.vmap(lambda i: jnp.zeros(flat.shape[1], bool).at[i].set(True))(index)
+    return jnp.where(is_largest, flat, 0).reshape(values.shape)
 
 
 def largest_frequencies(x: Array, count: int) -> Images:
-    """The images `[B, H, W, C]` that have only the `count` largest coefficients of the DCT of each of `x`.
+    """The images `[B, H, W, C]` with only the `count` largest DCT coefficients of each image.
 
-    Train on these, with the rest of the pipeline as it is.
+    The network behind `l0_sparse` is trained on these images.
 
     Args:
-        x: images.
-        count: k, coefficients of all channels together.
+        x: images `[B, H, W, C]`.
+        count: number k of coefficients, of all channels together.
     """
     _check.positive(count=count)
     _check.floating("x", x)
@@ -53,13 +54,14 @@ def largest_frequencies(x: Array, count: int) -> Images:
 
 
 def without_outliers(x: Array, frequencies: int, outliers: int, iterations: int = 10) -> Images:
-    """What iterative hard thresholding takes for the image behind `x [B, H, W, C]`: of `frequencies` coefficients.
+    """The images `[B, H, W, C]` that iterative hard thresholding recovers from images with noise at few values.
 
     Args:
-        x: images of which few values are noise.
-        frequencies: k.
-        outliers: t, values (of a pixel and a channel) that may be noise; 0 is `largest_frequencies`.
-        iterations: of the two steps.
+        x: images `[B, H, W, C]`, few values of which are noise.
+        frequencies: number k of DCT coefficients of the recovered image.
+        outliers: number t of values (of one pixel and channel) that may be noise. With 0 the result is that of
+            `largest_frequencies`.
+        iterations: number of iterations.
     """
     _check.positive(frequencies=frequencies, iterations=iterations)
     _check.number("outliers", outliers)
@@ -73,19 +75,20 @@ def without_outliers(x: Array, frequencies: int, outliers: int, iterations: int 
 
 
 def l0_sparse(net: Net, frequencies: int, outliers: int, iterations: int = 10) -> Net:
-    """The network behind the defence: `apply(params, x [B, H, W, C])` are its logits of `without_outliers(x)`.
+    """A network behind the l0-sparse defence: its logits are those of `net` for the recovered image.
 
-    The parameters are those of `net`, to be trained on `largest_frequencies(x, frequencies)`. Gradients hold the
-    places of the kept values, so attacks can follow them through all iterations.
+    The parameters are those of `net`, which should be trained on `largest_frequencies(x, frequencies)`. Gradients treat
+    the positions of the remaining values as constants, so gradient attacks work through all iterations.
 
     Args:
         net: any classifier of images.
-        frequencies: k.
-        outliers: t.
-        iterations: of the thresholding.
+        frequencies: number k of DCT coefficients of the recovered image.
+        outliers: number t of values that may be noise.
+        iterations: number of iterations of the thresholding.
 
     Raises:
-        ValueError: numbers that are not positive (t may be 0); more frequencies or outliers than values (when called).
+        ValueError: numbers that are not positive (`outliers` may be 0), or more `frequencies` or `outliers` than values
+            of an image (when called).
     """
     _check.positive(frequencies=frequencies, iterations=iterations)
     _check.number("outliers", outliers)
