@@ -1,4 +1,4 @@
-"""Ways to fool a classifier. `base` says what an attack is, `threats` what it may do to an image."""
+"""Adversarial attacks. `Attack` says what an attack is, `Threat` what it may do to one image."""
 
 from invjax._warps import affine_grid, unwarp, warp
 from invjax.attacks import building
@@ -21,10 +21,11 @@ from invjax.attacks._neighbours import Neighbours, aligned_neighbours
 from invjax.attacks._reference_bank import ReferenceBank, pixels_of, reference_bank
 from invjax.attacks._smallest import distances, line_search, smallest
 from invjax.attacks._square import square
-from invjax.attacks._threats import Threat, l0, l1, l2, linf
+from invjax.attacks._threats import THREATS, Threat, l0, l1, l2, linf
 from invjax.attacks._transformed import transformed
 
 __all__ = [
+    "THREATS",
     "Attack",
     "AttackResult",
     "Finding",

@@ -1,9 +1,9 @@
-"""AutoAttack: four attacks in turn, without a parameter to tune, so that numbers are comparable.
+"""AutoAttack: four attacks in turn, without a parameter to tune, so that robust accuracies are comparable.
 
     Auto-PGD on cross-entropy, Auto-PGD and FAB towards each wrong class, Square.
 
-`autoattack` is one attack like any other. `autoattack_stages` are its parts, which `evaluation.benchmark` runs on whole
-data sets: an image that one of them breaks is not given to the next.
+`autoattack` is one attack like any other. `autoattack_stages` returns its parts, which `evaluation.benchmark` runs on a
+whole data set: a stage attacks only the images that the stages before it did not break.
 
 Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness* ("standard" version of their code), and 2021,
 *Mind the Box*, for l1.
@@ -15,23 +15,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invjax import _check
 from invjax.attacks._apgd import apgd, apgd_toward
 from invjax.attacks._attack import Attack, AttackResult, recipe
 from invjax.attacks._combine import worst_of
 from invjax.attacks._fab import fab_toward
 from invjax.attacks._square import square
-from invjax.attacks._threats import Threat
+from invjax.attacks._threats import Threat, check_supported
 from invjax.attacks.building import where
 
 
 class Stage(NamedTuple):
-    """One part of AutoAttack: the attacks `make(rank)` for each rank, compiled once.
+    """One part of AutoAttack: an attack for each rank, all compiled as one.
 
     Attributes:
-        name: "apgd-ce", "apgd-t", "fab-t" or "square" in the standard version.
-        make: `rank -> Attack`, where the rank is a traced integer: a wrong class by its likelihood, or a restart.
-        ranks: how many.
+        name: name of the stage: "apgd-ce", "apgd-t", "fab-t" or "square" in the standard version.
+        make: `rank -> Attack`, where the rank is a traced integer: the number of a restart, or of a wrong class from
+            the most likely one on.
+        ranks: number of ranks.
     """
 
     name: str
@@ -43,21 +43,24 @@ def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, que
     """The attacks of AutoAttack's standard version, in order.
 
     Args:
-        threat: `linf()`, `l2()` or `l1()`.
-        num_classes: of the model; the targeted attacks go towards at most nine wrong classes (Auto-PGD in l1: five).
-        steps: of Auto-PGD and FAB.
-        queries: of Square.
+        threat: a norm with `to_hyperplane`, such as `linf()`, `l2()` or `l1()`.
+        num_classes: number of classes of the model. The targeted attacks go towards at most nine wrong classes
+            (Auto-PGD with a sparse threat: five).
+        steps: gradients taken by each run of Auto-PGD and FAB.
+        queries: squares tried by Square.
 
     Raises:
-        ValueError: another threat, fewer than two classes.
+        ValueError: a threat that one of the attacks does not support, fewer than two classes.
     """
-    _check.one_of("the threat of AutoAttack", threat.name, ("linf", "l2", "l1"))
+    check_supported("AutoAttack", threat, "order", "to_hyperplane")
     if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2; got num_classes={num_classes}")
+        raise ValueError(
+            f"num_classes must be at least 2; got num_classes={num_classes}; a model of two classes has two logits"
+        )
     targets = min(9, num_classes - 1)
-    stages = [Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 5 if threat.name == "l1" else 1)]
+    stages = [Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 5 if threat.sparse else 1)]
     if num_classes > 3:  # the targeted ratio needs four logits
-        apgd_targets = min(5, targets) if threat.name == "l1" else targets
+        apgd_targets = min(5, targets) if threat.sparse else targets
         stages.append(Stage("apgd-t", lambda rank: apgd_toward(rank, threat, steps=steps), apgd_targets))
     stages.append(Stage("fab-t", lambda rank: fab_toward(rank, threat, steps=steps), targets))
     stages.append(Stage("square", lambda rank: square(threat, queries=queries, rescale=False), 1))
@@ -67,8 +70,8 @@ def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, que
 def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: int = 5000) -> Attack:
     """AutoAttack (standard version) as one attack: for each image the first success of its four parts.
 
-    Every part attacks every image, as `jit` demands. For a whole data set `evaluation.benchmark` breaks the same images
-    and is several times faster, since it drops the images that are broken.
+    Every part attacks every image, because a compiled function has fixed shapes. On a whole data set
+    `evaluation.benchmark` breaks the same images several times faster, because it drops the images that are broken.
 
     >>> from invjax import attacks
     >>> logits_fn = lambda x: jnp.stack([1 - x.sum((1, 2, 3)), x.sum((1, 2, 3))], -1)
@@ -78,13 +81,13 @@ def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: i
     True
 
     Args:
-        threat: `linf()`, `l2()` or `l1()`.
-        num_classes: of the model.
-        steps: of Auto-PGD and FAB.
-        queries: of Square.
+        threat: a norm with `to_hyperplane`, such as `linf()`, `l2()` or `l1()`.
+        num_classes: number of classes of the model.
+        steps: gradients taken by each run of Auto-PGD and FAB.
+        queries: squares tried by Square.
 
     Raises:
-        ValueError: as `autoattack_stages`.
+        ValueError: a threat that one of the attacks does not support, fewer than two classes.
     """
     stages = autoattack_stages(threat, num_classes=num_classes, steps=steps, queries=queries)
     said = recipe("autoattack", threat, num_classes=num_classes, steps=steps, queries=queries)
@@ -92,7 +95,7 @@ def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: i
 
 
 def _first_success(stage: Stage) -> Attack:
-    """The stage's ranks in turn; for each example the first success, or else the first rank's result."""
+    """All ranks of a stage as one attack; for each example the first success, or else the result of the first rank."""
 
     def run_ranks(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         def run(rank) -> AttackResult:

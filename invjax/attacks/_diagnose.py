@@ -54,7 +54,7 @@ def collect(
     low, high = (edge if np.isfinite(edge) else far for edge, far in zip(threat.box, (-10, 10), strict=True))
     box = float(threat.distance(jnp.full_like(inside[0], high), jnp.full_like(inside[0], low)))
     radii = (0.5 * float(eps), float(eps), 2 * float(eps), box)
-    searchable = x.ndim == 4 and min(x.shape[1:3]) >= 4 and threat.name in ("linf", "l2", "l1")
+    searchable = x.ndim == 4 and min(x.shape[1:3]) >= 4 and threat.order is not None
     loss_gradient, logit_gradient = (np.asarray(g) for g in largest_gradients(params, x))
     return Evidence(
         box=threat.box,

@@ -92,11 +92,13 @@ def pgd(
         threat: the geometry; default `linf()`.
         steps: gradients taken.
         loss: what to climb.
-        random_start: start at a random point of the ball; else at the image.
-        targeted: `labels` are the classes to reach; descend the loss.
+        random_start: whether to start at a random point of the ball instead of the image.
+        targeted: whether `labels` are classes to reach, so that the attack descends the loss.
 
     Returns:
         An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
+
+    Source: Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*.
     """
 
     def objective_for(logits_fn, x, labels):
@@ -115,31 +117,42 @@ def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool 
     Args:
         threat: the geometry; `linf((-inf, inf))` does not clip to the box.
         loss: what to climb.
-        targeted: `labels` are the classes to reach.
+        targeted: whether `labels` are classes to reach, so that the attack descends the loss.
+
+    Returns:
+        An `Attack`; its `step_size` is `eps` unless given.
+
+    Source: Goodfellow et al. 2015, *Explaining and Harnessing Adversarial Examples*.
     """
     return _whole_step("fgsm", pgd(threat, steps=1, loss=loss, random_start=False, targeted=targeted), loss)
 
 
-def step_ll(threat: Threat | None = None, *, loss: Loss = log_odds) -> Attack:
-    """One step of length `eps` towards the class that the model finds least likely. `labels` are the true ones.
+def step_ll(threat: Threat | None = None) -> Attack:
+    """One step of length `eps` towards the class that the model finds least likely; `labels` are the true classes.
 
     Args:
         threat: the geometry; default `linf()`.
-        loss: of the least likely class, descended.
+
+    Returns:
+        An untargeted `Attack`: any wrong prediction is a success.
+
+    Source: Kurakin et al. 2017, *Adversarial Machine Learning at Scale*.
     """
-    return _whole_step("step_ll", iterated_ll(threat, steps=1, loss=loss), loss)
+    return _whole_step("step_ll", iterated_ll(threat, steps=1), log_odds)
 
 
 def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = log_odds) -> Attack:
-    """Steps towards the class that the model finds least likely for the image itself. `labels` are the true ones.
+    """Steps towards the class that the model finds least likely for the image itself; `labels` are the true classes.
 
     Args:
         threat: the geometry; default `linf()`.
-        steps: gradients taken, from the image on.
-        loss: of the least likely class, descended.
+        steps: gradients taken; the first one is at the image.
+        loss: loss of the least likely class, which the attack descends.
 
     Returns:
-        An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
+        An untargeted `Attack`: any wrong prediction is a success. Its `step_size` is `2.5 * eps / steps` unless given.
+
+    Source: Kurakin et al. 2017, *Adversarial Machine Learning at Scale*.
     """
 
     def objective_for(logits_fn, x, labels):

@@ -1,0 +1,55 @@
+"""Attacks towards each wrong class in turn, from the most likely one on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from invjax import _check
+from invjax.attacks._attack import Attack, AttackResult, recipe
+from invjax.attacks.building import where
+from invjax.types import Array
+
+
+def wrong_class(logits: Array, labels: Array, rank: Any) -> Array:
+    """The `rank`-th most likely class among those that are not the label, `[B]`; rank 0 is the most likely one."""
+    is_label = jnp.arange(logits.shape[-1])[None] == labels[:, None]
+    order = jnp.argsort(jnp.where(is_label, jnp.inf, -logits), axis=-1)
+    return jnp.take(order, jnp.asarray(rank), axis=1).astype(labels.dtype)
+
+
+def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **settings: Any) -> Attack:
+    """One attack towards each of the `targets` most likely wrong classes; for each example the nearest success.
+
+    Args:
+        toward: `rank -> Attack`, where the rank is a traced integer.
+        targets: number of wrong classes, less than the number of classes.
+        name: name of the attack, for its recipe.
+        **settings: settings of the attack, for its recipe.
+
+    Raises:
+        ValueError: no targets; when the attack runs, as many targets as classes.
+    """
+    _check.positive(targets=targets)
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        classes = _check.logits_of(logits_fn, x, labels)
+        if targets >= classes:
+            raise ValueError(
+                f"targets must be less than the {classes} classes of the model; got {targets}; "
+                f"use targets={classes - 1} for all wrong classes"
+            )
+
+        def run(rank) -> AttackResult:
+            return toward(rank)(jax.random.fold_in(key, rank), logits_fn, x, labels, eps=eps, ids=ids)
+
+        def step(best, rank):
+            new = run(rank)
+            nearer = (new.success & ~best.success) | (new.success & best.success & (new.distance < best.distance))
+            return where(nearer, new, best), None
+
+        return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, targets))[0]
+
+    first = toward(0)
+    return first._replace(run=attack, recipe=recipe(name, first.threat, **settings, targets=targets))

@@ -1,0 +1,60 @@
+"""The number of changed pixels, which is not a norm: a few pixels may take any value."""
+
+import jax
+import jax.numpy as jnp
+
+from invjax.attacks._threats._threat import Threat, check_box, draw, movable
+from invjax.types import Box
+
+
+def l0(box: Box = (0.0, 1.0)) -> Threat:
+    """At most `eps` pixels may change, each in all of its channels.
+
+        distance(z, x) = number of positions i where z_i differs from x_i in any channel
+
+    An example is `[..., C]` and a pixel is a position. `project` clips to the box and keeps the `eps` pixels whose
+    change brings the result nearest to `z`; this is the exact projection. A step of length s moves each of the `eps`
+    most promising pixels by `40 s / eps` of the range. The projection compares pixels by how far they have moved, so a
+    new pixel has to move all the way at once: smaller steps never replace the pixels of a random start.
+
+    >>> l0().project(jnp.array([[0.9], [0.6]]), jnp.array([[0.5], [0.5]]), 1).ravel().tolist()
+    [0.8999999761581421, 0.5]
+
+    Args:
+        box: the range of pixel values; finite.
+
+    Raises:
+        ValueError: a box that is empty or not finite.
+
+    Source: Croce & Hein 2019, *Sparse and Imperceivable Adversarial Attacks*, section 3. The ascent step is ours.
+    """
+    low, high = check_box(box)
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        raise ValueError(f"l0 needs a finite box, or a pixel could take any value; got {box}; use (0.0, 1.0)")
+
+    def top_pixels(score, eps):
+        order = jnp.argsort(-score.ravel(), stable=True)
+        rank = jnp.zeros(score.size, jnp.int32).at[order].set(jnp.arange(score.size, dtype=jnp.int32))
+        # integers, because a radius between two counts means the lower one and bfloat16 has no 257
+        count = jnp.floor(jnp.minimum(eps, score.size)).astype(jnp.int32)
+        return (rank < count).reshape(*score.shape, 1) & (score > 0)[..., None]
+
+    def project(z, x, eps):
+        inside = jnp.clip(z, low, high)
+        gain = ((z - x) ** 2 - (z - inside) ** 2).sum(-1)
+        return jnp.where(top_pixels(gain, eps), inside, x)
+
+    def sample(key, x, eps):
+        pixel_key, value_key = jax.random.split(key)
+        chosen = top_pixels(draw(jax.random.uniform, pixel_key, x.shape[:-1], x.dtype, 1e-3), eps)
+        return jnp.where(chosen, draw(jax.random.uniform, value_key, x.shape, x.dtype, low, high), x)
+
+    def ascent(gradient, z, eps):
+        gradient = movable(gradient, z, box)
+        moved = jnp.where(top_pixels(jnp.abs(gradient).sum(-1), eps), jnp.sign(gradient), 0)
+        return moved * (high - low) * 40 / jnp.maximum(eps, 1)
+
+    def distance(z, x):
+        return (z != x).any(-1).sum().astype(x.dtype)
+
+    return Threat(sample, ascent, project, distance, box, "l0")

@@ -1,0 +1,61 @@
+"""The Euclidean norm: the length of the whole change is bounded."""
+
+import jax
+import jax.numpy as jnp
+
+from invjax.attacks._roots import newton
+from invjax.attacks._threats._threat import Threat, check_box, descent, draw
+from invjax.types import Box
+
+
+def _norm(x):
+    return jnp.sqrt((x**2).sum())
+
+
+def l2(box: Box = (0.0, 1.0)) -> Threat:
+    """The Euclidean length of the change is at most `eps`.
+
+        distance(z, x) = sqrt(sum_i (z_i - x_i)^2)
+
+    The projection scales the change and then clips it to the box, which shortens it further. The result is a point of
+    the ball, and the nearest one where nothing is clipped.
+
+    >>> l2().project(jnp.array([0.9, 0.5]), jnp.array([0.5, 0.5]), 0.25).tolist()
+    [0.75, 0.5]
+
+    Args:
+        box: the range of pixel values; `(-inf, inf)` for none.
+
+    Raises:
+        ValueError: an empty box.
+    """
+    box = check_box(box)
+
+    def project(z, x, eps):
+        length = _norm(z - x)
+        return jnp.clip(x + (z - x) * jnp.minimum(1, eps / jnp.where(length > 0, length, 1)), *box)
+
+    def sample(key, x, eps):
+        direction_key, radius_key = jax.random.split(key)
+        direction = draw(jax.random.normal, direction_key, x.shape, x.dtype)
+        radius = eps * jax.random.uniform(radius_key, (), x.dtype) ** (1 / x.size)
+        return project(x + radius * direction / _norm(direction), x, eps)
+
+    def ascent(gradient, z, eps):
+        # divide by the largest entry first, because squares of small numbers underflow
+        largest = jnp.abs(gradient).max()
+        scaled = gradient / jnp.where(largest > 0, largest, 1)
+        return scaled / jnp.maximum(_norm(scaled), 1e-12)
+
+    def to_hyperplane(point, normal, offset):
+        way, zero = descent(point, normal, offset, box), jnp.zeros((), point.dtype)
+        slope, cap = way.slope, way.cap
+
+        def rest(s):
+            value = way.missing - (slope * jnp.minimum(s * slope, cap)).sum()
+            return value, -jnp.where(s * slope < cap, slope**2, 0).sum()
+
+        most = (cap / jnp.where(slope > 0, slope, 1)).max()
+        return way.step(jnp.minimum(newton(rest, zero, most, zero, way.missing, True) * slope, cap))
+
+    return Threat(sample, ascent, project, lambda z, x: _norm(z - x), box, "l2", order=2, to_hyperplane=to_hyperplane)

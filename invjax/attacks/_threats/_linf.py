@@ -1,0 +1,48 @@
+"""The l-infinity norm: every pixel value may change a little."""
+
+import jax
+import jax.numpy as jnp
+
+from invjax.attacks._roots import newton
+from invjax.attacks._threats._threat import Threat, check_box, descent, draw
+from invjax.types import Box
+
+
+def linf(box: Box = (0.0, 1.0)) -> Threat:
+    """Every value may change by at most `eps`.
+
+        distance(z, x) = max_i |z_i - x_i|
+
+    >>> linf().project(jnp.array([0.9, 0.2]), jnp.array([0.5, 0.1]), 0.25).tolist()
+    [0.75, 0.20000000298023224]
+
+    Args:
+        box: the range of pixel values; `(-inf, inf)` for none.
+
+    Raises:
+        ValueError: an empty box.
+    """
+    box = check_box(box)
+
+    def project(z, x, eps):
+        return jnp.clip(jnp.clip(z, x - eps, x + eps), *box)
+
+    def to_hyperplane(point, normal, offset):
+        way, zero = descent(point, normal, offset, box), jnp.zeros((), point.dtype)
+
+        def rest(r):
+            value = way.missing - (way.slope * jnp.minimum(r, way.cap)).sum()
+            return value, -jnp.where(r < way.cap, way.slope, 0).sum()
+
+        return way.step(jnp.minimum(newton(rest, zero, way.cap.max(), zero, way.missing, True), way.cap))
+
+    return Threat(
+        sample=lambda key, x, eps: project(x + eps * draw(jax.random.uniform, key, x.shape, x.dtype, -1, 1), x, eps),
+        ascent=lambda gradient, z, eps: jnp.sign(gradient),
+        project=project,
+        distance=lambda z, x: jnp.abs(z - x).max(),
+        box=box,
+        name="linf",
+        order=jnp.inf,
+        to_hyperplane=to_hyperplane,
+    )
