@@ -68,12 +68,9 @@ def test_the_class_is_chosen_on_other_copies_than_it_is_counted_on():
     def coin(x):
         return jnp.floor(x[:, :1] * 1e4) % 30 == jnp.arange(30)[None]
 
-    x = np.zeros((64, 1), np.float32)
-    seen = []
-    for i in range(4):
-        found = smoothed(jax.random.key(i), coin, x, sigma=1.0, trials=10, selection=1, alpha=0.3)
-        seen.append((found.label != ABSTAIN).mean())
-    assert max(seen) < 0.3
+    x = np.zeros((256, 1), np.float32)
+    found = smoothed(jax.random.key(0), coin, x, sigma=1.0, trials=10, selection=1, alpha=0.3)
+    assert (found.label != ABSTAIN).mean() < 0.3
 
 
 @pytest.mark.parametrize(
