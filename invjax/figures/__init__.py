@@ -1,23 +1,21 @@
-"""Figures from arrays. The only module that knows matplotlib, which it imports when a figure is drawn.
+"""Figures from arrays. This is the only package that uses matplotlib, which it imports when a figure is drawn.
 
-Each function takes host arrays and returns a `matplotlib.figure.Figure`; `save` writes it whole or not at all.
+Each function takes host arrays and returns a `matplotlib.figure.Figure`; `save` writes it completely or not at all.
 """
 
+from invjax.figures._bars import bar_panels, readings
 from invjax.figures._canvas import save
-from invjax.figures._charts import bar_panels, curves, histograms, line_panels, pareto, readings, scatter_panels
+from invjax.figures._decision_planes import decision_arrows, decision_slices
+from invjax.figures._fractions import stacked_fractions
+from invjax.figures._histograms import histograms
 from invjax.figures._interval_charts import interval_curves, interval_dots
+from invjax.figures._lines import curves, line_panels
 from invjax.figures._pictures import adversarial_grid, image_grid, metamer_grid
-from invjax.figures._planes import decision_arrows, decision_slices, plane_panels
+from invjax.figures._plane_panels import plane_panels
+from invjax.figures._points import pareto, scatter_panels
+from invjax.figures._response_charts import gap_distributions, logits_along, predictions
+from invjax.figures._robustness_charts import power_laws, robustness_curves, sensitivity
 from invjax.figures._sandwiches import sandwich
-from invjax.figures._sensitivity_charts import (
-    gap_distributions,
-    logits_along,
-    power_laws,
-    predictions,
-    robustness_curves,
-    sensitivity,
-)
-from invjax.figures._shares import stacked_shares
 
 __all__ = [
     "adversarial_grid",
@@ -43,5 +41,5 @@ __all__ = [
     "save",
     "scatter_panels",
     "sensitivity",
-    "stacked_shares",
+    "stacked_fractions",
 ]

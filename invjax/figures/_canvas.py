@@ -1,4 +1,4 @@
-"""What all figures share: ink, paper, and how they are saved."""
+"""What all figures have in common: colors, an empty figure, and how a figure is saved."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ INK, GRID, PALETTE = "#1b1f24", "#d8dee4", ("#0b6e99", "#d1653a", "#5b8c3e", "#7
 
 
 def blank(width: float, height: float) -> Any:
-    """An empty figure of that many inches."""
+    """An empty figure of the given size in inches."""
     try:
         from matplotlib.figure import Figure  # without pyplot: no global state, no display
     except ImportError as error:
@@ -20,13 +20,13 @@ def blank(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | Path) -> Path:
-    """Write `figure` as a PNG, whole or not at all, and return its path."""
+    """Write `figure` as a PNG, completely or not at all, and return its path."""
     write_file(path, lambda file: figure.savefig(file, format="png"))
     return Path(path)
 
 
 def show_image(axes: Any, image: np.ndarray) -> None:
-    """An image `[H, W, C]` in [0, 1], clipped, without ticks."""
+    """Draw an image `[H, W, C]`, clipped to [0, 1], without ticks."""
     gray = image.shape[-1] == 1
     axes.imshow(np.clip(image[..., 0] if gray else image, 0, 1), cmap="gray" if gray else None, vmin=0, vmax=1)
     axes.set_xticks([])

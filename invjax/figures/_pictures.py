@@ -16,15 +16,17 @@ def metamer_grid(
     metamer_logits: np.ndarray,
     title: str,
 ) -> Any:
-    """Logit metamers as in figure 5 of Jacobsen et al. 2019, with both sets of logits under each column.
+    """Logit metamers, with the logits of the original and of the metamer under each column.
+
+    Source: Jacobsen et al. 2019, figure 5.
 
     Args:
         logits_from: `[n, H, W, C]`, row 1.
         metamers: `[n, H, W, C]`, row 2; clipped to [0, 1] for display.
         nuisance_from: `[n, H, W, C]`, row 3.
-        logits: `[n, K]`, those of row 1.
-        metamer_logits: `[n, K]`, those of row 2 after encoding it again.
-        title: above the figure.
+        logits: `[n, K]`, the logits of row 1.
+        metamer_logits: `[n, K]`, the logits of row 2, after encoding it again.
+        title: title of the figure.
     """
     n, classes = logits.shape
     figure = blank(1.25 * n + 1.2, 4.1 + 0.15 * classes)
@@ -66,15 +68,16 @@ def metamer_grid(
     return figure
 
 
-def adversarial_grid(original: np.ndarray, changed: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]],
-                     title: str) -> Any:  # fmt: skip
-    """Images above what attacks made of them: one column an image, one row an attack.
+def adversarial_grid(
+    original: np.ndarray, changed: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]], title: str
+) -> Any:
+    """Images above their adversarial examples: one column for each image, one row for each attack.
 
     Args:
         original: `[n, H, W, C]`.
         changed: `{attack: [n, H, W, C]}`.
-        captions: `{attack or "original": a few words under each image}`.
-        title: above the figure.
+        captions: `{attack or "original": [n] captions}`, printed under the images.
+        title: title of the figure.
     """
     rows = {"original": original, **changed}
     figure = blank(1.15 * len(original) + 0.6, 1.4 * len(rows) + 0.4)
@@ -89,12 +92,12 @@ def adversarial_grid(original: np.ndarray, changed: Mapping[str, np.ndarray], ca
 
 
 def image_grid(rows: Mapping[str, np.ndarray], title: str, side: float = 0.8) -> Any:
-    """Images in rows that have a name.
+    """Named rows of images.
 
     Args:
-        rows: `{name: [n, H, W, C]}`, of one n; clipped to [0, 1] for display.
-        title: above the figure.
-        side: of an image, in inches.
+        rows: `{name: [n, H, W, C]}`, with the same n in each; clipped to [0, 1] for display.
+        title: title of the figure.
+        side: side of an image, in inches.
     """
     columns = len(next(iter(rows.values())))
     figure = blank(side * columns + 0.6, (side + 0.05) * len(rows) + 0.4)

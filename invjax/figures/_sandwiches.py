@@ -1,4 +1,4 @@
-"""What is proven, what is open and what is broken, and below it what people see."""
+"""Certified accuracy below attacked accuracy: which images are certified, which are broken, which are undecided."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ def sandwich(
     agreement: Mapping[str, Interval],
     title: str,
     published: Mapping[str, float] | None = None,
-    norm: str = "linf",
 ) -> Any:
-    """Certified accuracy below attacked accuracy, on the same images; beside them, on the same axis, agreement.
+    """Certified accuracy below attacked accuracy on the same images, and beside them the agreement with people.
 
-    What is certified at a radius holds at every smaller one, and what falls at a radius has fallen at every larger one:
-    between radii the lower line is that of the next one, the upper lines those of the last one, so that the true
-    accuracy lies between them everywhere. Of a report by `evaluation.report(..., certify="crown-ibp")`:
+    A certificate at one radius implies one at every smaller radius, and an adversarial example at one radius is one at
+    every larger radius. Between radii, the lower line therefore takes the value of the next radius and the upper lines
+    that of the last one, and the true accuracy lies between them everywhere. For a report by
+    `evaluation.report(..., certify="crown-ibp")`:
 
         s, i = found.sensitivity["linf"], found.invariance["people"]
         radii = np.linspace(0, s.eps, 50)
@@ -36,18 +36,18 @@ def sandwich(
         )
 
     Args:
-        certified: radii and certified accuracies, from 0 for the whole picture: at 0 that is the clean accuracy.
-        attacked: by attack.
-        agreement: `{with what, on which images: interval}`, a dot each; no panel if there are none.
-        title: above the figure.
-        published: `{with what, on which images: share}`, hollow stars.
-        norm: of the radii.
+        certified: l-infinity radii and certified accuracies; at radius 0 this is the clean accuracy.
+        attacked: `{attack: (radii, accuracies)}`.
+        agreement: `{with whom, on which images: interval}`, one dot each. An empty mapping gives no panel.
+        title: title of the figure.
+        published: `{with whom, on which images: fraction}`, drawn as hollow stars.
 
     Raises:
-        ValueError: no attack; at some radius more is certified than withstands an attack: not the same images.
+        ValueError: there is no attack, or at some radius more images are certified than withstand an attack, so that
+            the two cannot be of the same images.
     """
     if not attacked:
-        raise ValueError("attacked must hold one attack or more; got none; a sandwich has two sides")
+        raise ValueError("attacked must hold one attack or more; got none; pass the accuracies of an attack")
     for name, steps in attacked.items():
         _check_order(certified, name, steps)
     published = {} if published is None else published
@@ -68,11 +68,11 @@ def sandwich(
     axes.plot(certified[0], 100 * np.asarray(certified[1]), "s", color=PALETTE[2], markersize=3)
     for i, (name, (radii, accuracies)) in enumerate(attacked.items()):
         color, style = PALETTE[(1, 0, 3)[i % 3]], ("-", "--", ":")[i // 3 % 3]
-        axes.step(radii, 100 * np.asarray(accuracies), style, where="post", color=color, linewidth=1.6,
-                  label=f"withstands {name}")  # fmt: skip
+        line = {"where": "post", "color": color, "linewidth": 1.6, "label": f"withstands {name}"}
+        axes.step(radii, 100 * np.asarray(accuracies), style, **line)
     axes.set_xlim(0, last)
     axes.set_ylim(0, 102)
-    axes.set_xlabel(f"radius eps ({norm})")
+    axes.set_xlabel("radius eps (linf)")
     axes.set_ylabel("images, %")
     if aside:
         _dots(aside[0], agreement, published)
@@ -91,10 +91,12 @@ def sandwich(
 def _dots(axes, agreement, published):
     starred = False
     for i, (name, interval) in enumerate(agreement.items()):
-        share, low, high = (100 * value for value in interval)
+        percent, low, high = (100 * value for value in interval)
         axes.plot([i, i], [low, high], color=PALETTE[3], linewidth=1.6, alpha=0.6)
-        axes.plot(i, share, "o", color=PALETTE[3], markersize=5)
-        axes.annotate(f"{share:.0f}", (i, share), xytext=(6, 0), textcoords="offset points", fontsize=7, va="center")
+        axes.plot(i, percent, "o", color=PALETTE[3], markersize=5)
+        axes.annotate(
+            f"{percent:.0f}", (i, percent), xytext=(6, 0), textcoords="offset points", fontsize=7, va="center"
+        )
         if name in published:
             star = {"markerfacecolor": "white", "markeredgecolor": INK, "markersize": 9, "linestyle": ""}
             axes.plot(i - 0.2, 100 * published[name], "*", label=None if starred else "published", **star)

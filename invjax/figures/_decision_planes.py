@@ -1,11 +1,11 @@
-"""Figures of planes: decision regions, and what moves in them."""
+"""Decision regions on planes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from invjax.figures._canvas import GRID, INK, PALETTE, blank, show_image
+from invjax.figures._canvas import INK, PALETTE, blank, show_image
 
 
 def decision_slices(
@@ -15,14 +15,14 @@ def decision_slices(
     images: Sequence[Mapping[str, np.ndarray]],
     title: str,
 ) -> Any:
-    """Decision regions on planes: one column a plane, under its images; one row a classifier, one colour a class.
+    """Decision regions on planes: one column for each plane, one row for each classifier, one color for each class.
 
     Args:
-        axes: of each plane, its two coordinates, `([R], [R])`.
+        axes: for each plane, its two coordinates, `([R], [R])`.
         labels: `{classifier: [R, R] of each plane}`; row i is at the i-th second coordinate.
-        points: of each plane, what is marked on it: `{name: coordinates [2]}`.
-        images: of each plane, what stands above it: `{caption: [H, W, C]}`.
-        title: above the figure.
+        points: for each plane, the marked points `{name: coordinates [2]}`.
+        images: for each plane, the images above it, `{caption: [H, W, C]}`.
+        title: title of the figure.
     """
     figure = blank(2.5 * len(axes) + 0.5, 2.5 * len(labels) + 1.8)
     from matplotlib import colormaps
@@ -69,15 +69,15 @@ def decision_arrows(
     arrows: Mapping[str, Mapping[str, tuple[str, str]]],
     title: str,
 ) -> Any:
-    """Ways between points of a plane: tints are what a classifier decides, lines where the classes really are.
+    """Arrows between points of a plane, over the decisions of a classifier (tints) and the true classes (lines).
 
     Args:
         axes: the two coordinates, `([R], [R])`.
-        labels: `{classifier: [R, R]}`, a panel each; row i is at the i-th second coordinate.
+        labels: `{classifier: [R, R]}`, one panel for each; row i is at the i-th second coordinate.
         truth: `{class: curve [P, 2]}`, in the order of the labels.
-        points: `{classifier: {name: coordinates [2]}}`, marked.
-        arrows: `{classifier: {what it is: (name of a point, name of another)}}`, the same in each panel.
-        title: above the figure.
+        points: `{classifier: {name: coordinates [2]}}`, the marked points.
+        arrows: `{classifier: {name of the arrow: (name of its start, name of its end)}}`, the same names in each panel.
+        title: title of the figure.
     """
     figure = blank(3.9 * len(labels) + 0.4, 5.0)
     from matplotlib.colors import to_rgb
@@ -94,8 +94,8 @@ def decision_arrows(
         extent = [end for axis in axes for end in (1.5 * axis[0] - 0.5 * axis[1], 1.5 * axis[-1] - 0.5 * axis[-2])]
         panel.imshow((0.72 + 0.28 * strong)[regions], origin="lower", extent=extent, aspect="equal")
         if regions.min() < regions.max():
-            panel.contour(first, second, regions, np.arange(len(truth) - 1) + 0.5, colors=INK, linestyles="--",
-                          linewidths=0.8)  # fmt: skip
+            levels = np.arange(len(truth) - 1) + 0.5
+            panel.contour(first, second, regions, levels, colors=INK, linestyles="--", linewidths=0.8)
         for color, curve in zip(PALETTE, truth.values(), strict=False):
             panel.plot(*curve.T, color=color, linewidth=1.6)
         for name, (start, end) in arrows[classifier].items():
@@ -109,76 +109,12 @@ def decision_arrows(
         panel.set_title(classifier, fontsize=9, color=INK)
         panel.set_xticks([])
         panel.set_yticks([])
-    patches = [Patch(color=tuple(0.72 + 0.28 * color), label=f"decision {name}")
-               for name, color in zip(truth, strong, strict=True)]  # fmt: skip
+    patches = [
+        Patch(color=tuple(0.72 + 0.28 * color), label=f"decision {name}")
+        for name, color in zip(truth, strong, strict=True)
+    ]
     lines = [Line2D([], [], color=color, label=f"class {name}") for name, color in zip(truth, strong, strict=True)]
     ways = [Line2D([], [], color=color, label=name, marker=">", markersize=5) for name, color in colors.items()]
     figure.legend(handles=[*lines, *patches, *ways], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10, color=INK)
-    return figure
-
-
-def plane_panels(
-    points: Mapping[str, Mapping[str, np.ndarray]],
-    curves: Mapping[str, Mapping[str, np.ndarray]],
-    arrows: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
-    limits: Sequence[Sequence[float | int]],
-    labels: tuple[str, str],
-    title: str,
-    columns: int = 2,
-) -> Any:
-    """Panels of one plane: points, curves over them, and arrows; what has one name has one style in all panels.
-
-    Args:
-        points: `{panel: {group: [N, 2]}}`, one colour a group.
-        curves: `{panel: {name: [P, 2]}}`, in ink.
-        arrows: `{panel: {name: (from [2], to [2])}}`, one colour a name.
-        limits: of the two axes, units as long on both.
-        labels: of the two axes.
-        title: above the figure.
-        columns: panels side by side.
-    """
-    from itertools import chain, cycle
-
-    rows = -(-len(points) // columns)
-    (left, right), (bottom, top) = limits
-    width = 4.0
-    figure = blank(width * columns + 0.4, rows * (width * (top - bottom) / (right - left) + 0.45) + 0.9)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    from matplotlib.lines import Line2D
-
-    def names(parts):
-        return dict.fromkeys(chain.from_iterable(parts.values()))
-
-    colors = dict(zip([*names(points), *names(arrows)], cycle(PALETTE), strict=False))
-    dashes = dict(zip(names(curves), cycle(("-", "--", ":", "-.")), strict=False))
-    for axes in grid.ravel()[len(points) :]:
-        axes.set_visible(False)
-    for axes, (panel, groups) in zip(grid.ravel(), points.items(), strict=False):
-        for group, at in groups.items():
-            axes.plot(*at.T, ".", markersize=4, markeredgewidth=0, color=colors[group], alpha=0.55, rasterized=True)
-        for name, curve in curves.get(panel, {}).items():
-            axes.plot(*curve.T, color=INK, linestyle=dashes[name], linewidth=1.2)
-        for name, (start, end) in arrows.get(panel, {}).items():
-            style = {"arrowstyle": "-|>", "color": colors[name], "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", end, start, arrowprops=style, zorder=5)
-        axes.set_xlim(left, right)
-        axes.set_ylim(bottom, top)
-        axes.set_aspect("equal")
-        axes.set_title(panel, fontsize=9, color=INK)
-        axes.grid(color=GRID, linewidth=0.5)
-        axes.set_axisbelow(True)
-    for axes in grid[-1]:
-        axes.set_xlabel(labels[0])
-    for axes in grid[:, 0]:
-        axes.set_ylabel(labels[1])
-    handles = [
-        *(Line2D([], [], color=colors[name], marker="o", markersize=4, linestyle="", label=name)
-          for name in names(points)),
-        *(Line2D([], [], color=INK, linestyle=dashes[name], linewidth=1.2, label=name) for name in names(curves)),
-        *(Line2D([], [], color=colors[name], linewidth=2.2, marker=">", markersize=5, label=name)
-          for name in names(arrows)),
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure

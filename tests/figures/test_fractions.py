@@ -1,4 +1,4 @@
-"""The chart of shares shows the shares it is given."""
+"""The chart of fractions shows the fractions it is given."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import pytest
 from invjax import figures
 
 
-def test_stacked_shares_fill_each_bar_with_its_parts_in_order():
+def test_stacked_fractions_fill_each_bar_with_its_parts_in_order():
     first = {"a": np.array([1, 0, 0, 0], bool), "b": np.array([0, 1, 1, 1], bool)}
     second = {"a": np.array([1, 1], bool), "b": np.array([0, 0], bool)}
-    chart = figures.stacked_shares({"one": first, "two": second}, "Shares")
+    chart = figures.stacked_fractions({"one": first, "two": second}, "Fractions")
     (axes,) = chart.axes
     bars = [(bar.get_x(), bar.get_width(), round(bar.get_y() + bar.get_height() / 2)) for bar in axes.patches]
     assert bars == [(0, 25, 0), (25, 75, 0), (0, 100, 1), (100, 0, 1)]
@@ -27,5 +27,5 @@ def test_stacked_shares_fill_each_bar_with_its_parts_in_order():
     ids=["twice", "nowhere", "six"],
 )
 def test_parts_that_make_no_whole_are_refused(parts):
-    with pytest.raises(ValueError, match=r"in exactly one part|colours for 5 parts"):
-        figures.stacked_shares({"one": parts}, "Shares")
+    with pytest.raises(ValueError, match=r"in exactly one part|colors for 5 parts"):
+        figures.stacked_fractions({"one": parts}, "Fractions")
