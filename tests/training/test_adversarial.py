@@ -13,7 +13,7 @@ import pytest
 from invjax import attacks, data, evaluation, training
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import mlp
-from invjax.training._adversarial import adversarial_loss
+from invjax.training import adversarial_loss
 
 BATCH, FEATURES, CLASSES = 8, 6, 3
 NET = mlp(CLASSES, (5,))
@@ -38,7 +38,7 @@ def moved_by(amount):
         zeros = jnp.zeros(len(x))
         return attacks.AttackResult(found, zeros > 0, zeros, zeros, zeros[:, None])
 
-    return attack
+    return attacks.Attack(attack, attacks.linf(), False, f"moved_by({amount})")
 
 
 def clean_loss(params, batch):
@@ -48,7 +48,7 @@ def clean_loss(params, batch):
 def test_the_loss_is_that_of_the_attacked_images():
     params, (x, labels) = problem()
     attack = attacks.pgd(steps=3)
-    loss, metrics = jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, (x, labels))
+    loss, metrics = jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, (x, labels), 0)
     found = jit(lambda x: attack(KEY, partial(NET.apply, params), x, labels, eps=0.2))(x)
     logits, clean = NET.apply(params, found.x), NET.apply(params, x)
     np.testing.assert_allclose(loss, cross_entropy(logits, labels).mean(), rtol=1e-5)
@@ -63,22 +63,22 @@ def test_another_loss_takes_the_place_of_cross_entropy_on_the_same_images():
     params, batch = problem()
     attack = attacks.pgd(steps=3)
     doubled = adversarial_loss(NET.apply, attack, eps=0.2, loss=lambda h, y: 2 * cross_entropy(h, y))
-    expected, _ = jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, batch)
-    np.testing.assert_allclose(jit(doubled)(params, KEY, batch)[0], 2 * expected, rtol=1e-5)
+    expected, _ = jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, batch, 0)
+    np.testing.assert_allclose(jit(doubled)(params, KEY, batch, 0)[0], 2 * expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_the_loss_is_at_least_the_clean_one(share):
-    loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=3), eps=0.1, share=share))
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_the_loss_is_at_least_the_clean_one(fraction):
+    loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=3), eps=0.1, fraction=fraction))
     for seed in range(3):
         params, batch = problem(seed)
-        assert float(loss_fn(params, KEY, batch)[0]) >= float(clean_loss(params, batch))
+        assert float(loss_fn(params, KEY, batch, 0)[0]) >= float(clean_loss(params, batch))
 
 
-@pytest.mark.parametrize(("share", "count"), [(1.0, 8), (0.5, 4), (0.3, 2)])
-def test_the_first_images_are_attacked_and_the_others_stay(share, count):
+@pytest.mark.parametrize(("fraction", "count"), [(1.0, 8), (0.5, 4), (0.3, 2)])
+def test_the_first_images_are_attacked_and_the_others_stay(fraction, count):
     params, (x, labels) = problem()
-    loss, metrics = adversarial_loss(NET.apply, moved_by(1), eps=0.5, share=share)(params, KEY, (x, labels))
+    loss, metrics = adversarial_loss(NET.apply, moved_by(1), eps=0.5, fraction=fraction)(params, KEY, (x, labels), 0)
     half = np.concatenate([x[:count] + np.float32(0.5), x[count:]])
     np.testing.assert_allclose(loss, clean_loss(params, (half, labels)), rtol=1e-6)
     np.testing.assert_allclose(metrics["clean_error"], error_rate(NET.apply(params, x), labels))
@@ -86,39 +86,38 @@ def test_the_first_images_are_attacked_and_the_others_stay(share, count):
     np.testing.assert_allclose(metrics["adversarial_error"], (wrong & ~wrong_clean)[:count].mean())
 
 
-def test_the_radius_grows_linearly_with_the_step_that_travels_in_the_batch():
+def test_the_radius_follows_a_schedule_of_the_step():
     params, (x, labels) = problem()
-    loss_fn = jit(adversarial_loss(NET.apply, moved_by(1), eps=0.5, warmup_steps=10))
+    loss_fn = jit(adversarial_loss(NET.apply, moved_by(1), eps=optax.linear_schedule(0.0, 0.5, 10)))
     for step, eps in [(0, 0.0), (1, 0.05), (5, 0.25), (10, 0.5), (1000, 0.5)]:
-        loss, _ = loss_fn(params, KEY, (x, labels, np.int32(step)))
+        loss, _ = loss_fn(params, KEY, (x, labels), jnp.int32(step))
         np.testing.assert_allclose(loss, clean_loss(params, (x + np.float32(eps), labels)), rtol=1e-5)
     assert loss_fn._cache_size() == 1
 
 
-def test_without_a_warmup_the_step_is_not_looked_at():
-    params, (x, labels) = problem()
-    loss_fn = adversarial_loss(NET.apply, moved_by(1), eps=0.5)
-    chex.assert_trees_all_equal(loss_fn(params, KEY, (x, labels)), loss_fn(params, KEY, (x, labels, np.int32(0))))
+def test_a_targeted_attack_is_refused():
+    with pytest.raises(ValueError, match=r"attack must be untargeted; got pgd\(.*make it with targeted=False"):
+        adversarial_loss(NET.apply, attacks.pgd(targeted=True), eps=0.1)
 
 
 def test_an_attack_before_the_first_step_of_a_warmup_is_the_identity():
     params, batch = problem()
-    loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=2), eps=0.5, warmup_steps=10))
-    loss, metrics = loss_fn(params, KEY, (*batch, np.int32(0)))
+    loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=2), eps=optax.linear_schedule(0.0, 0.5, 10)))
+    loss, metrics = loss_fn(params, KEY, batch, 0)
     np.testing.assert_allclose(loss, clean_loss(params, batch), rtol=1e-6)
     assert float(metrics["adversarial_error"]) == 0
 
 
 def test_the_step_size_reaches_the_attack():
     params, (x, labels) = problem()
-    loss, _ = adversarial_loss(NET.apply, moved_by(1), eps=0.5, step_size=0.5)(params, KEY, (x, labels))
+    loss, _ = adversarial_loss(NET.apply, moved_by(1), eps=0.5, step_size=0.5)(params, KEY, (x, labels), 0)
     np.testing.assert_allclose(loss, clean_loss(params, (x + np.float32(0.25), labels)), rtol=1e-6)
 
 
 def test_the_key_reaches_the_attack():
     params, batch = problem()
     loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=1), eps=0.2, step_size=0.0))
-    losses = [float(loss_fn(params, key, batch)[0]) for key in (KEY, KEY, jax.random.key(8))]
+    losses = [float(loss_fn(params, key, batch, 0)[0]) for key in (KEY, KEY, jax.random.key(8))]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -130,28 +129,31 @@ def test_no_gradient_flows_through_the_attack():
         moved = jax.lax.while_loop(lambda z: (z < 0.5).any(), lambda z: z + eps * (1 + logits_fn(z).sum() ** 2), x)
         return moved_by(0)(key, logits_fn, moved, labels, eps=eps)
 
+    attack = attacks.Attack(attack, attacks.linf(), False, "along the logits")
     found = attack(KEY, partial(NET.apply, params), x, labels, eps=0.1).x
-    ours = jax.grad(lambda p: adversarial_loss(NET.apply, attack, eps=0.1)(p, KEY, (x, labels))[0])(params)
-    held = jax.grad(clean_loss)(params, (found, labels))
+    ours = jit(jax.grad(lambda p: adversarial_loss(NET.apply, attack, eps=0.1)(p, KEY, (x, labels), 0)[0]))(params)
+    held = jit(jax.grad(clean_loss))(params, (found, labels))
     chex.assert_trees_all_close(ours, held, rtol=1e-6)
     through = jax.grad(lambda p: clean_loss(p, (x + 0.1 * (1 + NET.apply(p, x).sum() ** 2), labels)))(params)
     assert max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (ours, through)), strict=True)) > 0.01
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_it_trains_alike_on_one_and_two_devices(share):
+@pytest.mark.parametrize("fraction", [0.5])
+def test_it_trains_alike_on_one_and_two_devices(fraction):
     params, _ = problem()
     rng = np.random.default_rng(0)
     x = rng.random((32, FEATURES)).astype(np.float32)
     draw = data.batches([x, (x[:, 0] > 0.5).astype(np.int32)], BATCH, seed=0)
     optimizer = optax.adam(1e-2)
-    loss_fn = adversarial_loss(NET.apply, attacks.pgd(steps=2), eps=0.05, share=share, warmup_steps=3)
+    loss_fn = adversarial_loss(
+        NET.apply, attacks.pgd(steps=2), eps=optax.linear_schedule(0.0, 0.05, 3), fraction=fraction
+    )
     step = training.make_train_step(loss_fn, optimizer)
     histories = [
         training.fit(
             training.init_state(KEY, params, optimizer),
             step,
-            lambda i: (*draw(i), np.int32(i)),
+            draw,
             5,
             mesh=mesh,
             log_every=1,
@@ -197,9 +199,8 @@ def test_it_raises_the_robust_accuracy_on_digits():
     ("arguments", "message"),
     [
         ({"eps": -0.1}, "eps must not be negative; got eps=-0.1"),
-        ({"eps": 0.1, "share": 0.0}, "share must be in (0, 1]; got share=0.0"),
-        ({"eps": 0.1, "share": 50.0}, "share must be in (0, 1]; got share=50.0"),
-        ({"eps": 0.1, "warmup_steps": -1}, "warmup_steps must not be negative; got warmup_steps=-1"),
+        ({"eps": 0.1, "fraction": 0.0}, "fraction must be in (0, 1]; got fraction=0.0"),
+        ({"eps": 0.1, "fraction": 50.0}, "fraction must be in (0, 1]; got fraction=50.0"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(arguments, message):
@@ -210,9 +211,7 @@ def test_numbers_that_make_no_sense_are_refused(arguments, message):
 def test_batches_that_make_no_sense_are_refused():
     params, (x, labels) = problem()
     make = partial(adversarial_loss, NET.apply, attacks.pgd(), eps=0.1)
-    with pytest.raises(ValueError, match=r"warmup_steps=5 needs batches \(images, labels, step\)"):
-        make(warmup_steps=5)(params, KEY, (x, labels))
-    with pytest.raises(ValueError, match=r"share=0\.01 of a batch of 8 is not one image"):
-        make(share=0.01)(params, KEY, (x, labels))
+    with pytest.raises(ValueError, match=r"fraction=0\.01 of a batch of 8 is less than one image"):
+        make(fraction=0.01)(params, KEY, (x, labels), 0)
     with pytest.raises(ValueError, match=r"images must be floating point; got dtype uint8; convert bytes with data"):
-        make()(params, KEY, (x.astype(np.uint8), labels))
+        make()(params, KEY, (x.astype(np.uint8), labels), 0)

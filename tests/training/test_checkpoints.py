@@ -103,6 +103,7 @@ def test_another_model_is_refused_by_the_name_of_its_leaf(tmp_path, other, messa
         checkpoints.restore(tmp_path, tree() | other)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
     """A limit on the size of files stands in for the full disk: the same refusal by the same system call."""
     program = """
@@ -121,7 +122,7 @@ def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
             print("REFUSED", error)
         print("KEPT", bool((checkpoints.restore(sys.argv[1], large)["x"] == large["x"]).all()))
     """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], env=environment, capture_output=True, text=True
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -21,7 +22,7 @@ from invjax.data import batches
 from invjax.losses import cross_entropy
 from invjax.models import mlp
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def problem(seed=0):
@@ -36,7 +37,7 @@ def problem(seed=0):
 
     optimizer = optax.adam(1e-2)
     key = jax.random.key(seed)
-    state = training.init_state(key, net.init(key, jnp.asarray(x)), optimizer)
+    state = training.init_state(key, jax.jit(net.init)(key, jnp.asarray(x)), optimizer)
     return state, training.make_train_step(loss_fn, optimizer), batches([x, y], 16, seed=1)
 
 
@@ -50,6 +51,7 @@ def test_fit_lowers_the_loss_and_logs_every_interval():
 
 def test_a_step_draws_its_noise_from_its_number():
     state, step, draw = problem()
+    step = jax.jit(step)
     once = step(state, draw(0))[0].params
     other = step(state._replace(step=jnp.int32(1)), draw(0))[0].params
     chex.assert_trees_all_equal(once, step(state, draw(0))[0].params)
@@ -102,6 +104,7 @@ def spawn(folder, pause):
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), str(folder), str(pause)], env=environment)
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_training_resumes_to_the_same_bits(tmp_path):
     whole = spawn(tmp_path / "whole", 0.0)
     killed = spawn(tmp_path / "killed", 0.1)
@@ -131,7 +134,7 @@ def test_the_number_of_devices_does_not_change_the_losses(devices):
 def test_an_invertible_convolutional_model_trains_alike_on_one_and_two_devices():
     from invjax.models import fi_revnet
 
-    model = fi_revnet((8, 8, 1), 3, blocks=(3,), hidden=((8,),))
+    model = fi_revnet((8, 8, 1), 3, blocks=(1,), hidden=((4,),))
     x = np.random.default_rng(0).random((32, 8, 8, 1), np.float32)
     y = np.arange(32, dtype=np.int32) % 3
 
@@ -163,7 +166,7 @@ def test_the_game_updates_the_critic_first_and_holds_it_fixed_for_the_model():
     rate, x, steps = 0.1, 2.0, 3
     game = training.Game(
         encode=lambda params, key, batch: params * batch,
-        model_loss=lambda code, critic, key, batch: (code * critic, {}),
+        model_loss=lambda code, critic, key, batch, step: (code * critic, {}),
         critic_loss=lambda critic, code, batch: (critic - code) ** 2,
     )
     optimizer = optax.sgd(rate)
@@ -181,7 +184,7 @@ def test_the_game_updates_the_critic_first_and_holds_it_fixed_for_the_model():
 def test_a_game_checkpoint_resumes(tmp_path):
     game = training.Game(
         encode=lambda params, key, batch: params * batch[0],
-        model_loss=lambda code, critic, key, batch: ((code * critic).mean(), {}),
+        model_loss=lambda code, critic, key, batch, step: ((code * critic).mean(), {}),
         critic_loss=lambda critic, code, batch: ((critic - code) ** 2).mean(),
     )
     optimizer = optax.adam(1e-2)
@@ -200,7 +203,7 @@ def test_each_player_of_a_game_counts_its_own_steps():
     """With one schedule for both, the critic's would run out after 1 / critic_steps of the training."""
     game = training.Game(
         encode=lambda params, key, batch: params * batch,
-        model_loss=lambda code, critic, key, batch: (code * critic, {}),
+        model_loss=lambda code, critic, key, batch, step: (code * critic, {}),
         critic_loss=lambda critic, code, batch: (critic - code) ** 2,
     )
     steps, inner = 10, 5
@@ -226,7 +229,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
         after, metrics = step(state, batch)
         return after._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, after.params)), metrics
 
-    with pytest.raises(FloatingPointError, match="parameters are no longer finite at step 1"):
+    with pytest.raises(FloatingPointError, match="parameters are not finite at step 1"):
         training.fit(state, exploding, draw, 1, directory=tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
@@ -278,3 +281,34 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
     other = training.init_state(state.key, wider.init(state.key, jnp.zeros((1, 6))), optax.adam(1e-2))
     with pytest.raises(ValueError, match=r"of another model: .*Dense_0.*float32\[8\] there and float32\[9\] here"):
         training.fit(other, step, draw, 4, directory=tmp_path)
+
+
+def test_the_step_reaches_the_loss_also_after_a_resume(tmp_path):
+    """The loss is the step itself, so the history shows which steps the losses of one player and of two players saw."""
+    optimizer = optax.sgd(0.0)
+    key, zero, batch = jax.random.key(0), jnp.zeros(()), (np.zeros(8, np.float32),)
+    game = training.Game(
+        encode=lambda params, key, batch: params * batch[0],
+        model_loss=lambda code, critic, key, batch, step: (code.mean() + step, {}),
+        critic_loss=lambda critic, code, batch: critic + code.mean(),
+    )
+    one = training.make_train_step(lambda params, key, batch, step: (params + step, {}), optimizer)
+    two = training.make_game_step(game, optimizer, optimizer, 1)
+    for name, step, start in [
+        ("one", one, training.init_state(key, zero, optimizer)),
+        ("two", two, training.init_game(key, zero, zero, optimizer, optimizer)),
+    ]:
+        run = partial(training.fit, start, step, lambda _: batch, log_every=1, directory=tmp_path / name)
+        run(num_steps=2)
+        assert [row["loss"] for row in run(num_steps=4)[1]] == [0, 1, 2, 3]
+
+
+def test_the_step_reaches_the_loss_of_a_population_in_every_chunk():
+    train = training.population_trainer(
+        lambda key, member: jnp.zeros(()),
+        lambda member, params, key, batch, step: (params + member * step, {}),
+        lambda member: optax.sgd(0.0),
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+    _, losses = train(keys, jnp.array([1.0, 10.0]), lambda step: np.zeros(1, np.float32), 4, chunk_steps=2)
+    np.testing.assert_allclose(losses, [[0.5, 5], [2.5, 25]])

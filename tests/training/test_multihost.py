@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 PROGRAM = """
     import sys
@@ -20,7 +21,7 @@ PROGRAM = """
     import jax.numpy as jnp, numpy as np, optax
     from invjax import training
     from invjax.data import batches
-    from invjax.streaming import over_batches
+    from invjax._batching import over_batches
     from invjax.losses import cross_entropy
     from invjax.models import mlp
 
@@ -47,7 +48,7 @@ def run(processes: int, folder: Path) -> dict:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     arguments = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
     running = [
         subprocess.Popen(
@@ -62,6 +63,7 @@ def run(processes: int, folder: Path) -> dict:
         return dict(file)
 
 
+@pytest.mark.slow
 def test_two_processes_train_checkpoint_resume_and_evaluate_as_one(tmp_path):
     alone, together = run(1, tmp_path / "one"), run(2, tmp_path / "two")
     assert len(alone["losses"]) == 9
