@@ -50,7 +50,15 @@ class Slice(NamedTuple):
     def disc(
         self, center: Sequence[float | int] | np.ndarray, radius: float | int
     ) -> Bool[np.ndarray, "points points"]:
-        """Whether each point lies within `radius` of the coordinates `center`, `[R, R]` booleans."""
+        """Whether each point of the grid lies in a disc.
+
+        Args:
+            center: coordinates of the center along u and v.
+            radius: radius of the disc, in units of these coordinates.
+
+        Returns:
+            `[R, R]`, booleans.
+        """
         away = np.hypot(self.first_axis[None] - center[0], self.second_axis[:, None] - center[1])
         return away <= radius
 

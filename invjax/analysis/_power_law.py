@@ -44,7 +44,14 @@ class PowerLaw(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count
 
     def at(self, eps: Float[Array, "..."] | float | int) -> Float[np.ndarray, "..."]:
-        """The value of the law at each entry of `eps`, of any shape."""
+        """The value of the law at each radius.
+
+        Args:
+            eps: radii, of any shape.
+
+        Returns:
+            The values, of the shape of `eps`.
+        """
         return np.asarray(self.coefficient * np.asarray(eps, np.float64) ** self.exponent)
 
 

@@ -124,7 +124,9 @@ def robust_covariance(covariance: Matrix, *, eps: float | int) -> Robust:
 
 
 def multiplier_bounds(covariance: Matrix, *, eps: float | int) -> tuple[float, float]:
-    r"""A lower and an upper bound of the multiplier of theorem 2. With `e = eps^2`,
+    r"""A lower and an upper bound of the multiplier of theorem 2.
+
+    With `e = eps^2`,
 
         d / (2 (e + tr S*)) (1 + sqrt(d smallest / e)) <= lambda <= (1 + sqrt(d |S*|_F / e)) / smallest.
 
