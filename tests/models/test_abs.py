@@ -8,9 +8,22 @@ import numpy as np
 import pytest
 
 from invjax.attacks import jit_attack, linf, pgd
-from invjax.models import analysis_by_synthesis, init_class_vae, prior_latents, stack_vaes, with_prior
-from invjax.models._abs import AbsParams, black_and_white, explained
-from invjax.models._class_vae import decode, negative_elbo
+from invjax.models import (
+    AbsParams,
+    analysis_by_synthesis,
+    black_and_white,
+    init_class_vae,
+    prior_latents,
+    stack_vaes,
+    with_prior,
+)
+from invjax.models._abs_search import best_latents
+from invjax.models._class_vae import decode as decode_eagerly
+from invjax.models._class_vae import negative_elbo as negative_elbo_eagerly
+
+# compiled whole: eager operations would be compiled one by one, which takes longer than the tests
+decode, negative_elbo = jax.jit(decode_eagerly), jax.jit(negative_elbo_eagerly)
+explained = partial(jax.jit, static_argnames=("steps", "step_size", "clip"))(best_latents)
 
 KEY = jax.random.key(0)
 CLASSES, DRAWS = 2, 30
@@ -20,9 +33,8 @@ CLASSES, DRAWS = 2, 30
 def params():
     """Two classes whose images differ, and differ with their latents."""
     keys = jax.random.split(KEY, CLASSES)
-    vaes = [init_class_vae(key, 2, (2, 2, 2), (4, 3, 3)) for key in keys]
-    louder = [jax.tree.map(lambda leaf: 2 * leaf, vae) for vae in vaes]
-    return with_prior(stack_vaes(louder), prior_latents(KEY, DRAWS, 2))
+    make = jax.jit(lambda key: jax.tree.map(lambda leaf: 2 * leaf, init_class_vae(key, 2, (2, 2, 2), (4, 3, 3))))
+    return jax.jit(with_prior)(stack_vaes([make(key) for key in keys]), prior_latents(KEY, DRAWS, 2))
 
 
 def of_class(params, c):
@@ -59,7 +71,7 @@ def test_the_prior_is_decoded_class_by_class(params):
 def test_without_steps_the_best_draw_explains(params):
     x, costs = some_images(0), costs_of_draws(params, some_images(0))
     np.testing.assert_array_equal(explained(params, x, steps=0), params.latents[costs.argmin(2)])
-    logits = analysis_by_synthesis(CLASSES, steps=0).apply(params, x)
+    logits = jax.jit(analysis_by_synthesis(CLASSES, steps=0).apply)(params, x)
     np.testing.assert_allclose(logits, -costs.min(2), rtol=1e-5)
 
 
@@ -87,7 +99,7 @@ def test_steps_stay_within_the_clip(params):
     far = jnp.array([[3.0, 0.0], [0.0, -3.0]])
     x = decode(of_class(params, 0), far)
     near = params._replace(latents=params.latents / 10)
-    near = with_prior(near.vaes, near.latents)
+    near = jax.jit(with_prior)(near.vaes, near.latents)
     norms = jnp.linalg.norm(explained(near, x, steps=60, step_size=0.1, clip=0.8), axis=-1)
     assert float(norms.max()) <= 0.8 + 1e-5
     assert float(norms[:, 0].max()) > 0.79  # where they wanted to go on
@@ -107,7 +119,7 @@ def test_the_gradient_holds_the_latents(params):
     x = jnp.asarray(some_images(4, 2))
     net = analysis_by_synthesis(CLASSES, steps=5, scales=(1.0, 3.0))
     z = explained(params, x, steps=5)
-    gradient = jax.grad(lambda x: net.apply(params, x)[:, 1].sum())(x)
+    gradient = jax.jit(jax.grad(lambda x: net.apply(params, x)[:, 1].sum()))(x)
     expected = -3 * 2 * (x - decode(of_class(params, 1), z[:, 1])) / 784
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
@@ -117,31 +129,31 @@ def test_binary_looks_at_black_and_white_and_weighs_the_classes(params):
     at_two_values = black_and_white(x)
     np.testing.assert_array_equal(at_two_values, x > 0.5)
     np.testing.assert_array_equal(black_and_white(at_two_values), at_two_values)
-    plain = analysis_by_synthesis(CLASSES, steps=3)
-    binary = analysis_by_synthesis(CLASSES, steps=3, binary=True, scales=(1.0, 1.5))
-    logits = binary.apply(params, x)
-    np.testing.assert_allclose(logits, plain.apply(params, at_two_values) * np.float32([[1, 1.5]]), rtol=1e-6)
-    np.testing.assert_array_equal(binary.apply(params, at_two_values), logits)
-    assert not np.allclose(logits[:, 0], plain.apply(params, x)[:, 0], rtol=1e-3)
+    plain = jax.jit(analysis_by_synthesis(CLASSES, steps=3).apply)
+    binary = jax.jit(analysis_by_synthesis(CLASSES, steps=3, binary=True, scales=(1.0, 1.5)).apply)
+    logits = binary(params, x)
+    np.testing.assert_allclose(logits, plain(params, at_two_values) * np.float32([[1, 1.5]]), rtol=1e-6)
+    np.testing.assert_array_equal(binary(params, at_two_values), logits)
+    assert not np.allclose(logits[:, 0], plain(params, x)[:, 0], rtol=1e-3)
 
 
 def test_it_is_a_network_that_can_be_attacked():
     net = analysis_by_synthesis(2, draws=20, latent=2, steps=2)
     x = jnp.asarray(some_images(6, 4))
-    made = net.init(KEY, x)
-    labels = net.apply(made, x).argmax(1).astype(jnp.int32)
+    made = jax.jit(net.init)(KEY, x)
+    labels = jax.jit(net.apply)(made, x).argmax(1).astype(jnp.int32)
     found = jit_attack(pgd(linf(), steps=2), net.apply)(KEY, made, x, labels, eps=0.4)
     assert float(found.success.mean()) > 0.5
 
 
-def test_the_least_probable_draws_are_dismissed():
-    z = prior_latents(KEY, 4000, 3, dismissed=0.25)
+def test_the_least_probable_draws_are_discarded():
+    z = prior_latents(KEY, 4000, 3, discarded_fraction=0.25)
     assert z.shape == (4000, 3)
     norms = np.linalg.norm(z, axis=1)
     # the chi distribution of 3 degrees has three quarters of its mass below 2.0269
     assert 1.95 < norms.max() < 2.1
     np.testing.assert_allclose(np.asarray(z).mean(0), 0, atol=0.06)
-    assert np.linalg.norm(prior_latents(KEY, 4000, 3, dismissed=0), axis=1).max() > 3
+    assert np.linalg.norm(prior_latents(KEY, 4000, 3, discarded_fraction=0), axis=1).max() > 3
 
 
 @pytest.mark.parametrize(
@@ -149,11 +161,11 @@ def test_the_least_probable_draws_are_dismissed():
     [
         (partial(analysis_by_synthesis, steps=-1), "steps must not be negative"),
         (partial(analysis_by_synthesis, clip=0), "clip must be positive"),
-        (partial(analysis_by_synthesis, 3, scales=(1.0, 2.0)), "scales needs one number a class, 3; got 2"),
-        (partial(prior_latents, KEY, 10, dismissed=1.0), r"dismissed must be in \[0, 1\); got 1.0"),
+        (partial(analysis_by_synthesis, 3, scales=(1.0, 2.0)), "scales needs one number for each of 3 classes; got 2"),
+        (partial(prior_latents, KEY, 10, discarded_fraction=1.0), r"discarded_fraction must be in \[0, 1\); got 1.0"),
         (partial(analysis_by_synthesis().init, KEY, np.zeros((1, 8, 8, 1))), r"images \[B, 28, 28, 1\]"),
     ],
-    ids=["steps", "clip", "scales", "dismissed", "digits"],
+    ids=["steps", "clip", "scales", "discarded", "digits"],
 )
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):

@@ -1,14 +1,22 @@
 """Autoencoders of one class, against plain loops in numpy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from invjax.models import init_class_vae, stack_vaes, vae_loss
-from invjax.models._class_vae import DECODER, ENCODER, decode, encode, negative_elbo
+from invjax.models import _class_vae, init_class_vae, stack_vaes
+from invjax.models import vae_loss as vae_loss_eagerly
+from invjax.models._class_vae import DECODER, ENCODER
 from invjax.training import init_state, make_train_step
+
+# compiled whole: eager operations would be compiled one by one, which takes longer than the tests
+encode, decode, negative_elbo, vae_loss = map(
+    jax.jit, (_class_vae.encode, _class_vae.decode, _class_vae.negative_elbo, vae_loss_eagerly)
+)
 
 KEY = jax.random.key(0)
 SMALL = {"latent": 2, "encoder": (3, 4, 2), "decoder": (4, 2, 3)}
@@ -16,8 +24,10 @@ SMALL = {"latent": 2, "encoder": (3, 4, 2), "decoder": (4, 2, 3)}
 
 def random_vae(key=KEY, **sizes):
     """With biases that are not zero."""
-    vae = init_class_vae(key, **(SMALL | sizes))
-    return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), vae)
+    rng = np.random.default_rng(int(jax.random.key_data(key)[-1]))
+    shapes = jax.eval_shape(lambda key: init_class_vae(key, **(SMALL | sizes)), key)
+    scale = lambda leaf: 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1  # noqa: E731
+    return jax.tree.map(lambda leaf: (scale(leaf) * rng.normal(size=leaf.shape)).astype(leaf.dtype), shapes)
 
 
 def elu(x):
@@ -118,8 +128,8 @@ def test_training_learns_to_draw_what_it_sees():
     for i in range(16):
         images[i, 4 : 8 + i, 10:18] = 1  # a bar, of one of sixteen lengths
     optimizer = optax.adam(3e-3)
-    step = jax.jit(make_train_step(vae_loss, optimizer))
-    state = init_state(KEY, init_class_vae(KEY, **SMALL), optimizer)
+    step = jax.jit(make_train_step(vae_loss_eagerly, optimizer))
+    state = init_state(KEY, jax.jit(partial(init_class_vae, **SMALL))(KEY), optimizer)
     state, first = step(state, (images, np.float32(0.1)))
     for _ in range(150):
         state, metrics = step(state, (images, np.float32(0.1)))

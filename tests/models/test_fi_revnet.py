@@ -311,12 +311,14 @@ def test_errors_name_the_value_and_the_fix(name):
 def test_couplings_of_long_levels_are_damped_by_their_number():
     seen = []
 
-    def coupling(net_fn):
-        seen.append(net_fn)
-        return additive_coupling(net_fn)
+    def coupling(conditioner_fn):
+        seen.append(conditioner_fn)
+        return additive_coupling(conditioner_fn)
 
     fi_revnet((8, 8, 1), 3, blocks=(3, 4, 16), hidden=((8,), (8,), (8,)), coupling=coupling)
     x = jnp.ones((1, 2, 2, 2))
-    for net_fn, gain in zip(seen, (1, 1, 0.25), strict=True):
-        params = jax.tree.map(lambda leaf: leaf + 0.1, net_fn(2).init(jax.random.key(0), x))
-        np.testing.assert_allclose(net_fn(2).apply(params, x), gain * conv_net(2, (8,)).apply(params, x), rtol=1e-6)
+    for conditioner_fn, gain in zip(seen, (1, 1, 0.25), strict=True):
+        params = jax.tree.map(lambda leaf: leaf + 0.1, conditioner_fn(2).init(jax.random.key(0), x))
+        np.testing.assert_allclose(
+            conditioner_fn(2).apply(params, x), gain * conv_net(2, (8,)).apply(params, x), rtol=1e-6
+        )

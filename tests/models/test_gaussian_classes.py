@@ -8,7 +8,7 @@ from scipy import stats
 
 from invjax.attacks import linf, pgd
 from invjax.data import as_float, load
-from invjax.models._gaussian_classes import class_log_densities, fit_class_densities
+from invjax.models import fit_gaussian_classes, gaussian_class_log_densities
 
 CLASSES, SIZE, KEPT = 3, 6, 2
 
@@ -41,8 +41,10 @@ def test_the_logits_are_log_prior_and_log_density(float64, floor):
         + np.log((labels == c).mean())
         for c, covariance in enumerate(covariances(flat, labels, floor**2))
     ]
-    params = fit_class_densities(x, labels, CLASSES, components=KEPT, min_std=floor)
-    np.testing.assert_allclose(class_log_densities(params, jnp.asarray(x[::7])), np.stack(expected, 1), rtol=1e-10)
+    params = fit_gaussian_classes(x, labels, CLASSES, components=KEPT, min_std=floor)
+    np.testing.assert_allclose(
+        gaussian_class_log_densities(params, jnp.asarray(x[::7])), np.stack(expected, 1), rtol=1e-10
+    )
 
 
 def test_the_floor_was_felt_in_that_test():
@@ -53,19 +55,19 @@ def test_the_floor_was_felt_in_that_test():
 
 def test_the_densities_integrate_to_one(float64):
     x = np.random.default_rng(1).normal(size=(200, 2)) @ np.array([[1.0, 0.4], [0, 0.5]])
-    params = fit_class_densities(x, np.zeros(200, int), 1, components=1, min_std=0.01)
+    params = fit_gaussian_classes(x, np.zeros(200, int), 1, components=1, min_std=0.01)
     at = np.linspace(-8, 8, 401)
     grid = np.stack(np.meshgrid(at, at, indexing="ij"), -1).reshape(-1, 2)
-    total = np.exp(class_log_densities(params, jnp.asarray(grid))).sum() * (at[1] - at[0]) ** 2
+    total = np.exp(gaussian_class_log_densities(params, jnp.asarray(grid))).sum() * (at[1] - at[0]) ** 2
     assert total == pytest.approx(1, abs=1e-6)
 
 
 def test_no_other_variances_of_that_kind_make_the_data_more_likely(float64):
     x, labels = three_classes()
-    params = fit_class_densities(x, labels, CLASSES, components=KEPT, min_std=1e-6)
+    params = fit_gaussian_classes(x, labels, CLASSES, components=KEPT, min_std=1e-6)
 
     def likelihood(changed):
-        logits = class_log_densities(changed, jnp.asarray(x))
+        logits = gaussian_class_log_densities(changed, jnp.asarray(x))
         return float(jnp.take_along_axis(logits, labels[:, None], 1).mean())
 
     best = likelihood(params)
@@ -76,10 +78,10 @@ def test_no_other_variances_of_that_kind_make_the_data_more_likely(float64):
 
 def test_digits_are_told_apart_and_attacked_through_their_densities():
     train, test = load("digits", "train"), load("digits", "test")
-    params = fit_class_densities(as_float(train.images, train.levels), train.labels, 10, components=15, min_std=0.05)
+    params = fit_gaussian_classes(as_float(train.images, train.levels), train.labels, 10, components=15, min_std=0.05)
     assert all(leaf.dtype == np.float32 for leaf in params)
     x, labels = jnp.asarray(as_float(test.images[:64], test.levels)), jnp.asarray(test.labels[:64])
-    logits_fn = jax.jit(lambda x: class_log_densities(params, x))
+    logits_fn = jax.jit(lambda x: gaussian_class_log_densities(params, x))
     assert float((logits_fn(x).argmax(1) != labels).mean()) < 0.1
     found = pgd(linf(), steps=5)(jax.random.key(0), logits_fn, x, labels, eps=0.3)
     assert float(found.success.mean()) > 0.3
@@ -102,4 +104,4 @@ def test_digits_are_told_apart_and_attacked_through_their_densities():
 def test_bad_input_is_refused(changes, message):
     given = {"x": np.random.default_rng(0).normal(size=(30, SIZE)), "labels": np.arange(30) % 3, "components": KEPT}
     with pytest.raises(ValueError, match=message):
-        fit_class_densities(**(given | changes), num_classes=CLASSES)
+        fit_gaussian_classes(**(given | changes), num_classes=CLASSES)

@@ -10,17 +10,18 @@ import optax
 import pytest
 
 from invjax.losses import cross_entropy
-from invjax.models import mlp, num_params
-from invjax.models._population import (
+from invjax.models import (
     Convolutions,
     Layers,
     groups_of_one_shape,
     masked_cnn,
     masked_mlp,
     masked_size,
+    mlp,
+    num_params,
     without_padding,
 )
-from invjax.training._population import member_of, over_population, population_mesh, population_trainer
+from invjax.training import member_of, over_population, population_mesh, population_trainer
 
 WIDTHS = ([5, 0, 0], [7, 3, 0], [2, 7, 6], [7, 7, 7])
 
@@ -132,7 +133,7 @@ def test_a_padded_cnn_has_the_logits_of_the_one_by_hand(name, float64):
 X, Y = np.random.default_rng(2).normal(size=(40, 6)).astype(np.float32), np.arange(40) % 3
 
 
-def trained(members, keys, at_once, devices=1, rates=0.05):
+def trained(members, keys, vectorize, devices=1, rates=0.05):
     net = masked_mlp(3, 2, 8)
     train = population_trainer(
         lambda key, member: net.init(key, member[0], jnp.zeros((1, 6))),
@@ -141,18 +142,18 @@ def trained(members, keys, at_once, devices=1, rates=0.05):
         ),
         lambda member: optax.adam(member[1]),
         mesh=population_mesh(jax.devices()[:devices]),
-        at_once=at_once,
+        vectorize=vectorize,
     )  # fmt: skip
     rates = jnp.broadcast_to(jnp.asarray(rates), len(keys))
-    return train(keys, (members, rates), lambda step: (X[step::2], Y[step::2]), 2, steps_at_once=1)
+    return train(keys, (members, rates), lambda step: (X[step::2], Y[step::2]), 2, chunk_steps=1)
 
 
 def test_a_member_does_not_depend_on_the_others_nor_on_how_it_is_run():
     members, keys = layers([[4, 0], [8, 5], [3, 3]], dropout=0.3), jax.random.split(jax.random.key(0), 3)
-    params, losses = trained(members, keys, at_once=True)
+    params, losses = trained(members, keys, vectorize=True)
     assert losses.shape == (2, 3) and (losses[1] < losses[0] + 1).all()
-    spread, _ = trained(members, keys, at_once=False, devices=2)
-    alone, _ = trained(jax.tree.map(lambda leaf: leaf[1:2], members), keys[1:2], at_once=False)
+    spread, _ = trained(members, keys, vectorize=False, devices=2)
+    alone, _ = trained(jax.tree.map(lambda leaf: leaf[1:2], members), keys[1:2], vectorize=False)
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, params, spread)
     jax.tree.map(close, member_of(params, 1), member_of(alone, 0))
@@ -160,14 +161,14 @@ def test_a_member_does_not_depend_on_the_others_nor_on_how_it_is_run():
 
 def test_the_learning_rate_is_each_members_own():
     members, keys = layers([[4, 2], [4, 2]]), jnp.stack([jax.random.key(0)] * 2)
-    params, losses = trained(members, keys, at_once=True, rates=[0.0, 0.1])
+    params, losses = trained(members, keys, vectorize=True, rates=[0.0, 0.1])
     kernels = np.asarray(params["readout"]["kernel"])
     assert losses[0, 0] == pytest.approx(losses[0, 1]) and np.abs(kernels[0] - kernels[1]).max() > 0.05
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_members_that_do_not_divide_by_the_devices_are_all_there(at_once):
-    square = over_population(lambda member, shift: {"y": member**2 + shift}, at_once=at_once)
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_members_that_do_not_divide_by_the_devices_are_all_there(vectorize):
+    square = over_population(lambda member, shift: {"y": member**2 + shift}, vectorize=vectorize)
     assert square(jnp.arange(11), 1)["y"].tolist() == [n**2 + 1 for n in range(11)]
 
 
