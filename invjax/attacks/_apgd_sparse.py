@@ -79,7 +79,7 @@ def ascend_sparse(
     else:
         support = Support(jnp.full(len(x), 0.2, x.dtype), jnp.full(len(x), size, x.dtype))
     first = jnp.full(len(x), eps, x.dtype)
-    return search(objective, start, first, lambda value: support, schedule(steps, 0.04, 0.04, 0), move, check)
+    return search(objective, start, first, lambda value: support, schedule(steps, 0.04, 0.04, 0.0), move, check)
 
 
 def ascend_radii(objective: Objective, threat: Threat, start: Array, x: Array, eps: Scalar, steps: int) -> Run:
