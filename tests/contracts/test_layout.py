@@ -21,7 +21,7 @@ MODULES = {
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(LIBRARY.rglob("*.py"))
 }
-FACES = [name for name, path in MODULES.items() if path.name == "__init__.py" and name != "invjax"]
+FACES = [name for name, path in MODULES.items() if path.name == "__init__.py" and "." in name and "._" not in name]
 
 
 def code_of(path):
