@@ -60,7 +60,7 @@ REFUSED = {  # name: (call, message)
     "within-infinite": (lambda: _check.within("x", np.array([-np.inf]), (-np.inf, np.inf)), "x holds 1 NaN or inf"),
     "within-high": (
         lambda: _check.within("images", np.array([0.0, 255.0]), (0.0, 1.0)),
-        "images must lie in (0.0, 1.0); got values from 0 to 255; scale them, or pass the model's own range as bounds=",
+        "images must lie in (0.0, 1.0); got values from 0 to 255; scale them, or pass the model's own range as box=",
     ),
     "within-low": (
         lambda: _check.within("x", jnp.array([-1.5, 0.0]), (-1.0, 1.0)),

@@ -22,7 +22,7 @@ def feature_adversary(
     threat: Threat | None = None,
     steps: int = 200,
     step_size: Scalar | None = None,
-    tolerance: float = 1e-2,
+    tolerance: Scalar = 1e-2,
 ) -> AttackResult:
     """Search near `x` for images with given features: approximate metamers of any differentiable model.
 

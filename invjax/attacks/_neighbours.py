@@ -113,7 +113,7 @@ def _neighbours_of(image, groups, bank, grid, candidates, steps, min_brightness)
         every.max(0),
         NORMS.index(bank.norm),
         steps,
-        min_brightness,
+        float(min_brightness),
     )
     moved, distance, transform = (np.asarray(out).reshape(*ids.shape, *out.shape[1:]) for out in aligned)
     rows, best = np.arange(len(groups)), distance.argmin(1)

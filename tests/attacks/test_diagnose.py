@@ -99,12 +99,13 @@ ONLY_NEAR = fgsm()._replace(run=only_near)
 
 BLINDLY = {"attack": pgd(steps=2, loss=cross_entropy, random_start=False)}
 CASES = {  # name: (what is wrong, the check that sees it, what it says)
-    "probabilities": ({"apply_fn": with_probabilities}, "probabilities", "return the logits"),
-    "a staircase": ({"apply_fn": rounded}, "gradients", "a gradient of exactly zero on 100% of the images"),
-    "a blind attack": ({"apply_fn": rounded, **BLINDLY}, "unbounded", "the attack succeeds on only 0% of the images"),
+    "probabilities": ({"apply_fn": with_probabilities, "attack": fgsm()}, "probabilities", "return the logits"),
     "saturation": ({"apply_fn": saturated, **BLINDLY}, "gradients", "cross-entropy has a gradient of exactly zero"),
-    "randomness": ({"apply_fn": random_logits}, "randomness", "attack their mean over the randomness"),
-    "NaN": ({"apply_fn": with_nan}, "finite logits", "logits are NaN or infinite"),
+    "randomness": (
+        {"apply_fn": random_logits, "attack": fgsm()},
+        "randomness",
+        "attack their mean over the randomness",
+    ),
     "a worse attack": (
         {"attack": fgsm()._replace(run=only_near)},
         "monotone",
@@ -122,8 +123,10 @@ def test_each_check_finds_the_model_made_for_it(name):
     assert len(shown) == len(found)
 
 
-def test_a_random_search_that_beats_the_gradient_is_found():
+def test_a_staircase_is_found_by_its_gradients_its_attack_and_a_random_search():
     found, _ = look(rounded, digits()[1], eps=0.4, **BLINDLY)
+    assert "a gradient of exactly zero on 100% of the images" in found["gradients"]
+    assert "the attack succeeds on only 0% of the images" in found["unbounded"]
     assert "the attack on 0%: the gradients are masked" in found["blind search"]
 
 
@@ -134,13 +137,13 @@ def test_a_flat_softmax_that_spreads_the_gradient_over_all_classes_is_found():
 
 
 def test_images_as_bytes_in_floats_are_found():
-    found, shown = look(x=255 * digits()[1].reshape(COUNT, -1))
+    found, shown = look(x=255 * digits()[1].reshape(COUNT, -1), attack=fgsm())
     assert "pixel values range from 0 to 255, outside the box (0.0, 1.0)" in found["image range"]
     assert shown[0].startswith("image range: ")
 
 
 def test_images_in_a_corner_of_the_box_are_found():
-    found, _ = look(threat=linf((0.0, 255.0)), attack=pgd(linf((0.0, 255.0)), steps=10))
+    found, _ = look(threat=linf((0.0, 255.0)), attack=fgsm(linf((0.0, 255.0))))
     assert "pixel values range only from 0 to 1 in the box (0.0, 255.0)" in found["image range"]
 
 
@@ -154,6 +157,7 @@ def test_silence_and_print(capsys):
     run = lambda **how: diagnose(KEY, with_nan, params, flat, labels, eps=0.1, attack=fgsm(), **how)  # noqa: E731
     found = run(show=None)
     assert capsys.readouterr().out == ""
+    assert [finding.message for finding in found if finding.name == "finite logits" and "NaN or inf" in finding.message]
     assert run() == found
     assert capsys.readouterr().out.splitlines() == [f"{finding.name}: {finding.message}" for finding in found]
 
@@ -222,10 +226,12 @@ def test_bad_input_is_refused(monkeypatch, change, message):
 
 def test_randomness_that_is_drawn_while_tracing_is_found():
     rng = np.random.default_rng(0)
-    found, _ = look(lambda params, x: NET.apply(params, x) + rng.normal(size=10).astype(np.float32)[None])
+    found, _ = look(
+        lambda params, x: NET.apply(params, x) + rng.normal(size=10).astype(np.float32)[None], attack=fgsm()
+    )
     assert "differ" in found["randomness"]
 
 
 def test_a_model_that_looks_at_its_whole_batch_is_found():
-    found, _ = look(lambda params, x: NET.apply(params, x - x.mean(0, keepdims=True)))
+    found, _ = look(lambda params, x: NET.apply(params, x - x.mean(0, keepdims=True)), attack=fgsm())
     assert "other images of its batch" in found["batch dependence"]

@@ -118,14 +118,19 @@ def assert_close(actual, expected, rtol=1e-12):
         np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max(initial=0))
 
 
+def by_both(run):
+    """`run(implementation, ...)` with the fast convolution and with that of lax, compiled together."""
+    return jit(lambda *args: tuple(run(f, *args) for f in (conv_general_dilated, lax.conv_general_dilated)))
+
+
 def assert_equals_lax(function, geometry):
     x_shape, w_shape, strides, padding = GEOMETRIES[geometry]
 
-    def run(implementation):
+    def run(implementation, x, w):
         conv = partial(implementation, window_strides=strides, padding=padding, dimension_numbers=NHWC)
-        return jit(partial(function, lambda x, w: conv(x, w)))(normal(0, x_shape), normal(1, w_shape))
+        return function(lambda x, w: conv(x, w), x, w)
 
-    assert_close(run(conv_general_dilated), run(lax.conv_general_dilated))
+    assert_close(*by_both(run)(normal(0, x_shape), normal(1, w_shape)))
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -137,17 +142,20 @@ def test_value_and_gradients_equal_lax(float64, geometry):
 @pytest.mark.parametrize("lhs_dilation", [(1, 1), (2, 1)])
 @pytest.mark.parametrize("rhs_dilation", [(1, 2), (2, 2)])
 def test_dilated_convolutions_and_their_second_order_gradients_equal_lax(float64, strides, lhs_dilation, rhs_dilation):
-    def run(implementation):
-        conv = partial(implementation, window_strides=strides, padding=[(1, 2), (0, 1)], dimension_numbers=NHWC,
-                       lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation)  # fmt: skip
+    dilations = {"lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}
+
+    def run(implementation, x, w):
+        conv = partial(
+            implementation, window_strides=strides, padding=[(1, 2), (0, 1)], dimension_numbers=NHWC, **dilations
+        )
 
         def norm_of_gradients(x, w):
             gradients = jax.grad(lambda x, w: jnp.sin(conv(x, w)).sum(), (0, 1))(x, w)
             return sum((g**2).sum() for g in gradients)
 
-        return jit(jax.value_and_grad(norm_of_gradients, (0, 1)))(normal(0, (2, 9, 8, 3)), normal(1, (3, 2, 3, 4)))
+        return jax.value_and_grad(norm_of_gradients, (0, 1))(x, w)
 
-    assert_close(run(conv_general_dilated), run(lax.conv_general_dilated))
+    assert_close(*by_both(run)(normal(0, (2, 5, 4, 2)), normal(1, (3, 2, 2, 3))))
 
 
 @pytest.mark.parametrize("geometry", ["stride-2x1-asymmetric"])
@@ -160,11 +168,11 @@ def test_transformations_equal_lax(float64, geometry, check):
 def test_other_floats_keep_their_dtype(dtype):
     x, w = normal(0, (2, 4, 5, 3), dtype), normal(1, (3, 3, 3, 2), dtype)
 
-    def run(implementation):
+    def run(implementation, x, w):
         conv = partial(implementation, window_strides=(2, 2), padding="SAME", dimension_numbers=NHWC)
-        return jit(partial(value_and_gradients, lambda x, w: conv(x, w)))(x, w)
+        return value_and_gradients(lambda x, w: conv(x, w), x, w)
 
-    assert_close(run(conv_general_dilated), run(lax.conv_general_dilated), 1e-5 if dtype == "float32" else 0.02)
+    assert_close(*by_both(run)(x, w), 1e-5 if dtype == "float32" else 0.02)
 
 
 def test_eager_calls_equal_compiled_ones():
@@ -220,11 +228,11 @@ def test_other_layouts_take_the_fast_path_between_transpositions(float64, layout
     x_axes, w_axes, arguments = LAYOUTS[layout]
     x, w = normal(0, (2, 7, 6, 3)).transpose(x_axes), normal(1, (3, 2, 3, 4)).transpose(w_axes)
 
-    def run(implementation):
+    def run(implementation, x, w):
         conv = partial(implementation, window_strides=(2, 1), padding=padding, rhs_dilation=(1, 2), **arguments)
-        return jit(partial(value_and_gradients, lambda x, w: conv(x, w)))(x, w)
+        return value_and_gradients(lambda x, w: conv(x, w), x, w)
 
-    assert_close(run(conv_general_dilated), run(lax.conv_general_dilated))
+    assert_close(*by_both(run)(x, w))
     conv = partial(conv_general_dilated, window_strides=(2, 1), padding=padding, **arguments)
     assert "conv_general_dilated" not in primitives(jax.make_jaxpr(conv)(x, w))
 
@@ -256,10 +264,7 @@ def test_the_gradient_of_strides_is_the_same_for_many_images_and_kernels(float64
         if axis is not None:
             shapes[i] = (*shapes[i][:axis], 5, *shapes[i][axis:])
     ct, w = normal(1, shapes[0]), normal(2, shapes[1])
-    found, expected = (
-        jax.jit(jax.vmap(partial(pulled, implementation), axes))(ct, w)
-        for implementation in (conv_general_dilated, lax.conv_general_dilated)
-    )
+    found, expected = by_both(lambda f, ct, w: jax.vmap(partial(pulled, f), axes)(ct, w))(ct, w)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
@@ -342,7 +347,7 @@ def test_inside_loops_every_compiled_convolution_is_in_the_fast_layout(function)
     if not plain:
         pytest.skip("this XLA no longer writes the layout of its convolutions into the program")
     assert plain - {"b01f_01io->b01f"}, (
-        "this XLA puts every convolution into the fast layout by itself: delete _conv.py"
+        "this XLA puts every convolution into the fast layout by itself: delete invjax/_conv"
     )
     assert layouts(function, conv_general_dilated) == {"b01f_01io->b01f"}
 
@@ -401,7 +406,7 @@ def test_fast_convs_has_the_same_values_and_gradients():
         outputs = function(cnn_params(), CNN_INPUT, gain=1.5)
         return outputs, jax.grad(partial(cnn_loss, function), (0, 1))(cnn_params(), CNN_INPUT)
 
-    assert_close(jit(lambda: run(fast_convs(cnn)))(), jit(lambda: run(cnn))(), 1e-5)
+    assert_close(*jit(lambda: (run(fast_convs(cnn)), run(cnn)))(), 1e-5)
 
 
 def test_fast_convs_composes_with_jit_vmap_and_forward_mode():
@@ -411,7 +416,7 @@ def test_fast_convs_composes_with_jit_vmap_and_forward_mode():
         images = jnp.stack([CNN_INPUT, -CNN_INPUT])
         return slope(cnn_params(), images), jax.jvp(forward, (CNN_INPUT,), (jnp.cos(CNN_INPUT),))
 
-    assert_close(jit(lambda: run(fast_convs(cnn)))(), jit(lambda: run(cnn))(), 1e-5)
+    assert_close(*jit(lambda: (run(fast_convs(cnn)), run(cnn)))(), 1e-5)
 
 
 def test_fast_convs_reaches_both_functions_of_a_while_loop():
@@ -423,20 +428,20 @@ def test_fast_convs_reaches_both_functions_of_a_while_loop():
 
     x = normal(0, (1, 3, 3, 1))
     assert "conv_general_dilated" not in primitives(jax.make_jaxpr(fast_convs(run))(x))
-    assert_close(fast_convs(run)(x), run(x), 1e-5)
+    assert_close(*jit(lambda x: (fast_convs(run)(x), run(x)))(x), 1e-5)
 
 
 def test_fast_convs_in_double_precision_equals_lax(float64):
     params, x = jax.tree.map(lambda leaf: leaf.astype("float64"), (cnn_params(), CNN_INPUT))
     module = nn.Conv(3, (3, 3), strides=2, param_dtype=jnp.float64)
-    x = jnp.concatenate([x] * 3, -1)
+    x = np.concatenate([x] * 3, -1)
 
     def run(params, x):
         return jnp.sin(module.apply(params["strided"], x)).sum()
 
     params = {"strided": {"params": {"kernel": normal(1, (3, 3, 3, 3)), "bias": normal(2, (3,))}}}
-    fast, plain = (jit(jax.value_and_grad(f, (0, 1)))(params, x) for f in (fast_convs(run), run))
-    assert_close(fast, plain)
+    both = jit(lambda *args: tuple(jax.value_and_grad(f, (0, 1))(*args) for f in (fast_convs(run), run)))
+    assert_close(*both(params, x))
 
 
 def test_fast_convs_keeps_grouped_convolutions():
@@ -444,7 +449,7 @@ def test_fast_convs_keeps_grouped_convolutions():
     x = normal(0, (1, 5, 5, 4))
     params = {"params": {"kernel": normal(1, (3, 3, 2, 4)), "bias": jnp.zeros(4)}}
     assert primitives(jax.make_jaxpr(fast_convs(module.apply))(params, x)) >= {"conv_general_dilated"}
-    assert_close(jit(fast_convs(module.apply))(params, x), jit(module.apply)(params, x), 1e-6)
+    assert_close(*jit(lambda *args: (fast_convs(module.apply)(*args), module.apply(*args)))(params, x), 1e-6)
 
 
 @pytest.mark.parametrize("rule", ["custom_vjp", "custom_jvp"])
@@ -464,8 +469,7 @@ def test_fast_convs_keeps_custom_derivative_rules(rule):
         return special(conv(x, w)).sum()
 
     x = normal(0, (1, 3, 4, 1))
-    fast, plain = (jit(jax.value_and_grad(f))(x) for f in (fast_convs(run), run))
-    assert_close(fast, plain, 1e-5)
+    assert_close(*jit(lambda x: tuple(jax.value_and_grad(f)(x) for f in (fast_convs(run), run)))(x), 1e-5)
 
 
 def test_fast_convs_keeps_weakly_typed_loop_carries():
@@ -480,8 +484,7 @@ def test_fast_convs_keeps_weakly_typed_loop_carries():
         return lax.scan(body, (1.0, 0.0), None, length=3)[0][1]
 
     x = normal(0, (1, 3, 3, 1))
-    fast, plain = (jax.jit(jax.value_and_grad(f))(x) for f in (fast_convs(run), run))
-    assert_close(fast, plain, 1e-5)
+    assert_close(*jit(lambda x: tuple(jax.value_and_grad(f)(x) for f in (fast_convs(run), run)))(x), 1e-5)
 
 
 def test_fast_convs_keeps_the_name_and_the_pytrees():
