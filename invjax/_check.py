@@ -1,8 +1,7 @@
-"""One wording for every `ValueError`: the value, then the fix.
+"""Checks of arguments. Every error says what is wrong, the value, and the fix.
 
-Shapes and dtypes are checked while tracing, at no cost at run time. Values (labels, NaN) can only be checked on
-concrete arrays; inside `jit` those checks do nothing, so the functions that take data from a user call them before they
-compile.
+Shapes and dtypes are checked while tracing, at no cost at run time. Values (labels, NaN) can be checked on concrete
+arrays only. Inside `jit` these checks do nothing, so functions that take a user's data call them before they compile.
 """
 
 from typing import Any
@@ -17,14 +16,14 @@ def concrete(x: Any) -> bool:
 
 
 def positive(**values: Any) -> None:
-    """Each keyword is a number above zero."""
+    """Check that every keyword is a number above zero, or an array of such numbers."""
     for name, value in values.items():
         if concrete(value) and not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name} must be positive; got {name}={value}")
 
 
 def number(name: str, value: Any) -> None:
-    """`value` is one number, not negative."""
+    """Check that `value` is one number and not negative."""
     if np.ndim(value) != 0:
         raise ValueError(
             f"{name} must be one number; got an array of shape {np.shape(value)}; "
@@ -35,7 +34,7 @@ def number(name: str, value: Any) -> None:
 
 
 def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
-    """`x` is floating point, finite, and inside `box`."""
+    """Check that `x` is floating point, finite, and inside `box`."""
     floating(name, x)
     finite(name, x)
     if concrete(x) and x.size:
@@ -49,7 +48,7 @@ def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
 
 
 def logits_of(logits_fn: Any, x: Any, labels: Any) -> int:
-    """`logits_fn(x)` is `[B, K]` with K >= 2 and one label an example; returns K."""
+    """Check that `logits_fn(x)` is `[B, K]` with K >= 2, and that there is one label for each example; return K."""
     shape = jax.eval_shape(logits_fn, x)
     if getattr(shape, "ndim", None) != 2 or shape.shape[0] != x.shape[0] or shape.shape[1] < 2:
         raise ValueError(
@@ -65,13 +64,13 @@ def logits_of(logits_fn: Any, x: Any, labels: Any) -> int:
 
 
 def divisible(what: str, sizes: tuple[int, ...], by: int, fix: str) -> None:
-    """Each of `sizes` is a multiple of `by`."""
+    """Check that each of `sizes` is a multiple of `by`."""
     if any(size % by for size in sizes):
         raise ValueError(f"{what} needs sizes divisible by {by}; got {sizes}; {fix}")
 
 
 def floating(name: str, x: Any) -> None:
-    """`x` has a floating dtype: images in [0, 1], not bytes."""
+    """Check that `x` has a floating dtype: images in [0, 1] and not bytes."""
     if not jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
         raise ValueError(
             f"{name} must be floating point; got dtype {x.dtype}; convert bytes with data.as_float({name})"
@@ -79,7 +78,7 @@ def floating(name: str, x: Any) -> None:
 
 
 def finite(name: str, x: Any) -> None:
-    """`x` holds no NaN and no infinity."""
+    """Check that `x` holds no NaN and no infinity."""
     if concrete(x):
         bad = int(np.sum(~np.isfinite(np.asarray(x))))
         if bad:
@@ -87,7 +86,7 @@ def finite(name: str, x: Any) -> None:
 
 
 def labels(y: Any, num_classes: int) -> None:
-    """`y` holds class indices of `num_classes` classes."""
+    """Check that `y` holds class indices of `num_classes` classes."""
     if not jax.numpy.issubdtype(y.dtype, jax.numpy.integer):
         raise ValueError(f"labels must be integer class indices; got dtype {y.dtype}; use argmax on one-hot labels")
     if concrete(y) and y.size:
@@ -100,6 +99,6 @@ def labels(y: Any, num_classes: int) -> None:
 
 
 def one_of(name: str, value: str, choices: Any) -> None:
-    """`value` is one of `choices`."""
+    """Check that `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")

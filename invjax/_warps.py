@@ -1,11 +1,11 @@
 r"""Affine warps of images, and their exact inverses.
 
 A transform is five numbers, `(rotation, down, right, scale, shear)`: degrees counter-clockwise, pixels, pixels, a
-factor, a slope. About the image's center it takes the point p = (down, right) to
+factor and a slope. Relative to the image's center it moves the point p = (down, right) to
 
     T p = scale * R(rotation) [[1, 0], [shear, 1]] p + (down, right)
 
-The inverse is that of the map, not the same steps with other signs: those would have to be taken in the other order.
+The inverse is that of the whole map: negating the five numbers would apply the inverse steps in the wrong order.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ from invjax import _check
 from invjax.types import Array
 
 Transform = Float[Array, "5"]
-"""`(rotation, down, right, scale, shear)`."""
+"""The numbers `(rotation, down, right, scale, shear)` of an affine transform."""
 
 Image = Float[Array, "height width channel"]
+"""One image."""
 
 IDENTITY = np.array([0, 0, 0, 1, 0], np.float32)
 
@@ -33,19 +34,22 @@ def affine_grid(
     scale: Sequence[float | int] | np.ndarray = (1,),
     shear: Sequence[float | int] | np.ndarray = (0,),
 ) -> Float[np.ndarray, "transforms 5"]:
-    """All combinations; by default the 775 rotations and shifts of the published linf attack.
+    """All combinations of the given numbers; by default the 775 transforms of the published linf attack.
 
     >>> affine_grid().shape
     (775, 5)
 
     Args:
-        rotation: degrees, counter-clockwise.
-        shift: pixels, both down and right.
-        scale: factors.
-        shear: slopes.
+        rotation: the angles in degrees, counter-clockwise.
+        shift: the shifts in pixels, both down and right.
+        scale: the factors.
+        shear: the slopes.
+
+    Returns:
+        The transforms, `[T, 5]`.
 
     Raises:
-        ValueError: an empty list, a scale that is not positive.
+        ValueError: a list is empty, or a scale is not positive.
     """
     for name, values in {"rotation": rotation, "shift": shift, "scale": scale, "shear": shear}.items():
         if not len(values):
@@ -55,7 +59,7 @@ def affine_grid(
 
 
 def warp(image: Image, transform: Transform) -> Image:
-    """The image moved by T: what was at p is at T p. Bilinear, zero from outside."""
+    """Move an image by T: the pixel at p moves to T p. Interpolation is bilinear, and pixels from outside are zero."""
     linear, shift = _map(transform)
     (a, b), (c, d) = linear
     inverse = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)
@@ -63,7 +67,7 @@ def warp(image: Image, transform: Transform) -> Image:
 
 
 def unwarp(image: Image, transform: Transform) -> Image:
-    """The image moved by the inverse of T: what was at T p is at p. Bilinear, zero from outside."""
+    """Move an image by the inverse of T: the pixel at T p moves to p. It interpolates as `warp` does."""
     return _sampled(image, *_map(transform))
 
 
@@ -75,14 +79,14 @@ def _map(transform):
 
 
 def _sampled(image, linear, shift):
-    """`p -> image(linear p + shift)`, p from the center."""
+    """The image whose value at p is `image(linear p + shift)`, with p relative to the center."""
     height, width, _ = image.shape
     center = jnp.array([(height - 1) / 2, (width - 1) / 2], linear.dtype)
     rows, columns = (jnp.arange(n, dtype=linear.dtype) - m for n, m in zip((height, width), center, strict=True))
     row, column = (
         linear[i, 0] * rows[:, None] + linear[i, 1] * columns[None, :] + (shift + center)[i] for i in range(2)
     )
-    # one ring of zeros, and whatever is farther out is on it
+    # a ring of zeros around the image; points outside are clipped onto it
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
     row, column = jnp.clip(row + 1, 0, height + 1), jnp.clip(column + 1, 0, width + 1)
     top, left = jnp.minimum(jnp.floor(row), height), jnp.minimum(jnp.floor(column), width)

@@ -1,11 +1,11 @@
-"""Models of other libraries as the two things that everything here takes: `apply_fn` and `params`.
+"""Models of other libraries as `apply_fn` and `params`, which all functions of this library take.
 
     apply_fn, params = from_linen(module, variables)
-    result = attacks.jit_attack(attacks.pgd(), apply_fn)(params, key, x, labels, eps=8 / 255)
+    result = attacks.jit_attack(attacks.pgd(), apply_fn)(key, params, x, labels, eps=8 / 255)
 
-A model that is a function `(params, x [B, ...]) -> logits [B, K]` already needs nothing from this module. The libraries
-are imported when they are used. No function here changes the model that it is given, and none has a state: what a
-library keeps beside its parameters (running averages, counters) is part of `params` and only read.
+A model that already is a function `(params, x [B, ...]) -> logits [B, K]` needs nothing from this module. The libraries
+are imported when they are used. No function changes the model that it takes, and none has a state: variables beside the
+parameters (running averages, counters) become part of `params` and are only read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from invjax import _check
 from invjax.types import ApplyFn, Array, Params
 
 PerChannel = float | int | Sequence[float | int] | Float[Array, "..."]
-"""One number, or one for each channel."""
+"""One number for all channels, or one number for each channel."""
 
 
 def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any) -> tuple[ApplyFn, Params]:
-    """A flax linen module, in evaluation mode.
+    """Convert a flax linen module, in evaluation mode.
 
     >>> from flax import linen as nn
     >>> dense = nn.Dense(3)
@@ -34,14 +34,18 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
 
     Args:
         module: a linen module.
-        variables: what its `init` returned or a checkpoint holds, every collection included: `{"params": ...,
-            "batch_stats": ...}`. They become `params` as they are.
-        **apply_arguments: of every call of the module, above all what puts it into evaluation mode, such as
-            `train=False` or `use_running_average=True`. A module that is left in training mode raises flax's own error
-            once it draws a random mask or updates an average.
+        variables: all collections that `module.init` returned or a checkpoint holds: `{"params": ..., "batch_stats":
+            ...}`. They become `params` unchanged.
+        **apply_arguments: arguments of every call of the module, such as `train=False` or `use_running_average=True`,
+            which select the evaluation mode. A module in training mode raises flax's own error when it draws a random
+            mask or updates an average.
+
+    Returns:
+        `apply_fn` and `params`.
 
     Raises:
-        ValueError: `variables` without "params"; `mutable`, since an attack has nowhere to keep a new state.
+        ValueError: `variables` has no "params", or the arguments include `rngs` or `mutable`: an attack cannot keep a
+            new state.
     """
     if "params" not in variables:
         raise ValueError(
@@ -58,18 +62,18 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
 
 
 def from_nnx(model: Any) -> tuple[ApplyFn, Params]:
-    """A flax nnx module in evaluation mode: call `model.eval()` before, or take `nnx.view(model, ...)`.
+    """Convert a flax nnx module in evaluation mode: call `model.eval()` first, or pass `nnx.view(model, ...)`.
 
     Args:
-        model: called as `model(x [B, ...]) -> logits [B, K]`.
+        model: a module that is called as `model(x [B, ...]) -> logits [B, K]`.
 
     Returns:
         `apply_fn`, and as `params` the state of `nnx.split(model)`, a pytree. Training the model later does not change
-        it: split again.
+        `params`: call `from_nnx` again.
 
     Raises:
-        ValueError: a part of the model is in training mode. (Its dropout would draw the same mask in every call, its
-            batch norm would mix the images of a batch: both without a word.)
+        ValueError: a part of the model is in training mode. (Without this error its dropout would draw the same mask in
+            every call, and its batch norm would mix the images of a batch.)
     """
     from flax import nnx
 
@@ -84,23 +88,24 @@ def from_nnx(model: Any) -> tuple[ApplyFn, Params]:
     if training:
         raise ValueError(f"the model must be in evaluation mode; got {', '.join(training)}; call model.eval() first")
     graph, state = nnx.split(model)
-    params = jax.tree.map(lambda leaf: leaf, state)  # the state's variables are the model's own: a new tree is not
+    params = jax.tree.map(lambda leaf: leaf, state)  # a copy, because the state shares the model's variables
     return lambda params, x: nnx.merge(graph, params)(x), params
 
 
 def from_equinox(model: Any) -> tuple[ApplyFn, Params]:
-    """An equinox module, which takes one example: mapped over the batch.
+    """Convert an equinox module, which takes one example, by mapping it over the batch.
 
-    Put it into evaluation mode with `equinox.nn.inference_mode(model)`. Its convolutions want the channel first: begin
-    it with `equinox.nn.Lambda(lambda x: jnp.moveaxis(x, -1, 0))`, and attacks see images `[B, H, W, C]` as everywhere.
+    Put the module into evaluation mode with `equinox.nn.inference_mode(model)`. Equinox convolutions take the channel
+    first: begin the model with `equinox.nn.Lambda(lambda x: jnp.moveaxis(x, -1, 0))`, so that it takes images
+    `[B, H, W, C]` as all models do.
 
     Args:
-        model: called as `model(x [...]) -> logits [K]`. A model with a state (`equinox.nn.BatchNorm`) is called
-            otherwise; close over it: `lambda x: model(x, state)[0]`, as an `equinox.Module` of one's own, so that its
-            arrays stay parameters.
+        model: a module that is called as `model(x [...]) -> logits [K]`. Wrap a model with a state
+            (`equinox.nn.BatchNorm`) in an `equinox.Module` of your own whose `__call__` returns `model(x, state)[0]`,
+            so that its arrays stay parameters.
 
     Returns:
-        `apply_fn`, and as `params` the model's arrays, with None in the place of everything else.
+        `apply_fn`, and as `params` the model's arrays, with None in place of everything else.
 
     Raises:
         ImportError: equinox is not installed.
@@ -114,10 +119,10 @@ def from_equinox(model: Any) -> tuple[ApplyFn, Params]:
 
 
 def normalized(apply_fn: ApplyFn, mean: PerChannel, std: PerChannel) -> ApplyFn:
-    """A model of images in [0, 1] from a model of standardised ones: `apply_fn(params, (x - mean) / std)`.
+    """Convert a model of standardised images to a model of images in [0, 1]: `apply_fn(params, (x - mean) / std)`.
 
-    Attacks then work in [0, 1]: bounds, `eps` and the images they return are in units of pixel values, as published
-    numbers are.
+    Attacks then work in [0, 1]: the box, `eps` and the images that they return are in units of pixel values, like
+    published numbers.
 
     >>> logits = normalized(lambda params, x: x, mean=[0.5, 0.25], std=[0.5, 0.25])(None, jnp.ones((1, 2)))
     >>> logits.tolist()
@@ -125,12 +130,15 @@ def normalized(apply_fn: ApplyFn, mean: PerChannel, std: PerChannel) -> ApplyFn:
 
     Args:
         apply_fn: `(params, standardised x [B, ..., C]) -> logits`.
-        mean: of each channel, or one number, for images in [0, 1]: divide numbers for bytes by 255.
-        std: the same.
+        mean: the mean of each channel, or one number, for images in [0, 1]: divide a mean of bytes by 255.
+        std: the standard deviation of each channel, or one number, in the same unit.
+
+    Returns:
+        `(params, x [B, ..., C] in [0, 1]) -> logits`.
 
     Raises:
-        ValueError: not one number or one a channel; a `std` that is not positive; NaN; images with another number of
-            channels (when called).
+        ValueError: `mean` or `std` is not one number or one number for each channel, is NaN, or `std` is not positive.
+            When called: the images have another number of channels.
     """
     mean, std = (np.asarray(value, np.float64) for value in (mean, std))
     for name, value in {"mean": mean, "std": std}.items():
@@ -142,7 +150,9 @@ def normalized(apply_fn: ApplyFn, mean: PerChannel, std: PerChannel) -> ApplyFn:
     if not (std > 0).all():
         raise ValueError(f"std must be positive; got std={std.tolist()}; use 1 for a channel that never varies")
     if mean.ndim == std.ndim == 1 and mean.size != std.size:
-        raise ValueError(f"mean and std must be of the same channels; got {mean.size} and {std.size} numbers")
+        raise ValueError(
+            f"mean and std must be of the same channels; got {mean.size} and {std.size} numbers; give one for each"
+        )
     channels = max(mean.shape, std.shape)  # () for one number each
 
     def apply(params, x):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 Array = jax.Array | np.ndarray
-"""On the device or on the host: functions here take both and return the former."""
+"""An array on the device or on the host. Functions take both, and return arrays on the device."""
 
 Key = PRNGKeyArray
 """A typed random key, `jax.random.key(seed)`."""
@@ -36,30 +36,40 @@ Scalar = float | int | Float[Array, ""] | Int[Array, ""]
 """A number, traced or not."""
 
 LogitsFn = Callable[[jax.Array], jax.Array]
-"""`x [B, ...] -> logits [B, K]`: what attacks take."""
+"""`x [B, ...] -> logits [B, K]`: the model that an attack sees, with its parameters fixed."""
 
 ApplyFn = Callable[[Params, jax.Array], jax.Array]
-"""`(params, x [B, ...]) -> [B, K]`: what training takes."""
+"""`(params, x [B, ...]) -> logits [B, K]`: a model."""
 
 LossFn = Callable[[Params, Key, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-"""`(params, key, batch, step) -> (scalar loss, metrics)`: what `training.make_train_step` takes."""
+"""`(params, key, batch, step) -> (scalar loss, metrics)`: the function that training minimises."""
 
 Schedule = Scalar | Callable[[jax.Array], Scalar]
-"""A number, or `step -> number`, as the schedules of optax."""
+"""A number, or a function `step -> number` such as the schedules of optax."""
 
 Box = tuple[float | int, float | int]
 """The range of pixel values, `(low, high)`."""
 
 
 class Code(NamedTuple):
-    """What an image becomes: `logits [B, K]` and `nuisance [B, D - K]`, D the number of values in an image."""
+    """The code of an image with D values under an invertible classifier with K classes.
+
+    Attributes:
+        logits: `[B, K]`, the part of the code that determines the prediction.
+        nuisance: `[B, D - K]`, the rest of the code.
+    """
 
     logits: Logits
     nuisance: Float[Array, "batch nuisance"]
 
 
 class Net(NamedTuple):
-    """A network: `init(key, x) -> params` and `apply(params, x [B, ...]) -> [B, ...]`."""
+    """A network as two functions.
+
+    Attributes:
+        init: `(key, x [B, ...]) -> params`.
+        apply: `(params, x [B, ...]) -> [B, ...]`.
+    """
 
     init: Callable[[Key, jax.Array], Params]
     apply: ApplyFn

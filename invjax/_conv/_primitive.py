@@ -1,21 +1,7 @@
-"""A convolution whose gradients stay fast inside loops on CPU.
+"""Two convolution primitives whose gradients are convolutions in the layout that is fast on CPU."""
 
-XLA's CPU compiler rewrites a convolution into its fast layout (NHWC images, HWIO kernels) only in the entry computation
-of a program. JAX writes the two gradients of a convolution in other layouts, so inside any `scan`, `while`, `map` or
-`cond` body they compile to naive loops, 2 to 86 times slower. The cure is to write the gradients as convolutions in the
-fast layout:
-
-    y     = x * w
-    dL/dx = dL/dy  *  flip(w)^T          (input and output channels swapped; strides: see `_by_phase`)
-    dL/dw = (x^T * (dL/dy)^T)^T          (batch and channels swapped; strides become dilations of dL/dy)
-
-`conv_general_dilated` stands in for `lax.conv_general_dilated` (flax modules accept it by that name) and `fast_convs`
-rewrites the convolutions of any function. Neither does anything on GPU and TPU, where the plain operation is right.
-`experiments/benchmarks/loops.py` shows whether this file is still needed; without that need, delete it.
-"""
-
-from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -136,9 +122,22 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`lax.conv_general_dilated` with the same arguments and values; on CPU its gradients are fast inside loops.
 
-    Two-dimensional convolutions without groups take the fast path, those of other layouts (channels first) between two
-    transpositions; all others are passed on. On CPU every `precision` is full precision, so the fast path has no need
-    of it.
+    Two-dimensional convolutions without groups take the fast path; those in another layout (channels first) are
+    transposed before and after. All other convolutions are passed to `lax`. On CPU every `precision` is full precision,
+    so the fast path ignores it.
+
+    Args:
+        lhs: the images.
+        rhs: the kernels.
+        window_strides: the strides.
+        padding: "SAME", "VALID", or pairs of numbers.
+        lhs_dilation: the dilation of the images.
+        rhs_dilation: the dilation of the kernels.
+        dimension_numbers: the layouts of images, kernels and output.
+        **rest: other arguments of `lax.conv_general_dilated`.
+
+    Returns:
+        The convolution.
     """
     plain = partial(
         lax.conv_general_dilated,
@@ -157,7 +156,7 @@ def conv_general_dilated(
         rest.get("feature_group_count", 1) == rest.get("batch_group_count", 1) == 1
         and rest.get("preferred_element_type") in (None, lhs.dtype)
         and lhs.dtype == rhs.dtype
-        and 0 not in jax.eval_shape(plain).shape  # the gradient of nothing would be a convolution by nothing
+        and 0 not in jax.eval_shape(plain).shape  # whose gradient would convolve with an empty kernel
     )
     if not eligible:
         return plain()
@@ -178,81 +177,3 @@ def conv_general_dilated(
         rhs_dilation=rhs_dilation,
     )
     return y.transpose(sorted(range(4), key=(batch, *out, channel).__getitem__))
-
-
-def _has_conv(jaxpr) -> bool:
-    return any(
-        eqn.primitive is lax.conv_general_dilated_p
-        or any(_has_conv(sub.jaxpr) for _, sub in _closed_jaxprs(eqn.params))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _closed_jaxprs(params):
-    """The (path, ClosedJaxpr) pairs inside an equation's parameters: bodies of jit, scan, while, cond and remat."""
-    for name, value in params.items():
-        if isinstance(value, core.ClosedJaxpr):
-            yield (name, None), value
-        elif isinstance(value, core.Jaxpr):
-            yield (name, None), core.ClosedJaxpr(value, ())
-        elif isinstance(value, tuple):
-            yield from (((name, i), item) for i, item in enumerate(value) if isinstance(item, core.ClosedJaxpr))
-
-
-def _rewrite(closed):
-    """The same ClosedJaxpr with its convolutions replaced."""
-    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in closed.jaxpr.invars]
-    return jax.make_jaxpr(partial(_evaluate, closed.jaxpr, closed.consts))(*avals)
-
-
-def _evaluate(jaxpr, consts, *args):
-    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        inputs = [var.val if isinstance(var, core.Literal) else env[var] for var in eqn.invars]
-        if eqn.primitive is lax.conv_general_dilated_p:
-            outputs = [conv_general_dilated(*map(jnp.asarray, inputs), **eqn.params)]
-        else:
-            params = dict(eqn.params)
-            for (name, index), sub in _closed_jaxprs(eqn.params):
-                if "custom" in eqn.primitive.name or not _has_conv(sub.jaxpr):
-                    continue  # a custom derivative rule refers to its own copy of the function
-                new = _rewrite(sub)
-                if index is not None:
-                    params[name] = (*params[name][:index], new, *params[name][index + 1 :])
-                else:
-                    params[name] = new if isinstance(params[name], core.ClosedJaxpr) else new.jaxpr
-            with eqn.ctx.manager:  # the caller's matmul precision and the like
-                outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
-            outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        env.update(zip(eqn.outvars, outputs, strict=True))
-    return [var.val if isinstance(var, core.Literal) else env[var] for var in jaxpr.outvars]
-
-
-def fast_convs(function: Callable) -> Callable:
-    """The same function with convolutions whose gradients are fast inside loops on CPU; elsewhere the function itself.
-
-    It traces `function` and replaces its convolutions before anything is differentiated, so it serves any user's model:
-
-        attack(key, fast_convs(partial(model.apply, params)), x, labels, eps=0.3)
-
-    Args:
-        function: pytrees of arrays in, a pytree of arrays out; bind flags and strings with `functools.partial` first.
-
-    Returns:
-        A function of the same arguments and values (to float rounding).
-    """
-
-    @wraps(function)
-    def fast(*args, **kwargs):
-        if jax.default_backend() != "cpu":
-            return function(*args, **kwargs)
-        leaves, tree = jax.tree.flatten((args, kwargs))
-
-        def flat(*leaves):
-            args, kwargs = jax.tree.unflatten(tree, leaves)
-            return function(*args, **kwargs)
-
-        closed, shape = jax.make_jaxpr(flat, return_shape=True)(*leaves)
-        return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(closed.jaxpr, closed.consts, *leaves))
-
-    return fast
