@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from invjax.attacks import apgd, apgd_targeted, l0, l1, l2, linf, pgd
-from invjax.attacks._apgd import _ascend, _checkpoints, wrong_class
+from invjax.attacks._apgd_search import ascend, schedule
+from invjax.attacks._apgd_sparse import ascend_sparse
+from invjax.attacks._ranks import wrong_class
 from invjax.models import mlp
 
 # compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
@@ -22,6 +24,10 @@ BATCH, SIZE, EPS = 6, 12, 0.3
 # the checkpoints
 
 
+def checkpoints(steps, norm):
+    return schedule(steps, 0.04, 0.04, 0.0) if norm == "l1" else schedule(steps, 0.22, 0.06, 0.03)
+
+
 def checkpoints_of_the_paper(steps):
     """p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), in hundredths; of 100 steps exactly."""
     shares = [0, 22]
@@ -31,7 +37,7 @@ def checkpoints_of_the_paper(steps):
 
 
 def test_the_checkpoints_of_a_hundred_steps_are_those_of_the_paper():
-    check, window = _checkpoints(100, "linf")
+    check, window = checkpoints(100, "linf")
     at = np.flatnonzero(check) + 1
     assert at.tolist() == checkpoints_of_the_paper(100) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert window[at - 1].tolist() == [22, 19, 16, 13, 10, 7, 6, 6]
@@ -48,7 +54,7 @@ def test_the_checkpoints_of_a_hundred_steps_are_those_of_the_paper():
     ],
 )
 def test_the_checkpoints_of_other_runs(steps, norm, expected):
-    check, window = _checkpoints(steps, norm)
+    check, window = checkpoints(steps, norm)
     at = np.flatnonzero(check) + 1
     assert len(check) == steps and at.tolist() == expected
     assert window[check].tolist() == np.diff([0, *expected]).tolist()
@@ -104,7 +110,7 @@ def into_l1(z, x):
 
 def reliable_evaluation(value, gradient, project, ascent, start, x, steps):
     """Croce & Hein 2020, algorithm 1, for one example; returns the best point and the losses."""
-    marks = [0, *(np.flatnonzero(_checkpoints(steps, "linf")[0]) + 1)]
+    marks = [0, *(np.flatnonzero(checkpoints(steps, "linf")[0]) + 1)]
     z, before, step, best = start, start, 2 * EPS, start
     losses, best_losses, halved = [value(start)], [value(start)], {0: True}
     for k in range(1, steps + 1):
@@ -155,7 +161,7 @@ def test_the_loop_is_algorithm_1_of_reliable_evaluation(threat, project, ascent,
     rng = np.random.default_rng(0)
     x, steps = rng.random((BATCH, SIZE)), 50
     starts = np.array([project(z, image) for z, image in zip(rng.random((BATCH, SIZE)), x, strict=True)])
-    run = jit(lambda start: _ascend(objective, threat, start, jnp.asarray(x), jnp.asarray(EPS), steps, False))
+    run = jit(lambda start: ascend(objective, threat, start, jnp.asarray(x), jnp.asarray(EPS), steps))
     (found, found_value, _), best, trace = run(starts)
     halvings = []
     for i in range(BATCH):
@@ -185,7 +191,7 @@ def test_a_best_loss_that_stays_the_same_halves_the_step_too(float64):
     _, losses, halvings = reliable_evaluation(*args)
     rises = np.diff(losses) > 0
     assert rises[:8].all() and losses.max() < value(start) and halvings  # at step 9, although all steps to there rose
-    run = jit(lambda z: _ascend(objective, l2(), z, jnp.asarray(x)[None], jnp.asarray(EPS), 25, False))
+    run = jit(lambda z: ascend(objective, l2(), z, jnp.asarray(x)[None], jnp.asarray(EPS), 25))
     # step 10 leaves the start again; the reference's gradient knows nothing of the spike, which later steps come near
     np.testing.assert_allclose(run(start[None])[2][0, :16], losses[:16], atol=1e-9)
     assert losses[9] < losses[8]
@@ -196,7 +202,7 @@ def test_the_loop_is_algorithm_1_of_mind_the_box(float64):
     rng = np.random.default_rng(0)
     x, steps = rng.random((BATCH, SIZE)), 60
     starts = np.array([into_l1(z, image) for z, image in zip(x + rng.normal(size=x.shape) / 9, x, strict=True)])
-    run = jit(lambda start: _ascend(objective, l1(), start, jnp.asarray(x), jnp.asarray(EPS), steps, False))
+    run = jit(lambda start: ascend_sparse(objective, l1(), start, jnp.asarray(x), jnp.asarray(EPS), steps))
     _, best, trace = run(starts)
     for i in range(BATCH):
         expected, losses = mind_the_box(value, gradient, starts[i], x[i], steps)
@@ -314,9 +320,9 @@ def test_three_classes_are_too_few_for_the_targeted_ratio():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: apgd(l0()), "the threat of apgd must be one of 'linf', 'l2', 'l1'; got 'l0'"),
+        (lambda: apgd(l0()), "apgd does not support the threat 'l0'; it supports 'linf', 'l2', 'l1'"),
         (lambda: apgd(steps=0), "steps must be positive; got steps=0"),
-        (lambda: apgd_targeted(targets=0), "ranks must be positive; got ranks=0"),
+        (lambda: apgd_targeted(targets=0), "targets must be positive; got targets=0"),
     ],
 )
 def test_what_it_cannot_do_is_refused_at_once(make, message):

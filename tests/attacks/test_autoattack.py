@@ -1,181 +1,23 @@
-"""The ensemble: each stage on what the stages before it left, and nothing depends on how images are put together."""
-
-import itertools
-from functools import cache, partial
+"""AutoAttack: its published stages, and one attack that breaks what the benchmark of a data set breaks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax.attacks import AttackResult, Stage, ensemble, fgsm, l0, l1, l2, linf, pgd, standard
-from invjax.training import data_mesh
+from invjax.attacks import autoattack, autoattack_stages, jit_attack, l0, l1, l2, linf
+from invjax.evaluation import Options, benchmark
 
 KEY = jax.random.key(5)
-COUNT, EPS = 22, 0.07
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """Compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time."""
+def quick_to_compile():
+    """Compilation takes nearly all the time of these tests."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
-
-def apply_fn(params, x):
-    return jnp.tanh(4 * (x.reshape(len(x), -1) - 0.5) @ params["hidden"]) @ params["out"]
-
-
-def model(classes=4, side=4):
-    rng = np.random.default_rng(classes)
-    hidden, out = rng.normal(size=(side * side, 12)), rng.normal(size=(12, classes))
-    params = {"hidden": jnp.asarray(hidden, jnp.float32), "out": jnp.asarray(out, jnp.float32)}
-    images = rng.random((COUNT, side, side, 1)).astype(np.float32)
-    labels = np.asarray(apply_fn(params, images)).argmax(1).astype(np.int32)
-    labels[[3, 9]] = (labels[[3, 9]] + 1) % classes  # misclassified as they are
-    return params, images, labels
-
-
-PARAMS, IMAGES, LABELS = model()
-WRONG = np.isin(np.arange(COUNT), [3, 9])
-
-
-def blind(rank):
-    """A random point of the ball: its result depends on the key alone."""
-
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        return pgd(steps=1)(key, logits_fn, x, labels, eps=eps, step_size=0.0, ids=ids)
-
-    return attack
-
-
-def weak(rank):
-    return fgsm()
-
-
-def strong(rank):
-    return pgd(steps=20, random_start=False)
-
-
-STAGES = Stage("blind", blind, 2), Stage("weak", weak, 1), Stage("strong", strong, 1)
-
-
-@cache
-def result(batch_size=1, devices=None, stages=STAGES):  # of one shape, so that each stage compiles once
-    mesh = None if devices is None else data_mesh(jax.devices()[:devices])
-    return ensemble(stages, apply_fn, batch_size=batch_size, mesh=mesh)(PARAMS, KEY, IMAGES, LABELS, eps=EPS)
-
-
-def assert_same(a, b):
-    np.testing.assert_array_equal(a.stage, b.stage)
-    np.testing.assert_array_equal(a.success, b.success)
-    np.testing.assert_allclose(a.x, b.x, atol=1e-6)
-    np.testing.assert_allclose(a.distance, b.distance, atol=1e-6)
-
-
-def test_the_stages_say_what_happened_to_each_image():
-    found = result()
-    assert found.stages == ("blind", "weak", "strong")
-    assert set(found.stage.tolist()) == {-1, 0, 1, 2, 3}  # so all that follows is about something
-    np.testing.assert_array_equal(found.success, found.stage < 3)
-    np.testing.assert_array_equal(found.stage == -1, WRONG)
-    fooled = np.asarray(apply_fn(PARAMS, found.x)).argmax(1) != LABELS
-    np.testing.assert_array_equal(found.success, fooled)
-
-
-def test_distances_are_those_of_the_images_returned():
-    found = result()
-    np.testing.assert_allclose(found.distance, np.abs(found.x - IMAGES).max((1, 2, 3)), atol=1e-7)
-    assert (found.distance <= EPS * (1 + 1e-5)).all()
-
-
-def test_images_that_are_wrong_already_and_those_that_withstand_are_returned_as_they_are():
-    found = result()
-    for untouched in (WRONG, ~found.success):
-        assert untouched.any()
-        np.testing.assert_array_equal(found.x[untouched], IMAGES[untouched])
-        assert (found.distance[untouched] == 0).all()
-
-
-@pytest.mark.parametrize(("batch_size", "devices"), [(32, None), (2, 2)], ids=["one batch", "two devices"])
-def test_batches_and_devices_change_nothing(batch_size, devices):
-    assert_same(result(batch_size, devices), result())
-
-
-def test_the_order_of_the_images_changes_nothing_where_no_key_is_drawn():
-    stages = STAGES[1:]
-    order = np.random.default_rng(0).permutation(COUNT)
-    shuffled = ensemble(stages, apply_fn, batch_size=1)(PARAMS, KEY, IMAGES[order], LABELS[order], eps=EPS)
-    plain = result(stages=stages)
-    assert_same(
-        shuffled, plain._replace(**{n: getattr(plain, n)[order] for n in ("x", "success", "distance", "stage")})
-    )
-
-
-def test_it_is_never_weaker_than_its_first_stage():
-    first = result(stages=STAGES[:1])
-    np.testing.assert_array_equal(first.stage == 0, result().stage == 0)
-    np.testing.assert_array_equal(first.x[first.stage == 0], result().x[first.stage == 0])
-
-
-def recording(seen, stages):
-    """The stages, whose attacks note which images they are given: `(stage, rank, id)`."""
-
-    def noted(number, make):
-        def of_rank(rank):
-            def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-                jax.debug.callback(lambda *what: seen.append(tuple(int(i) for i in what)), number, rank, ids[0])
-                return make(rank)(key, logits_fn, x, labels, eps=eps, ids=ids)
-
-            return attack
-
-        return of_rank
-
-    return tuple(stage._replace(make=noted(number, stage.make)) for number, stage in enumerate(stages))
-
-
-def test_images_that_have_fallen_are_not_attacked_again():
-    seen = []
-    found = ensemble(recording(seen, STAGES), apply_fn, batch_size=1)(PARAMS, KEY, IMAGES, LABELS, eps=EPS)
-    jax.effects_barrier()
-    assert len(set(seen)) == len(seen)
-    given = {part: {i for *at, i in seen if tuple(at) == part} for part in [(0, 0), (0, 1), (1, 0), (2, 0)]}
-    assert sum(map(len, given.values())) == len(seen)
-    for number in range(3):
-        assert given[number, 0] == set(np.flatnonzero(found.stage >= number).tolist())
-    assert given[2, 0] < given[1, 0] <= given[0, 1] < given[0, 0]
-
-
-def test_each_rank_of_a_stage_and_each_stage_has_its_own_key():
-    """Success at random: each try takes some of what is left, so none repeats the last one's draws."""
-    seen = []
-
-    def coin(rank):
-        def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-            won = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), 0.4))(ids)
-            nothing = jnp.zeros(len(x))
-            return AttackResult(x, won, nothing, nothing, nothing[:, None])
-
-        return attack
-
-    stages = recording(seen, [Stage("coin", coin, 2), Stage("again", coin, 1)])
-    found = ensemble(stages, apply_fn, batch_size=1)(PARAMS, KEY, IMAGES, LABELS, eps=EPS)
-    jax.effects_barrier()
-    left = [sum(tuple(at) == part for *at, _ in seen) for part in [(0, 0), (0, 1), (1, 0)]]
-    left.append(int((found.stage == 2).sum()))
-    assert left[0] == COUNT - 2
-    assert all(0 < after < before for before, after in itertools.pairwise(left))
-
-
-def test_where_all_images_are_wrong_nothing_runs():
-    seen = []
-    found = ensemble(recording(seen, STAGES[:1]), apply_fn)(PARAMS, KEY, IMAGES[WRONG], LABELS[WRONG], eps=EPS)
-    jax.effects_barrier()
-    assert found.success.all() and (found.stage == -1).all() and not seen
-
-
-# the standard stages
 
 FOUR = [("apgd-ce", 1), ("apgd-t", 9), ("fab-t", 9), ("square", 1)]
 
@@ -193,45 +35,36 @@ FOUR = [("apgd-ce", 1), ("apgd-t", 9), ("fab-t", 9), ("square", 1)]
     ],
     ids=["linf", "l2", "linf-4", "l1", "l1-5", "l2-3", "linf-2"],
 )
-def test_the_standard_stages_are_those_of_the_published_ensemble(threat, classes, expected):
-    assert [(stage.name, stage.ranks) for stage in standard(threat, num_classes=classes)] == expected
+def test_the_stages_are_those_of_the_published_ensemble(threat, classes, expected):
+    assert [(stage.name, stage.ranks) for stage in autoattack_stages(threat, num_classes=classes)] == expected
 
 
-@pytest.mark.parametrize(("classes", "eps"), [(2, 0.04), (4, 0.02)])
-def test_the_standard_ensemble_runs_with_few_classes(classes, eps):
-    params, images, labels = model(classes)
-    images, labels = images[:8], labels[:8]
-    run = ensemble(standard(linf(), num_classes=classes, steps=3, queries=4), apply_fn, batch_size=1)
-    found = run(params, KEY, images, labels, eps=eps)
-    clean = np.asarray(apply_fn(params, images)).argmax(1) != labels
-    np.testing.assert_array_equal(found.stage == -1, clean)
-    np.testing.assert_array_equal(found.success, np.asarray(apply_fn(params, found.x)).argmax(1) != labels)
-    assert clean.sum() < found.success.sum() < len(images)
-    assert (found.distance <= eps * (1 + 1e-5)).all()
+def test_a_threat_that_is_not_a_norm_is_refused():
+    with pytest.raises(ValueError, match="AutoAttack does not support the threat 'l0'; it supports 'linf', 'l2', 'l1'"):
+        autoattack_stages(l0(), num_classes=10)
+    with pytest.raises(ValueError, match="num_classes must be at least 2; got num_classes=1"):
+        autoattack(linf(), num_classes=1)
 
 
-def test_other_threats_have_no_standard_ensemble():
-    with pytest.raises(ValueError, match="the threat of the standard ensemble must be one of 'linf', 'l2', 'l1'"):
-        standard(l0(), num_classes=10)
+def apply_fn(params, x):
+    return jnp.tanh(4 * (x.reshape(len(x), -1) - 0.5) @ params["hidden"]) @ params["out"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": LABELS + 2}, "labels must be in"),
-        ({"images": np.full_like(IMAGES, np.nan)}, "images holds .* NaN"),
-        ({"eps": -1.0}, "eps must not be negative"),
-        ({"params": jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)}, "logits holds .* NaN"),
-    ],
-    ids=["labels", "NaN images", "negative eps", "NaN logits"],
-)
-def test_bad_input_is_refused(change, message):
-    given = {"params": PARAMS, "images": IMAGES, "labels": LABELS, "eps": EPS} | change
-    run = partial(ensemble(STAGES, apply_fn), given["params"], KEY)
-    with pytest.raises(ValueError, match=message):
-        run(given["images"], given["labels"], eps=given["eps"])
-
-
-def test_an_ensemble_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least one stage"):
-        ensemble((), lambda params, x: x)
+def test_one_attack_and_the_benchmark_break_the_same_images_with_the_same_examples():
+    rng, count, eps = np.random.default_rng(4), 24, 0.02
+    params = {
+        "hidden": rng.normal(size=(16, 12)).astype(np.float32),
+        "out": rng.normal(size=(12, 4)).astype(np.float32),
+    }
+    images = rng.random((count, 4, 4, 1)).astype(np.float32)
+    labels = np.asarray(apply_fn(params, images)).argmax(1).astype(np.int32)
+    settings = {"num_classes": 4, "steps": 2, "queries": 4}
+    stages, attack = autoattack_stages(linf(), **settings), autoattack(linf(), **settings)
+    options = Options(batch_size=count)
+    whole = benchmark(KEY, apply_fn, params, images, labels, threat=linf(), eps=eps, stages=stages, options=options)
+    single = jit_attack(attack, apply_fn)(KEY, params, images, labels, eps=eps, ids=np.arange(count, dtype=np.uint32))
+    assert len(set(whole.broken_by.tolist())) > 2  # several stages break images, and some images withstand
+    np.testing.assert_array_equal(single.success, whole.broken)
+    np.testing.assert_allclose(np.asarray(single.x)[whole.broken], whole.x[whole.broken], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(single.distance)[whole.broken], whole.distance[whole.broken], atol=1e-6)
+    assert attack.recipe == "autoattack(linf, num_classes=4, steps=2, queries=4)" and not attack.targeted

@@ -9,7 +9,6 @@ import pytest
 import scipy.optimize
 
 from invjax.attacks import fab, l0, l1, l2, linf
-from invjax.attacks._fab import to_hyperplane
 
 # compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -60,7 +59,7 @@ def planes(bounds, count=24, size=7):
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_step_to_a_hyperplane_is_the_shortest_inside_the_box(norm, bounds, float64):
     points, normals, offsets = planes(bounds)
-    steps = jit(jax.vmap(lambda *args: to_hyperplane(*args, bounds, norm)))(points, normals, offsets)
+    steps = jit(jax.vmap(NORMS[norm][0](bounds).to_hyperplane))(points, normals, offsets)
     expected = [shortest(*plane, bounds, norm) for plane in zip(points, normals, offsets, strict=True)]
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(np.linalg.norm(steps, NORMS[norm][1], axis=1), expected, rtol=1e-7)
@@ -77,7 +76,7 @@ def test_a_hyperplane_out_of_reach_is_approached_as_far_as_the_box_allows(norm):
     corners = (normals > 0).astype(float)  # where the product is largest
     offsets = (normals * corners).sum(1) + 0.5
     for sign in (1, -1):
-        steps = jit(jax.vmap(lambda *args: to_hyperplane(*args, BOX, norm)))(
+        steps = jit(jax.vmap(NORMS[norm][0](BOX).to_hyperplane))(
             *(jnp.asarray(a, jnp.float32) for a in (points, sign * normals, sign * offsets))
         )
         reached = (normals * (points + steps)).sum(1)
@@ -90,7 +89,7 @@ def test_a_hyperplane_out_of_reach_is_approached_as_far_as_the_box_allows(norm):
 def test_there_is_no_step_on_the_hyperplane_or_without_one(norm, bounds):
     point = jnp.array([0.25, 0.5, 1.0])
     normal = jnp.array([1.0, -2.0, 0.0])
-    step = jit(partial(to_hyperplane, bounds=bounds, norm=norm))
+    step = jit(NORMS[norm][0](bounds).to_hyperplane)
     np.testing.assert_array_equal(step(point, normal, jnp.float32(-0.75)), np.zeros(3))
     np.testing.assert_array_equal(step(point, 0 * normal, jnp.float32(0.5)), np.zeros(3))
 
@@ -168,7 +167,7 @@ def test_the_nearest_example_so_far_only_comes_nearer():
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(lambda: fab(l0(), targets=1), "the threat of fab must be one of 'linf', 'l2', 'l1'; got 'l0'"),
+    [(lambda: fab(l0(), targets=1), "fab does not support the threat 'l0'; it supports 'linf', 'l2', 'l1'"),
      (lambda: fab(targets=3), "targets must be less than the 3 classes of the model; got 3")],
 )  # fmt: skip
 def test_what_it_cannot_do_is_refused(make, message):

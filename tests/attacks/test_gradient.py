@@ -14,7 +14,7 @@ from invjax.losses import cross_entropy, log_odds, margin
 SHAPE, CLASSES, BATCH = (4, 4, 2), 4, 5
 FREE = (-np.inf, np.inf)
 KEY = jax.random.key(0)
-THREATS = {"linf": (linf(), 0.1), "l2": (l2(), 0.5), "l1": (l1(kept=0.1), 1.5), "l0": (l0(), 3.0)}
+THREATS = {"linf": (linf(), 0.1), "l2": (l2(), 0.5), "l1": (l1(fraction=0.1), 1.5), "l0": (l0(), 3.0)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -178,7 +178,7 @@ def test_iterated_ll_keeps_its_class_when_another_becomes_the_least_likely():
 
     x, labels = jnp.array([[0.4]]), jnp.array([0])
     assert int(crossing(x).argmin()) == 2 and int(crossing(x + 0.2).argmin()) == 1
-    result = iterated_ll(steps=4)(KEY, crossing, x, labels, eps=0.4, step_size=0.1)
+    result = jax.jit(lambda x: iterated_ll(steps=4)(KEY, crossing, x, labels, eps=0.4, step_size=0.1))(x)
     np.testing.assert_allclose(result.x, [[0.8]], rtol=1e-6)
     np.testing.assert_allclose(result.trace[0], -log_odds(crossing(0.4 + 0.1 * jnp.arange(1.0, 5.0)[:, None]),
                                                           jnp.full(4, 2)), rtol=1e-5)  # fmt: skip
@@ -237,7 +237,10 @@ def test_log_odds_climbs_where_cross_entropy_is_flat():
     np.testing.assert_array_equal(flat, 0)
     assert (steep != 0).all()
     attack = partial(pgd, steps=3, random_start=False)
-    stuck, free = (attack(loss=loss)(KEY, confident, x, labels, eps=0.1) for loss in (cross_entropy, log_odds))
+    stuck, free = (
+        jax.jit(lambda x, loss=loss: attack(loss=loss)(KEY, confident, x, labels, eps=0.1))(x)
+        for loss in (cross_entropy, log_odds)
+    )
     np.testing.assert_array_equal(stuck.x, x)
     assert not stuck.success.any() and free.success.all()
 

@@ -34,7 +34,7 @@ def logits_fn(x):
 CASES = {
     "linf": (linf(FREE), np.abs(WEIGHTS).sum()),
     "l2": (l2(FREE), np.linalg.norm(WEIGHTS)),
-    "l1": (l1(FREE, kept=1 / SIZE), np.abs(WEIGHTS).max()),
+    "l1": (l1(FREE, fraction=1 / SIZE), np.abs(WEIGHTS).max()),
 }
 
 
@@ -91,7 +91,11 @@ def test_a_step_size_shrinks_with_its_radius():
         won = jnp.abs(step_size / eps - 1 / 3) < 1e-5
         return fgsm()(key, logits_fn, x, labels, eps=eps)._replace(success=won[None], distance=eps[None])
 
-    run = jit(lambda eps: smallest(a_third, steps=6)(KEY, logits_fn, X, LABELS, eps=eps, step_size=eps / 3))
+    run = jit(
+        lambda eps: smallest(fgsm()._replace(run=a_third), steps=6)(
+            KEY, logits_fn, X, LABELS, eps=eps, step_size=eps / 3
+        )
+    )
     np.testing.assert_allclose(run(EPS).distance[~WRONG], EPS * 2.0**-6)
 
 

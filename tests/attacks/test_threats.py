@@ -35,7 +35,7 @@ THREATS = {
     "l2-free": Member(l2(FREE), 0.9),
     "l1": Member(l1(), 2.5),
     "l1-free": Member(l1(FREE), 2.5),
-    "l1-one-at-a-time": Member(l1((-1.0, 2.0), kept=1 / SIZE), 2.5),
+    "l1-one-at-a-time": Member(l1((-1.0, 2.0), fraction=1 / SIZE), 2.5),
     "l0": Member(l0(), 3.0, nearest=False),
     "l0-wider": Member(l0((-1.0, 2.0)), 3.0, nearest=False),
 }
@@ -238,12 +238,12 @@ def test_no_step_of_length_one_climbs_faster_than_the_ascent(name, float64):
 def test_l1_spreads_its_step_over_the_largest_entries():
     gradient = jnp.array([0.1, -5.0, 3.0, -0.2, 0.0])
     middle = jnp.full(5, 0.5)
-    np.testing.assert_allclose(l1(kept=0.4).ascent(gradient, middle, 1.0), [0, -0.5, 0.5, 0, 0])
-    np.testing.assert_allclose(l1(kept=1.0).ascent(gradient, middle, 1.0), [0.25, -0.25, 0.25, -0.25, 0])
-    np.testing.assert_allclose(l1(kept=0.01).ascent(gradient, middle, 1.0), [0, -1, 0, 0, 0])  # one at the least
+    np.testing.assert_allclose(l1(fraction=0.4).ascent(gradient, middle, 1.0), [0, -0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(l1(fraction=1.0).ascent(gradient, middle, 1.0), [0.25, -0.25, 0.25, -0.25, 0])
+    np.testing.assert_allclose(l1(fraction=0.01).ascent(gradient, middle, 1.0), [0, -1, 0, 0, 0])  # one at the least
 
 
-@pytest.mark.parametrize("threat", [l1(kept=0.01), l0()], ids=["l1", "l0"])
+@pytest.mark.parametrize("threat", [l1(fraction=0.01), l0()], ids=["l1", "l0"])
 def test_a_sparse_step_is_not_spent_on_pixels_stuck_at_the_box(threat):
     gradient = jnp.array([9.0, -8.0, 7.0, -6.0]).reshape(4, 1)
     z = jnp.array([1.0, 0.0, 0.5, 0.5]).reshape(4, 1)
@@ -398,13 +398,13 @@ def test_l0_counts_pixels_exactly_where_the_radius_is_a_rounded_number():
 
 
 ERRORS = {
-    "linf-reversed": (lambda: linf((1.0, 0.0)), "bounds must be (low, high) with low < high; got (1.0, 0.0)"),
+    "linf-reversed": (lambda: linf((1.0, 0.0)), "box must be (low, high) with low < high; got (1.0, 0.0)"),
     "l2-empty": (lambda: l2((0.5, 0.5)), "low < high; got (0.5, 0.5)"),
     "l1-nan": (lambda: l1((0.0, float("nan"))), "low < high; got (0.0, nan)"),
     "l0-reversed": (lambda: l0((255.0, 0.0)), "low < high; got (255.0, 0.0)"),
-    "l0-free": (lambda: l0(FREE), "l0 needs finite bounds, or a pixel could take any value; got (-inf, inf)"),
-    "kept-nothing": (lambda: l1(kept=0.0), "kept must be a share in (0, 1]; got 0.0"),
-    "kept-percent": (lambda: l1(kept=5.0), "kept must be a share in (0, 1]; got 5.0"),
+    "l0-free": (lambda: l0(FREE), "l0 needs a finite box, or a pixel could take any value; got (-inf, inf)"),
+    "kept-nothing": (lambda: l1(fraction=0.0), "fraction must be in (0, 1]; got 0.0"),
+    "kept-percent": (lambda: l1(fraction=5.0), "fraction must be in (0, 1]; got 5.0"),
 }
 
 

@@ -1,6 +1,6 @@
 """Attacks through rotations and shifts: the worst transform, the ball before it, the same example in any batch."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,19 @@ def apply_fn(weights, x):
     return jnp.tanh(x.reshape(len(x), -1)) @ weights
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_to_compile():
+    """Compilation takes nearly all the time of these tests."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@cache
+def compiled(attack):
+    return jit_attack(attack, apply_fn)
+
+
 @pytest.fixture(scope="module")
 def problem():
     generator = np.random.default_rng(0)
@@ -28,7 +41,7 @@ def problem():
 def run(problem, attack, eps, rows=slice(None), seed=0):
     weights, x, labels = problem
     ids = jnp.arange(len(x), dtype=jnp.uint32)[rows]
-    return jit_attack(attack, apply_fn)(jax.random.key(seed), weights, x[rows], labels[rows], eps=eps, ids=ids)
+    return compiled(attack)(jax.random.key(seed), weights, x[rows], labels[rows], eps=eps, ids=ids)
 
 
 def test_more_tries_find_worse_transforms(problem):
@@ -54,11 +67,12 @@ def test_without_a_range_it_is_the_attack_alone(problem):
 def test_the_ball_is_that_of_the_image_before_its_transform(problem):
     # a shift moves most values by more than eps, but x + d lies in the ball, and successes are seen in what comes out
     weights, x, labels = problem
-    found = run(problem, transformed(pgd(linf(), steps=4, loss=margin), tries=3), 0.05)
+    attack = transformed(pgd(linf(), steps=4, loss=margin), tries=3)
+    found = run(problem, attack, 0.05)
     assert (found.distance <= 0.05 + 1e-6).all() and (found.distance > 0.04).all()
     assert np.abs(found.x - x).max() > 0.3
     np.testing.assert_array_equal(found.success, apply_fn(weights, found.x).argmax(1) != labels)
-    alone = run(problem, transformed(pgd(linf(), steps=4, loss=margin), tries=3), 0.0)
+    alone = run(problem, attack, 0.0)
     assert (margin(apply_fn(weights, found.x), labels) > margin(apply_fn(weights, alone.x), labels)).all()
 
 

@@ -17,10 +17,12 @@ import scipy.optimize
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax.attacks import (
+    THREATS,
     Attack,
     Threat,
     apgd,
     apgd_targeted,
+    autoattack,
     fab,
     fgsm,
     iterated_ll,
@@ -34,14 +36,16 @@ from invjax.attacks import (
     smallest,
     square,
     step_ll,
+    transformed,
     worst_of,
 )
+from invjax.features import relabel_by_attack
 from invjax.losses import log_odds, margin
 from invjax.models import mlp
 
 SHAPE, CLASSES, BATCH = (5, 5, 2), 5, 6
 SIZE = 50
-ONE_BY_ONE = l1(kept=1 / SIZE)  # the steepest l1 step moves one value
+ONE_BY_ONE = l1(fraction=1 / SIZE)  # the steepest l1 step moves one value
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -76,7 +80,7 @@ ATTACKS = {
     "iterated_ll": Member(lambda steps: iterated_ll(steps=steps), linf(), 0.1, climbs=None, optimum=None),
     "pgd-linf": Member(lambda steps: pgd(steps=steps), linf(), 0.1, draws=True),
     "pgd-l2": Member(lambda steps: pgd(l2(), steps=steps), l2(), 0.5, draws=True, optimum=(0.97, 0.95)),
-    "pgd-l1": Member(lambda steps: pgd(l1(kept=0.1), steps=steps), l1(), 2.0, draws=True, optimum=(0.96, 0.95)),
+    "pgd-l1": Member(lambda steps: pgd(l1(fraction=0.1), steps=steps), l1(), 2.0, draws=True, optimum=(0.96, 0.95)),
     "pgd-l0": Member(lambda steps: pgd(l0(), steps=steps), l0(), 3.0, draws=True, optimum=(1.0, 0.4)),
     "pgd-targeted": Member(
         lambda steps: pgd(steps=steps, targeted=True), linf(), 0.1, draws=True, targeted=True, climbs=minus_log_odds,
@@ -516,7 +520,7 @@ def test_nan_logits_are_refused_and_never_a_success(attack):
         (lambda: restarts(fgsm(), 0), "n must be positive; got n=0"),
         (lambda: pgd(steps=0), "steps must be positive; got steps=0"),
         (lambda: iterated_ll(steps=-1), "steps must be positive; got steps=-1"),
-        (lambda: apgd(l0()), "the threat of apgd must be one of 'linf', 'l2', 'l1'; got 'l0'"),
+        (lambda: apgd(l0()), "apgd does not support the threat 'l0'; it supports 'linf', 'l2', 'l1'"),
         (lambda: smallest(fgsm(), steps=0), "steps must be positive; got steps=0"),
     ],
 )
@@ -557,7 +561,137 @@ def test_worst_of_takes_the_first_success():
     x, y = jnp.array([[0.9], [0.5], [0.3]]), jnp.zeros(3, jnp.int32)
     logits_fn = lambda z: jnp.concatenate([0 * z, 0.45 - z], 1)  # noqa: E731
     fgsm_result = fgsm()(KEY, logits_fn, x, y, eps=0.0)
-    found = worst_of([constant(0.6, 1.0), constant(0.4, 2.0)])(KEY, logits_fn, x, y, eps=0.5)
+    found = worst_of([fgsm()._replace(run=constant(0.6, 1.0)), fgsm()._replace(run=constant(0.4, 2.0))])(
+        KEY, logits_fn, x, y, eps=0.5
+    )
     np.testing.assert_allclose(found.x, [[0.4], [0.4], [0.3]])
     assert found.success.all() and found.loss.tolist() == [2.0, 2.0, 1.0]
     assert found.trace.shape == (3, 2)
+
+
+# What a record says: the threat and the target are never lost
+
+UNTARGETED = {
+    "fgsm": fgsm(),
+    "step_ll": step_ll(),
+    "iterated_ll": iterated_ll(),
+    "pgd": pgd(l2()),
+    "apgd": apgd(),
+    "apgd_targeted": apgd_targeted(),  # towards each wrong class in turn: its labels are the true classes
+    "fab": fab(),
+    "square": square(),
+    "autoattack": autoattack(linf(), num_classes=CLASSES),
+}
+COMBINED = {
+    "bare": lambda attack: attack,
+    "restarts": lambda attack: restarts(attack, 2),
+    "worst_of": lambda attack: worst_of([attack, attack]),
+    "smallest": lambda attack: smallest(attack, steps=2),
+    "transformed": lambda attack: transformed(attack, tries=2, shift=1),
+}
+RECIPES = {
+    "bare": "{}",
+    "restarts": "restarts({}, n=2)",
+    "worst_of": "worst_of({0}, {0})",
+    "smallest": "smallest({}, steps=2)",
+    "transformed": "transformed({}, rotation=30, shift=1, tries=2)",
+}
+COMBINATIONS = pytest.mark.parametrize("combination", COMBINED)
+
+
+@COMBINATIONS
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_no_combination_makes_an_untargeted_attack_targeted(name, combination):
+    """Its images would leave the classes that become their labels."""
+    attack = COMBINED[combination](UNTARGETED[name])
+    assert not attack.targeted and attack.threat is UNTARGETED[name].threat
+    assert attack.recipe == RECIPES[combination].format(UNTARGETED[name].recipe)
+    with pytest.raises(ValueError, match=re.escape(f"attack must be targeted; got {attack.recipe}")):
+        relabel_by_attack(KEY, attack, partial(linear, LINEAR), images(), usual_labels(), eps=0.1)
+
+
+@COMBINATIONS
+def test_success_of_a_targeted_attack_is_reaching_the_target(combination):
+    attack = pgd(l2((-1.0, 2.0)), steps=6, targeted=True, random_start=False)
+    combined = COMBINED[combination](attack)
+    assert combined.targeted and combined.threat is attack.threat
+    assert combined.recipe == RECIPES[combination].format(attack.recipe)
+    targets = ((np.asarray(linear(LINEAR, images())).argmax(1) + np.array([1, 2, 3, 4, 1, 0])) % CLASSES).astype(
+        np.int32
+    )
+    radius = {"transformed": 1.5}.get(combination, 0.8)
+    found = jit_attack(combined, linear)(KEY, LINEAR, images(), targets, eps=radius)
+    reached = np.asarray(linear(LINEAR, found.x)).argmax(1) == targets
+    np.testing.assert_array_equal(found.success, reached)
+    assert reached[:5].any() and (~reached).any()  # some images leave their class without reaching the target
+    if combination == "smallest":  # the last image is in its target class already
+        np.testing.assert_array_equal(found.distance[5], 0)
+        assert (np.asarray(found.distance)[:5][reached[:5]] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: jit_attack(f, linear),
+        lambda f: restarts(f, 2),
+        lambda f: smallest(f),
+        lambda f: transformed(f),
+        lambda f: worst_of([f]),
+        lambda f: worst_of([pgd(), f]),
+    ],
+    ids=["jit_attack", "restarts", "smallest", "transformed", "worst_of", "worst_of, second"],
+)
+def test_a_bare_function_is_not_an_attack(monkeypatch, make):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    with pytest.raises(ValueError, match=r"attack must be an attacks\.Attack; got <function"):
+        make(fgsm().run)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "message"),
+    [
+        ([pgd(), pgd(l2())], "worst_of needs attacks of one threat; got pgd(linf"),
+        ([pgd(), restarts(pgd(linf((-1.0, 1.0))), 2)], "worst_of needs attacks of one threat; got pgd(linf"),
+        ([fgsm(), pgd(targeted=True)], "worst_of needs attacks that are all targeted or all untargeted; got fgsm(linf"),
+        ([fgsm(targeted=True), smallest(pgd())], "worst_of needs attacks that are all targeted or all untargeted"),
+    ],
+    ids=["norms", "boxes", "targets", "targets, inside a combination"],
+)
+def test_attacks_that_mean_different_things_are_not_combined(attacks, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        worst_of(attacks)
+
+
+# A new norm is one factory and one line of the registry
+
+
+def test_a_registered_norm_works_in_the_attacks_that_it_supports(monkeypatch):
+    def euclidean(box=(0.0, 1.0)):
+        return l2(box)._replace(name="euclidean", to_hyperplane=None)
+
+    monkeypatch.setitem(THREATS, "euclidean", euclidean)
+    threat = THREATS["euclidean"]()
+    makes = {
+        "pgd": lambda t: pgd(t, steps=3),
+        "apgd": lambda t: apgd(t, steps=4),
+        "square": lambda t: square(t, queries=4),
+        "smallest": lambda t: smallest(pgd(t, steps=2), steps=3),
+        "worst_of": lambda t: worst_of([fgsm(t), pgd(t, steps=2)]),
+    }
+    apply = partial(linear, LINEAR)
+    y = np.asarray(apply(images())).argmax(1).astype(np.int32)
+    mine, theirs = (
+        jax.jit(lambda x, t=t: {name: make(t)(KEY, apply, x, y, eps=0.5) for name, make in makes.items()})(images())
+        for t in (threat, l2())
+    )
+    for name in makes:
+        assert_bits(mine[name], theirs[name])
+        assert "(euclidean" in makes[name](threat).recipe
+    with pytest.raises(ValueError, match="fab does not support the threat 'euclidean'; it supports 'linf', 'l2', 'l1'"):
+        fab(threat)
+    with pytest.raises(ValueError, match=r"square does not support the threat 'l0'; it supports .*, 'euclidean'"):
+        square(l0())
+
+
+def test_the_registry_names_each_threat_by_its_key():
+    assert {name: make().name for name, make in THREATS.items()} == {name: name for name in ("linf", "l2", "l1", "l0")}
