@@ -228,7 +228,7 @@ def test_ways_that_lead_nowhere_are_refused(monkeypatch, a, b, weights, message)
 FEATURES = mlp(3, (12,))
 SEEN = np.random.default_rng(5).random((4, 3, 3, 1)).astype(np.float32)
 FEATURE_PARAMS = jax.jit(FEATURES.init)(jax.random.key(6), SEEN)
-features_fn = jit(partial(FEATURES.apply, FEATURE_PARAMS))
+features_fn = jax.jit(partial(FEATURES.apply, FEATURE_PARAMS))
 TARGETS = np.asarray(features_fn(SEEN[::-1]))
 SEARCHES = {  # threat, a radius that reaches the targets and one that does not
     "l2": (l2(), 3.0, 0.1),
