@@ -91,8 +91,8 @@ def aligned_neighbours(
         found.append((np.array(list(others)), *nearest))
         bar.update()
     bar.close()
-    others, moved, distance, ids, transform = (np.stack(parts) for parts in zip(*found, strict=True))
-    return Neighbours(moved, others, distance, ids, transform)
+    chosen, moved, distance, ids, transform = (np.stack(parts) for parts in zip(*found, strict=True))
+    return Neighbours(moved, chosen, distance, ids, transform)
 
 
 def _neighbours_of(image, groups, bank, grid, candidates, steps, min_brightness):
