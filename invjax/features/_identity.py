@@ -35,15 +35,15 @@ def identity(
     if missing:
         raise ValueError(f"make must give images and labels; it gives no {' and no '.join(sorted(missing))}")
     program = lowered.as_text()
-    return {
+    return {  # readable values first, because a refusal names the first difference
         "examples": len(arrays[0]),
         "shape": list(arrays[0].shape[1:]),
-        "params_sha256": digest_tree(params),
-        "inputs_sha256": digest({str(i): array for i, array in enumerate(arrays)}),
-        "key_sha256": digest_tree(key),
-        "program_sha256": hashlib.sha256(program.encode()).hexdigest(),
         "batch_size": batch_size,
         "devices": 1 if mesh is None else mesh.size,
         "backend": jax.default_backend(),
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
+        "params_sha256": digest_tree(params),
+        "inputs_sha256": digest({str(i): array for i, array in enumerate(arrays)}),
+        "key_sha256": digest_tree(key),
+        "program_sha256": hashlib.sha256(program.encode()).hexdigest(),
     }

@@ -62,8 +62,8 @@ def plane_panels(
         axes.set_xlabel(labels[0])
     for axes in grid[:, 0]:
         axes.set_ylabel(labels[1])
-    dot = {"marker": "o", "markersize": 4, "linestyle": ""}
-    head = {"linewidth": 2.2, "marker": ">", "markersize": 5}
+    dot: dict[str, Any] = {"marker": "o", "markersize": 4, "linestyle": ""}
+    head: dict[str, Any] = {"linewidth": 2.2, "marker": ">", "markersize": 5}
     handles = [
         *(Line2D([], [], color=colors[name], **dot, label=name) for name in names(points)),
         *(Line2D([], [], color=INK, linestyle=dashes[name], linewidth=1.2, label=name) for name in names(curves)),
