@@ -33,7 +33,8 @@ def augment(
 ) -> Float[Array, "batch height width channel"]:
     """Warp each image by a random transform of its own.
 
-    Interpolation is bilinear, and pixels from outside of the image are zero. Under `jit` only `elastic` has to be static.
+    Interpolation is bilinear, and pixels from outside of the image are zero. Under `jit` only `elastic` has to be
+    static.
 
     >>> x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
     >>> jax.jit(augment)(jax.random.key(1), x).shape
