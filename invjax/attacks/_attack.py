@@ -1,13 +1,13 @@
-"""What an attack is: a record of the function that runs it and of what a reader has to know about it.
+"""What an attack is: a record of its function, its threat, its target and its recipe.
 
     attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None) -> AttackResult
 
 Everything static (threat, loss, number of steps) is fixed by the factory that made the attack. `eps` and `step_size`
-are traced numbers: one compilation serves a whole curve. Example i draws its random numbers from `fold_in(key, ids[i])`.
-With `ids` its position in the data set, an image gets the same adversarial example in any batch, order or number of
-devices.
+are traced numbers, so that one compilation serves a whole curve. Example i draws its random numbers from
+`fold_in(key, ids[i])`. If `ids` are positions in the data set, an image gets the same adversarial example in any batch,
+in any order and on any number of devices.
 
-No attack is jitted inside; `jit_attack` compiles one so that new parameters do not compile again.
+Attacks are not jitted inside; `jit_attack` compiles an attack so that new parameters do not compile again.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,14 @@ from invjax.types import ApplyFn, Array, Key, Labels, LogitsFn, Params, PerExamp
 
 
 class AttackResult(NamedTuple):
-    """What an attack found, for each example.
+    """The result of an attack, for each example.
 
     Attributes:
-        x: `[B, ...]`, the best image found: a successful one if there is any, then the one of largest loss.
-        success: `[B]`, computed again from `x`: the prediction is not the label (for a targeted attack: is the target).
-        distance: `[B]`, from the original, in the units of `eps`.
-        loss: `[B]`, what the attack maximises, at `x`.
+        x: `[B, ...]`, the best image found: a success if there is one, then the image of largest loss.
+        success: `[B]`, whether the prediction on `x` differs from the label, or is the target of a targeted attack.
+            It is computed again from `x`.
+        distance: `[B]`, the distance of `x` from the original, in the units of `eps`.
+        loss: `[B]`, the loss that the attack maximises, at `x`.
         trace: `[B, steps]`, that loss after each step.
     """
 
@@ -42,7 +43,7 @@ class AttackResult(NamedTuple):
 
 
 class Attack(NamedTuple):
-    """An attack, and what has to be known of it. Calling the record runs it.
+    """An attack as a record. Calling the record runs the attack.
 
     Combinators (`restarts`, `worst_of`, `smallest`, `transformed`) take and return this record, so that the threat and
     the target are never lost.
@@ -50,8 +51,9 @@ class Attack(NamedTuple):
     Attributes:
         run: `(key, logits_fn, x [B, ...], labels [B], *, eps, step_size=None, ids=None) -> AttackResult`.
         threat: the geometry in which `eps` is measured, and the range of pixel values.
-        targeted: whether `labels` are classes to reach; otherwise they are the true classes, to be left.
-        recipe: what was done, for tables and data sets: "pgd(linf, steps=40, loss=log_odds)".
+        targeted: whether `labels` are classes to reach; otherwise they are the true classes.
+        recipe: one line for tables and data sets that says how the attack was made, such as
+            "pgd(linf, steps=40, loss=log_odds)".
     """
 
     run: Callable[..., AttackResult]
@@ -75,7 +77,7 @@ class Attack(NamedTuple):
 
 
 def recipe(name: str, threat: Threat, **settings: Any) -> str:
-    """One line that says what an attack does: its name, its threat, its settings.
+    """One line that says how an attack was made: its name, its threat, its settings.
 
     >>> from invjax import attacks
     >>> recipe("pgd", attacks.linf(), steps=40)
@@ -90,10 +92,10 @@ def recipe(name: str, threat: Threat, **settings: Any) -> str:
 
 
 def check_attack(attack: Any) -> None:
-    """Refuse what is not an `Attack` record: a bare function does not say its threat or whether it is targeted.
+    """Refuse anything but an `Attack` record: a bare function does not say its threat or whether it is targeted.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: `attack` is not an `Attack`.
     """
     if not isinstance(attack, Attack):
         raise ValueError(
@@ -103,10 +105,15 @@ def check_attack(attack: Any) -> None:
 
 
 def check_images(attack: Attack, x: Array, name: str = "x") -> None:
-    """Images that the attack can take.
+    """Refuse images that the attack cannot take.
+
+    Args:
+        attack: an attack.
+        x: `[B, ...]` images.
+        name: the name of the images in the message.
 
     Raises:
-        ValueError: not an `Attack`; integer or NaN images, or outside of the attack's box.
+        ValueError: `attack` is not an `Attack`, or the images are integers, NaN or outside of the attack's box.
     """
     check_attack(attack)
     _check.within(name, x, attack.threat.box)
@@ -115,7 +122,7 @@ def check_images(attack: Attack, x: Array, name: str = "x") -> None:
 def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]:
     """Compile an attack on a model once for each shape; new parameters, keys and radii do not compile again.
 
-    (`jax.jit` over a closure of the parameters would: each closure is another function.)
+    `jax.jit` over a closure of the parameters would compile again, because each closure is another function.
 
     >>> from invjax import attacks
     >>> linear = lambda w, x: x @ w
@@ -129,10 +136,12 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         apply_fn: `(params, x) -> logits`.
 
     Returns:
-        `(key, params, x, labels, *, eps, step_size=None, ids=None) -> AttackResult`. It checks the values that it is
-        given before it compiles.
-    """
+        `(key, params, x, labels, *, eps, step_size=None, ids=None) -> AttackResult`. The function checks its arguments
+        before it compiles.
 
+    Raises:
+        ValueError: `attack` is not an `Attack`; when it is called, images, labels or radii that the attack refuses.
+    """
     check_attack(attack)
 
     @jax.jit

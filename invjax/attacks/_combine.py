@@ -1,4 +1,4 @@
-"""Attacks made of attacks: the worst of several, and several random starts."""
+"""Combinations of attacks: the worst of several, and several random starts."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,17 @@ from invjax.attacks.building import same_threat, where
 def worst_of(attacks: Sequence[Attack]) -> Attack:
     """All attacks on all examples; for each example the first success, or else the first attack's result.
 
-    The loss is that of the attack that gave the result; the traces are joined.
+    The loss is that of the attack that gave the result, and the traces of all attacks are concatenated.
 
     Args:
-        attacks: at least one, of the same threat, all targeted or none.
+        attacks: at least one attack; all have the same threat, and all or none are targeted.
+
+    Returns:
+        An `Attack` with that threat and target.
 
     Raises:
-        ValueError: no attacks, attacks of different threats or targets.
+        ValueError: no attacks, something that is not an `Attack`, attacks of different threats, or both targeted and
+            untargeted attacks.
     """
     attacks = tuple(attacks)
     if not attacks:
@@ -53,13 +57,19 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
 
 
 def restarts(attack: Attack, n: int) -> Attack:
-    """The attack from `n` random starts; for each example a success if there is one, and then the largest loss.
+    """The attack from `n` random starts; for each example the success of largest loss, or else the largest loss.
 
-    One compiled loop, whatever `n` is. The first start is that of `fold_in(key, 0)`.
+    The starts run in one compiled loop, whatever `n` is. Start i uses the key `fold_in(key, i)`.
 
     Args:
-        attack: one that draws from its key.
-        n: at least 1.
+        attack: an attack that draws random numbers, such as `pgd()`.
+        n: number of starts, at least 1.
+
+    Returns:
+        An `Attack` with the same threat and target.
+
+    Raises:
+        ValueError: `n` is below 1, or `attack` is not an `Attack`.
     """
     _check.positive(n=n)
     check_attack(attack)

@@ -1,7 +1,7 @@
-r"""How far an image is from being misclassified: the smallest eps, found by bisection or along a line.
+r"""The distance of an image from the decision boundary: the smallest eps, by bisection or along a line.
 
-`smallest` turns any attack with a radius into one that looks for the smallest radius at which it succeeds, for each
-example by itself. What it finds is an upper bound of the true distance, as good as the attack.
+`smallest` turns any attack with a radius into one that finds, for each example, the smallest radius at which it
+succeeds. That radius is an upper bound of the true distance, as tight as the attack is strong.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
 
 
 def per_example(attack: Attack) -> Callable[..., AttackResult]:
-    """The attack with an `eps [B]` for each example: mapped over batches of one.
+    """The attack with one radius for each example, `eps [B]`: it is mapped over batches of one image.
 
-    Convolutions fold the mapped axis back into their batch, so this costs what the attack on the batch costs.
+    Convolutions fold the mapped axis back into their batch, so this costs as much as the attack on the batch.
     """
 
     def mapped(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
@@ -37,16 +37,21 @@ def per_example(attack: Attack) -> Callable[..., AttackResult]:
 def smallest(attack: Attack, *, steps: int = 10) -> Attack:
     """The smallest radius at which `attack` succeeds, by bisection between 0 and `eps`.
 
-    A success whose distance is smaller than its radius counts with its distance.
+    A success whose distance is smaller than its radius counts with its distance. The success of a targeted attack is
+    reaching the target.
 
     Args:
         attack: any attack with a radius.
-        steps: bisections after a first run at `eps`; each halves the uncertainty.
+        steps: number of bisections after a first run at `eps`; each bisection halves the uncertainty.
 
     Returns:
-        An `Attack`: `x` is the nearest adversarial example found, `distance` how near it is, `success` whether there is
-        one within `eps`, `loss` is minus the bracket's upper end, `trace [B, steps]` that end. Images on which the
-        attack succeeds at radius 0, and those that withstand all, come back as they are with distance 0.
+        An `Attack` with the same threat and target. In its result `x` is the nearest adversarial example found,
+        `distance` is its distance, and `success` says whether there is one within `eps`. `loss` is minus the upper end
+        of the bracket, and `trace [B, steps]` is that end. Images on which the attack succeeds at radius 0, and images
+        on which it never succeeds, are returned unchanged with distance 0.
+
+    Raises:
+        ValueError: `steps` is below 1, or `attack` is not an `Attack`.
     """
     _check.positive(steps=steps)
     check_attack(attack)
@@ -57,10 +62,12 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         _check.labels(labels, _check.logits_of(logits_fn, x, labels))
         run = per_example(attack)
         eps = jnp.asarray(eps, x.dtype)
-        fraction = None if step_size is None else step_size / jnp.where(eps > 0, eps, 1)  # it belongs to its radius
+        fraction = (
+            None if step_size is None else step_size / jnp.where(eps > 0, eps, 1)
+        )  # a step size scales with its radius
 
         def step(carry, i):
-            # first radius 0: what succeeds there needs no change; then all of eps; then halves
+            # the first radius is 0, where a success needs no change; the second is eps; then the bracket is halved
             low, high, found, success, from_start = carry
             radius = jnp.where(i == 0, 0, jnp.where(i == 1, eps, (low + high) / 2))
             size = None if fraction is None else fraction * radius
@@ -94,18 +101,25 @@ def line_search(
 ) -> PerExample:
     """The smallest `t` in [0, eps] at which `x + t * direction`, clipped to `box`, is misclassified; else infinity.
 
-    A first pass over `points` equally spaced values brackets the first crossing, so that a prediction that flips and
-    flips back is not missed unless it happens between two of them; bisection then finds it to `eps / (points 2^steps)`.
+    A first pass over `points` equally spaced values brackets the first crossing, and bisection then finds it to
+    `eps / (points 2^steps)`. A prediction that flips and flips back between two of these points is missed.
 
     Args:
-        logits_fn: the model.
-        x: `[B, ...]`.
-        labels: `[B]`.
-        direction: `[B, ...]`, in the units of x.
+        logits_fn: the model, `x [B, ...] -> logits [B, K]`.
+        x: `[B, ...]` images.
+        labels: `[B]`, their true classes.
+        direction: `[B, ...]`, the direction of the line, in the units of x.
         eps: the largest t.
-        box: the range of pixel values; none by default, so that small-eps laws are not bent by clipping.
-        points: of the first pass.
-        steps: bisections.
+        box: the range of pixel values; by default there is none, so that clipping does not distort laws at small eps.
+        points: number of points of the first pass.
+        steps: number of bisections.
+
+    Returns:
+        `[B]`, the t of each image: 0 where the image is misclassified already, infinity where no point is.
+
+    Raises:
+        ValueError: a direction of another shape, `points` or `steps` below 1, or images, labels or an `eps` that an
+            attack refuses.
     """
     _check.positive(points=points, steps=steps)
     if direction.shape != x.shape:
@@ -135,5 +149,5 @@ def line_search(
 
 
 def distances(result: AttackResult) -> PerExample:
-    """The distance of each success, infinity for each failure."""
+    """The distance of each success, and infinity for each failure, `[B]`."""
     return jnp.where(result.success, result.distance, jnp.inf)

@@ -6,7 +6,7 @@ functions here take one image `[H, W, C]`.
 Source: Andriushchenko et al. 2020, *Square Attack*, algorithms 2 and 3; the l1 form: Croce & Hein 2021, *Mind the Box*.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,14 @@ class Canvas(NamedTuple):
 
     Attributes:
         threat: the geometry.
+        order: the order of its norm.
         eps: the radius.
         shape: `(H, W, C)` of an image.
         patterns: `[sizes, L, L]`, a bump for each side of the schedule, padded to the longest side of the image.
     """
 
     threat: Threat
+    order: float | int
     eps: Scalar
     shape: tuple[int, ...]
     patterns: Array
@@ -55,7 +57,7 @@ def canvas(threat: Threat, eps: Scalar, shape: tuple[int, ...], sides: np.ndarra
         patterns = np.zeros((1, longest, longest))
     else:
         patterns = np.stack([np.pad(bump(int(s)), (0, longest - s)) for s in sides])  # square, so that it can be turned
-    return Canvas(threat, eps, shape, jnp.asarray(patterns, dtype))
+    return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype))
 
 
 def _sign(key, shape, like):
@@ -91,7 +93,7 @@ def _length_inside(change, window, order):
 
 def _to_surface(canvas, change, image):
     """The point of the ball's surface in the direction of the change."""
-    size = _length(change, canvas.threat.order)
+    size = _length(change, canvas.order)
     moved = image + change * canvas.eps / jnp.where(size > 0, size, 1)
     return canvas.threat.project(moved, image, canvas.eps)
 
@@ -140,7 +142,7 @@ def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
         side: side of the squares.
         index: position of the side among the patterns.
     """
-    order, (height, width, channels) = canvas.threat.order, canvas.shape
+    order, (height, width, channels) = canvas.order, canvas.shape
     first, second, sign_key, turn_key = jax.random.split(key, 4)
     corner = _corner(first, side, canvas.shape)
     here = _window(corner, side, canvas.shape)

@@ -1,8 +1,10 @@
-r"""Attacks through rotations and shifts: the adversary turns the image, and changes its pixels on top of that.
+r"""Attacks through rotations and shifts: the adversary turns the image and changes its pixels.
 
     max over t in T and |d| <= eps    loss(model(t(x + d)), y)
 
-A few transforms are drawn for each image and the worst for it is kept; then the attack climbs through that one.
+A few transforms are drawn for each image, and the one of largest loss is kept (of smallest loss for a targeted
+attack). The attack then changes the pixels before this transform.
+
 Source: Tramèr & Boneh 2019, *Adversarial Training and Robustness for Multiple Perturbations*, section 2.3; Engstrom et
 al. 2019, *Exploring the Landscape of Spatial Robustness*, "worst of 10".
 """
@@ -21,21 +23,22 @@ from invjax.losses import margin
 def transformed(
     attack: Attack, *, rotation: float | int = 30, shift: float | int = 3, tries: int = 10, loss: Loss = margin
 ) -> Attack:
-    """The attack, through the worst of a few random rotations and shifts of each image.
+    """The attack through the worst of a few random rotations and shifts of each image.
 
     Args:
-        attack: any that treats each image by itself and keeps their order, such as `pgd(linf())`.
-        rotation: at most this many degrees, either way.
-        shift: at most this many pixels, down and right, either way.
-        tries: transforms drawn for each image.
-        loss: `(logits, labels) -> [B]`, by which the worst is chosen.
+        attack: an attack on images `[B, H, W, C]` that treats each image by itself, such as `pgd(linf())`.
+        rotation: largest angle in degrees, in both directions.
+        shift: largest shift in pixels, vertically and horizontally, in both directions.
+        tries: number of transforms drawn for each image.
+        loss: `(logits, labels) -> [B]`; the transform of largest loss is kept, or of smallest loss if the attack is
+            targeted.
 
     Returns:
-        An `Attack`. Its images are `t(x + d)`, as the model sees them, and its distances those of `x + d`, before the
-        transform. With `eps = 0` it is the transform alone.
+        An `Attack` with the same threat and target. Its images are `t(x + d)`, as the model sees them. Its distances
+        are those of `x + d`, before the transform. With `eps = 0` the attack is the transform alone.
 
     Raises:
-        ValueError: negative ranges, `tries` below 1.
+        ValueError: a negative range, `tries` below 1, or something that is not an `Attack`.
     """
     check_attack(attack)
     _check.positive(tries=tries)
@@ -56,7 +59,8 @@ def transformed(
             return jax.vmap(warp)(z, transforms)
 
         losses = jax.lax.map(lambda i: loss(logits_fn(moved(x, drawn(i))), labels), jnp.arange(tries))
-        worst = jax.vmap(drawn)(jnp.arange(tries))[losses.argmax(0), jnp.arange(len(x))]
+        hardest = losses.argmin(0) if attack.targeted else losses.argmax(0)
+        worst = jax.vmap(drawn)(jnp.arange(tries))[hardest, jnp.arange(len(x))]
 
         result = attack(
             attack_key, lambda z: logits_fn(moved(z, worst)), x, labels, eps=eps, step_size=step_size, ids=ids

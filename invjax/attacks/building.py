@@ -1,4 +1,4 @@
-"""The parts that attacks are built of. An attack of one's own needs a loop and these:
+"""The parts from which attacks are built. Your own attack needs a loop and these functions:
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
@@ -8,7 +8,7 @@
 
     Attack(attack, threat, targeted=False, recipe=recipe("mine", threat, steps=10))
 
-`climb` is the loop under every gradient attack here.
+`climb` is the loop of every gradient attack of this library.
 """
 
 from collections.abc import Callable
@@ -40,17 +40,24 @@ __all__ = [
 
 
 def same_threat(a: Threat, b: Threat) -> bool:
-    """Whether two threats have one name and one box."""
+    """Whether two threats have the same name and the same box."""
     return a.name == b.name and a.box == b.box
 
 
 def prepare(
     logits_fn: LogitsFn, x: Array, labels: Labels, eps: Scalar, box: Box
 ) -> tuple[LogitsFn, jax.Array, jax.Array]:
-    """Check what the user gave, and make the model's gradients fast inside loops.
+    """Check the arguments of an attack, and make the model's gradients fast inside loops.
+
+    Args:
+        logits_fn: the model, `x [B, ...] -> logits [B, K]`.
+        x: `[B, ...]` images.
+        labels: `[B]` class indices.
+        eps: the radius.
+        box: the range of pixel values.
 
     Returns:
-        The model, the images and `eps` as an array of their dtype.
+        The model, the images, and `eps` as an array of their dtype.
 
     Raises:
         ValueError: integer or NaN images, images outside of the box, labels of another shape or out of range, an
@@ -64,19 +71,19 @@ def prepare(
 
 
 def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
-    """One key for each example, by its id: `[count]`."""
+    """One key for each example, `[count]`: `fold_in(key, id)`; by default the id is the position in the batch."""
     if ids is not None and ids.shape != (count,):
         raise ValueError(f"ids must have shape [{count}], one for each image; got {ids.shape}")
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count) if ids is None else ids)
 
 
 def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:
-    """Choose between two pytrees of `[B, ...]`, example by example."""
+    """Choose `new` where the mask is true and `old` elsewhere, example by example, for two pytrees of `[B, ...]`."""
     return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
 def fooled(logits: Float[Array, "batch classes"], labels: Labels, targeted: bool = False) -> Bool[Array, " batch"]:
-    """Where the prediction is not the label, or is the target; never where a logit is NaN."""
+    """Whether each attack succeeds: the prediction is not the label, or is the target. A NaN logit is no success."""
     predicted = logits.argmax(-1)
     return (predicted == labels if targeted else predicted != labels) & ~jnp.isnan(logits).any(-1)
 
@@ -91,14 +98,28 @@ def finish(
     trace: Array,
     targeted: bool = False,
 ) -> AttackResult:
-    """The result for the images `found`: what they do to the model is computed from them once more."""
+    """The result of an attack; its success and distances are computed from the images found.
+
+    Args:
+        logits_fn: the model.
+        threat_distance: `Threat.distance`.
+        found: `[B, ...]`, the best images.
+        x: `[B, ...]`, the original images.
+        labels: `[B]`, the true classes, or the targets.
+        loss: `[B]`, the loss of the images found.
+        trace: `[B, steps]`, the loss after each step.
+        targeted: whether the labels are targets.
+
+    Raises:
+        ValueError: the model's logits hold NaN or infinite values.
+    """
     logits = logits_fn(jnp.asarray(found))
     _check.finite("the model's logits", logits)
     return AttackResult(found, fooled(logits, labels, targeted), jax.vmap(threat_distance)(found, x), loss, trace)
 
 
 def value_and_gradient(objective: Callable[[Array], tuple[PerExample, Any]], z: Array) -> tuple:
-    """`(values [B], aux), gradients [B, ...]` of an objective that treats each example by itself."""
+    """`((values [B], aux), gradients [B, ...])` of an objective that treats each example by itself."""
 
     def total(z):
         values, aux = objective(z)
@@ -116,15 +137,15 @@ def climb(
     eps: Scalar,
     step_sizes: Array,
 ) -> tuple[Array, PerExample, Array]:
-    """Projected ascent: the loop under every gradient attack.
+    """Projected ascent, the loop of every gradient attack.
 
     Args:
         objective: `z [B, ...] -> (what to climb [B], whether z is already a success [B])`.
         threat: the geometry.
-        start: `[B, ...]`, inside the ball.
-        x: `[B, ...]`, its center.
-        eps: its radius.
-        step_sizes: `[steps]`.
+        start: `[B, ...]`, the first points, inside the ball.
+        x: `[B, ...]`, the center of the ball.
+        eps: the radius of the ball.
+        step_sizes: `[steps]`, the length of each step.
 
     Returns:
         The best iterate of each example (a success if there is one, then the largest value; the start is no candidate),

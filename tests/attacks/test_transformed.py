@@ -56,6 +56,17 @@ def test_more_tries_find_worse_transforms(problem):
     assert (losses[1] >= losses[0]).all() and (losses[2] >= losses[1]).all() and losses[2].mean() > losses[0].mean()
 
 
+def test_a_targeted_attack_takes_the_transform_nearest_to_its_target(problem):
+    weights, x, labels = problem
+    targets = ((labels + 1) % 3).astype(np.int32)
+    attack = transformed(pgd(linf(), steps=1, targeted=True), tries=8, rotation=90, shift=2)
+    found = run((weights, x, targets), attack, 0.0)
+    away = run((weights, x, targets), transformed(pgd(linf(), steps=1), tries=8, rotation=90, shift=2), 0.0)
+    near, far = (np.asarray(margin(apply_fn(weights, np.asarray(f.x)), targets)) for f in (found, away))
+    assert (near <= far).all() and (near < far).any()
+    np.testing.assert_array_equal(found.success, np.asarray(apply_fn(weights, found.x)).argmax(1) == targets)
+
+
 def test_without_a_range_it_is_the_attack_alone(problem):
     attack = pgd(linf(), steps=4, loss=margin, random_start=False)
     still = run(problem, transformed(attack, rotation=0, shift=0, tries=2), 0.1)
