@@ -2,7 +2,7 @@
 
 `python -m experiments.benchmarks.loops [--quick] [--out FILE]`
 
-The library's loops must not be slower than the plain Python loop: `invjax/_conv.py` says why they might be. The lines
+The library's loops must not be slower than the plain Python loop: `invjax/_conv` says why they might be. The lines
 without a goal show a flax network without that file; when they fall to about 1 on a new JAX, delete it.
 """
 
