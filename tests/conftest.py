@@ -27,8 +27,8 @@ install_import_hook("invjax", "beartype.beartype")
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Use all cores, one file of tests a worker, unless the command names files or a number of workers."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return  # a worker must not start workers of its own
     if config.option.numprocesses is None and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.option.numprocesses = "auto"
     if config.option.dist == "no":

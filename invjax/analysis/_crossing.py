@@ -137,7 +137,7 @@ def true_epsilon(
     found = line_search(logits_fn, x, labels, direction, eps=eps, points=points, steps=steps)
     flips = jnp.isfinite(found)
     length = jnp.where(flips, found, 0).reshape(-1, *[1] * (x.ndim - 1))
-    logits = logits_fn(x + length * direction)
+    logits = logits_fn(jnp.asarray(x) + length * direction)
     # the label is excluded, because on the boundary rounding could return it
     others = jnp.where(jnp.arange(logits.shape[1])[None] == labels[:, None], -jnp.inf, logits)
     return Crossing(found, jnp.where(flips, others.argmax(-1), -1).astype(jnp.int32))
