@@ -59,7 +59,16 @@ def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all.
+
+    Args:
+        path: the file; missing folders are created.
+        value: dictionaries, lists, strings, numbers, truth values and None.
+
+    Raises:
+        TypeError: the value holds something else, such as an array. No file is written.
+        OSError: as for `write_file`.
+    """
     write_file(path, json.dumps(value, indent=1) + "\n")
 
 
@@ -80,6 +89,12 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compress: bool 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Read the arrays of a `.npz`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The arrays, by name.
 
     Raises:
         ValueError: the file is damaged.

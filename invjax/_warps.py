@@ -59,7 +59,16 @@ def affine_grid(
 
 
 def warp(image: Image, transform: Transform) -> Image:
-    """Move an image by T: the pixel at p moves to T p. Interpolation is bilinear, and pixels from outside are zero."""
+    """Move an image by T: the pixel at p moves to T p. Interpolation is bilinear, and pixels from outside are zero.
+
+    Args:
+        image: `[H, W, C]`.
+        transform: `[5]`, the numbers of T: a rotation in degrees, shifts down and right in pixels, a scale that is not
+            0, and a slope.
+
+    Returns:
+        The moved image, `[H, W, C]`.
+    """
     linear, shift = _map(transform)
     (a, b), (c, d) = linear
     inverse = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)
@@ -67,7 +76,16 @@ def warp(image: Image, transform: Transform) -> Image:
 
 
 def unwarp(image: Image, transform: Transform) -> Image:
-    """Move an image by the inverse of T: the pixel at T p moves to p. It interpolates as `warp` does."""
+    """Move an image by the inverse of T: the pixel at T p moves to p. It interpolates as `warp` does.
+
+    Args:
+        image: `[H, W, C]`.
+        transform: `[5]`, the numbers of T: a rotation in degrees, shifts down and right in pixels, a scale, and a
+            slope.
+
+    Returns:
+        The moved image, `[H, W, C]`.
+    """
     return _sampled(image, *_map(transform))
 
 

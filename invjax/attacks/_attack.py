@@ -84,6 +84,14 @@ def recipe(name: str, threat: Threat, **settings: Any) -> str:
     'pgd(linf, steps=40)'
     >>> recipe("pgd", attacks.l2(box=(-1, 1)), steps=40)
     'pgd(l2(box=(-1, 1)), steps=40)'
+
+    Args:
+        name: the name of the attack.
+        threat: the threat of the attack. The line shows its box unless it is (0, 1).
+        **settings: the settings to show, in this order; functions are shown by their names.
+
+    Returns:
+        The line, for the field `recipe` of an `Attack`.
     """
     low, high = threat.box
     geometry = threat.name if (low, high) == (0, 1) else f"{threat.name}(box=({low:g}, {high:g}))"
@@ -93,6 +101,9 @@ def recipe(name: str, threat: Threat, **settings: Any) -> str:
 
 def check_attack(attack: Any) -> None:
     """Refuse anything but an `Attack` record: a bare function does not say its threat or whether it is targeted.
+
+    Args:
+        attack: anything.
 
     Raises:
         ValueError: `attack` is not an `Attack`.

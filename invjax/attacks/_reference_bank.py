@@ -93,7 +93,15 @@ def reference_bank(images: Images, labels: Labels, *, norm: str, components: int
 
 
 def pixels_of(images: np.ndarray, norm: str) -> np.ndarray:
-    """The values `[N, D]` of each image as the search compares them: black and white for l0."""
+    """The values `[N, D]` of each image as the search compares them: black and white for l0.
+
+    Args:
+        images: `[N, H, W, C]` in [0, 1].
+        norm: 'l0', 'l2' or 'linf'.
+
+    Returns:
+        The values, `[N, D]` with D = H W C. For l0 each is 1 where the image is above 1/2, and 0 elsewhere.
+    """
     flat = images.reshape(len(images), -1)
     return (flat > 0.5).astype(np.float32) if norm == "l0" else flat
 

@@ -149,5 +149,12 @@ def line_search(
 
 
 def distances(result: AttackResult) -> PerExample:
-    """The distance of each success, and infinity for each failure, `[B]`."""
+    """The distance of each success, and infinity for each failure, `[B]`.
+
+    Args:
+        result: the result of an attack on B images.
+
+    Returns:
+        The distances `[B]`, in the units of `eps`.
+    """
     return jnp.where(result.success, result.distance, jnp.inf)

@@ -40,7 +40,15 @@ __all__ = [
 
 
 def same_threat(a: Threat, b: Threat) -> bool:
-    """Whether two threats have the same name and the same box."""
+    """Whether two threats have the same name and the same box.
+
+    Args:
+        a: a threat.
+        b: another threat.
+
+    Returns:
+        True if both are the same. The functions of the two records are not compared.
+    """
     return a.name == b.name and a.box == b.box
 
 
@@ -71,19 +79,49 @@ def prepare(
 
 
 def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
-    """One key for each example, `[count]`: `fold_in(key, id)`; by default the id is the position in the batch."""
+    """One key for each example, `[count]`: `fold_in(key, id)`; by default the id is the position in the batch.
+
+    Args:
+        key: the random key of the attack.
+        ids: `[count]`, integers that tell the examples apart, or None for their positions in the batch.
+        count: the number of examples in the batch.
+
+    Returns:
+        The keys, `[count]`. An example with the same key and id gets the same random numbers in any batch.
+
+    Raises:
+        ValueError: `ids` has another shape than `[count]`.
+    """
     if ids is not None and ids.shape != (count,):
         raise ValueError(f"ids must have shape [{count}], one for each image; got {ids.shape}")
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count) if ids is None else ids)
 
 
 def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:
-    """Choose `new` where the mask is true and `old` elsewhere, example by example, for two pytrees of `[B, ...]`."""
+    """Choose `new` where the mask is true and `old` elsewhere, example by example, for two pytrees of `[B, ...]`.
+
+    Args:
+        mask: `[B]`, one truth value for each example.
+        new: a pytree of arrays `[B, ...]`, taken where the mask is true.
+        old: a pytree of the same structure, taken elsewhere.
+
+    Returns:
+        A pytree of the same structure.
+    """
     return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
 def fooled(logits: Float[Array, "batch classes"], labels: Labels, targeted: bool = False) -> Bool[Array, " batch"]:
-    """Whether each attack succeeds: the prediction is not the label, or is the target. A NaN logit is no success."""
+    """Whether each attack succeeds: the prediction is not the label, or is the target. A NaN logit is no success.
+
+    Args:
+        logits: `[B, K]`, the model's logits of the images that the attack found.
+        labels: `[B]`, the true classes, or the targets.
+        targeted: whether the labels are targets.
+
+    Returns:
+        `[B]`, True where the attack succeeds.
+    """
     predicted = logits.argmax(-1)
     return (predicted == labels if targeted else predicted != labels) & ~jnp.isnan(logits).any(-1)
 
@@ -119,7 +157,16 @@ def finish(
 
 
 def value_and_gradient(objective: Callable[[Array], tuple[PerExample, Any]], z: Array) -> tuple:
-    """`((values [B], aux), gradients [B, ...])` of an objective that treats each example by itself."""
+    """`((values [B], aux), gradients [B, ...])` of an objective that treats each example by itself.
+
+    Args:
+        objective: `z [B, ...] -> (values [B], aux)`, where each value depends only on its own example, and `aux` is any
+            pytree of arrays.
+        z: `[B, ...]`, the points at which the objective is evaluated.
+
+    Returns:
+        The pair of the values `[B]` and `aux`, and then the gradients `[B, ...]` of the values.
+    """
 
     def total(z):
         values, aux = objective(z)

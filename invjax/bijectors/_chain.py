@@ -45,6 +45,12 @@ def invert(bijector: Bijector) -> Bijector:
     `init` initialises the parameters of `bijector` on `x`. Data-dependent parameters (those of `actnorm`) therefore
     normalise `bijector.forward`, not its inverse.
 
+    Args:
+        bijector: the bijector to invert.
+
+    Returns:
+        A bijector with the same parameters.
+
     Raises:
         ValueError: `bijector` has parameters and changes the shape, so they cannot be initialised on `x` (raised by
             `init`).

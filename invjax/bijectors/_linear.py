@@ -125,6 +125,12 @@ def dct_matrix(n: int) -> np.ndarray:
 
     >>> bool(np.allclose(dct_matrix(5) @ dct_matrix(5).T, np.eye(5)))
     True
+
+    Args:
+        n: the number of values that the matrix transforms.
+
+    Returns:
+        The matrix in float64. Its inverse is its transpose.
     """
     k, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
     matrix = np.sqrt(2 / n) * np.cos(np.pi * (j + 0.5) * k / n)

@@ -32,6 +32,9 @@ def _to_space(z, factor):
 def squeeze(factor: int = 2) -> Bijector:
     """Space to depth: `[B, H, W, C] -> [B, H/f, W/f, f*f*C]`, channel order (dy, dx, c) as in i-RevNet.
 
+    Args:
+        factor: f, the side of the square of positions that becomes one position, in pixels.
+
     Raises:
         ValueError: H or W is not divisible by the factor.
     """
@@ -44,6 +47,9 @@ def pad_channels(extra: int) -> Bijector:
 
     The map is injective but not onto: `inverse(forward(x)) = x` always holds, and `forward(inverse(z)) = z` holds only
     where the padding of `z` is zero. The log-determinant is 0, that of the map onto its image.
+
+    Args:
+        extra: the number of channels to append, at least 1.
 
     Source: Jacobsen et al. 2018, *i-RevNet* (the injective variant).
     """
@@ -100,7 +106,11 @@ def factor_out(inner: Bijector) -> Bijector:
 
 
 def roll(offset: tuple[int, int]) -> Bijector:
-    """Move position `offset` of `x [B, H, W, C]` to the front, (0, 0), by a cyclic shift."""
+    """Move position `offset` of `x [B, H, W, C]` to the front, (0, 0), by a cyclic shift.
+
+    Args:
+        offset: (row, column) of the position, in pixels.
+    """
     return stateless(
         lambda x: jnp.roll(x, (-offset[0], -offset[1]), (1, 2)), lambda z: jnp.roll(z, (offset[0], offset[1]), (1, 2))
     )

@@ -32,21 +32,48 @@ def grating(angle: float | int, period: float | int = 5) -> Texture:
 
 
 def checkerboard(rng: np.random.Generator, count: int, shape: tuple[int, int], cell: int = 3) -> np.ndarray:
-    """Squares of `cell` pixels, shifted at random. A `Texture`."""
+    """Squares of `cell` pixels, shifted at random. A `Texture`.
+
+    Args:
+        rng: the source of the random shifts.
+        count: the number of images N.
+        shape: `(height, width)` of the images, in pixels.
+        cell: the side of a square, in pixels.
+
+    Returns:
+        The images `[N, H, W]`, of values 0 and 1.
+    """
     shift = rng.integers(0, 2 * cell, (count, 2, 1, 1))
     rows, columns = (np.indices(shape)[None] + shift).swapaxes(0, 1) // cell
     return (rows + columns) % 2.0
 
 
 def rings(rng: np.random.Generator, count: int, shape: tuple[int, int], period: float | int = 5) -> np.ndarray:
-    """Circular waves of `period` pixels around a random point of the image. A `Texture`."""
+    """Circular waves of `period` pixels around a random point of the image. A `Texture`.
+
+    Args:
+        rng: the source of the random centers.
+        count: the number of images N.
+        shape: `(height, width)` of the images, in pixels.
+        period: the wavelength in pixels.
+
+    Returns:
+        The images `[N, H, W]`, of values in [-1, 1].
+    """
     center = rng.random((count, 2, 1, 1)) * np.reshape(shape, (1, 2, 1, 1))
     radius = np.sqrt(((np.indices(shape)[None] - center) ** 2).sum(1))
     return np.sin(2 * np.pi * radius / period)
 
 
 def noise(exponent: float | int) -> Texture:
-    """Gaussian noise whose amplitude is proportional to `frequency ** exponent`: -1 is pink, 0 white, 1 blue."""
+    """Gaussian noise whose amplitude is proportional to `frequency ** exponent`: -1 is pink, 0 white, 1 blue.
+
+    Args:
+        exponent: the power of the frequency to which the amplitude is proportional.
+
+    Returns:
+        The texture: a function `(rng, count, (height, width)) -> [count, height, width]`.
+    """
 
     def draw(rng, count, shape):
         spectrum = np.fft.rfft2(rng.standard_normal((count, *shape)))
@@ -58,7 +85,17 @@ def noise(exponent: float | int) -> Texture:
 
 
 def dots(rng: np.random.Generator, count: int, shape: tuple[int, int], spacing: float | int = 5) -> np.ndarray:
-    """Bright round dots on a square lattice, shifted at random. A `Texture`."""
+    """Bright round dots on a square lattice, shifted at random. A `Texture`.
+
+    Args:
+        rng: the source of the random shifts.
+        count: the number of images N.
+        shape: `(height, width)` of the images, in pixels.
+        spacing: the distance between neighbouring dots, in pixels.
+
+    Returns:
+        The images `[N, H, W]`, of values in [exp(-2), exp(2)].
+    """
     position = np.indices(shape)[None] / spacing + rng.random((count, 2, 1, 1))
     return np.exp(np.cos(2 * np.pi * position).sum(1))
 

@@ -20,7 +20,18 @@ def blank(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | Path) -> Path:
-    """Write `figure` as a PNG, completely or not at all, and return its path."""
+    """Write `figure` as a PNG, completely or not at all, and return its path.
+
+    Args:
+        figure: a figure of matplotlib, as the functions of `invjax.figures` return it.
+        path: the file; missing folders are created.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the file could not be written, for example because the disk is full. An older file stays as it was.
+    """
     write_file(path, lambda file: figure.savefig(file, format="png"))
     return Path(path)
 

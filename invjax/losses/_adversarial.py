@@ -36,6 +36,16 @@ def log_odds(logits: Logits, labels: Labels) -> PerExample:
 def margin(logits: Logits, labels: Labels) -> PerExample:
     """`max(h_k, k != y) - h_y`: positive where the label is not predicted.
 
+    Args:
+        logits: `[B, K]`.
+        labels: `[B]`, the true classes y.
+
+    Returns:
+        The margin of each example, `[B]`, in the units of the logits.
+
+    Raises:
+        ValueError: a label is not a class index of the K classes.
+
     Source: Carlini & Wagner 2017.
     """
     _check.labels(labels, logits.shape[-1])
@@ -44,6 +54,15 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
 
 def dlr(logits: Logits, labels: Labels) -> PerExample:
     """The difference of logits ratio, `margin / (h_(1) - h_(3))`. Scaling or shifting the logits does not change it.
+
+    Here `h_(1)` is the largest logit and `h_(3)` the third largest one.
+
+    Args:
+        logits: `[B, K]` with K of at least 3.
+        labels: `[B]`, the true classes.
+
+    Returns:
+        The ratio of each example, `[B]`: positive where the label is not predicted.
 
     Raises:
         ValueError: there are fewer than three classes.
@@ -57,6 +76,16 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
 
 def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
     """`(h_t - h_y) / (h_(1) - (h_(3) + h_(4)) / 2)`: positive where the target's logit exceeds the label's.
+
+    Here `h_(1)`, `h_(3)` and `h_(4)` are the largest, third and fourth largest logits.
+
+    Args:
+        logits: `[B, K]` with K of at least 4.
+        labels: `[B]`, the true classes y.
+        targets: `[B]`, the classes t to reach.
+
+    Returns:
+        The ratio of each example, `[B]`. Scaling or shifting the logits does not change it.
 
     Raises:
         ValueError: there are fewer than four classes.

@@ -50,5 +50,13 @@ def entropy(logits: Logits) -> PerExample:
 
 
 def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
-    """The fraction of examples whose label does not have the largest logit."""
+    """The fraction of examples whose label does not have the largest logit.
+
+    Args:
+        logits: `[B, K]`.
+        labels: `[B]`, class indices.
+
+    Returns:
+        The fraction, a number in [0, 1].
+    """
     return (logits.argmax(-1) != labels).mean()

@@ -41,18 +41,45 @@ reverse_gradient.defvjp(lambda x, weight: (x, weight), lambda weight, g: (-weigh
 
 
 def reversal(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
-    """`-CE(q, y)`: definition 5. It is unbounded below; only the likelihood term keeps the sum bounded."""
+    """`-CE(q, y)`: definition 5. It is unbounded below; only the likelihood term keeps the sum bounded.
+
+    Args:
+        key: a random key, not used.
+        nuisance_logits: `[B, K]`, the logits of q.
+        labels: `[B]`, the true classes y.
+
+    Returns:
+        What the model minimises for each example, `[B]`, in nats.
+    """
     return -cross_entropy(nuisance_logits, labels)
 
 
 def uniform(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
-    """`KL(uniform || q)`: bounded below by 0, which it reaches where q predicts all classes equally."""
+    """`KL(uniform || q)`: bounded below by 0, which it reaches where q predicts all classes equally.
+
+    Args:
+        key: a random key, not used.
+        nuisance_logits: `[B, K]`, the logits of q.
+        labels: `[B]`, the true classes, not used.
+
+    Returns:
+        What the model minimises for each example, `[B]`, in nats.
+    """
     log_q = jax.nn.log_softmax(nuisance_logits)
     return -log_q.mean(-1) - math.log(log_q.shape[-1])
 
 
 def permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
-    """`+CE(q, y_permuted)`: the authors' first public code (2019). It drives q towards the marginal of the labels."""
+    """`+CE(q, y_permuted)`: the authors' first public code (2019). It drives q towards the marginal of the labels.
+
+    Args:
+        key: the random key of the permutation.
+        nuisance_logits: `[B, K]`, the logits of q.
+        labels: `[B]`, the true classes, which are permuted within the batch.
+
+    Returns:
+        What the model minimises for each example, `[B]`, in nats.
+    """
     return cross_entropy(nuisance_logits, jax.random.permutation(key, labels))
 
 
@@ -61,6 +88,14 @@ def negated_permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerEx
 
     This variant is broken and is here to reproduce results: it raises the cross-entropy against random labels, which is
     unrelated to what q knows about the class.
+
+    Args:
+        key: the random key of the permutation.
+        nuisance_logits: `[B, K]`, the logits of q.
+        labels: `[B]`, the true classes, which are permuted within the batch.
+
+    Returns:
+        What the model minimises for each example, `[B]`, in nats.
     """
     return -permuted(key, nuisance_logits, labels)
 

@@ -90,5 +90,11 @@ def black_and_white(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     >>> black_and_white(jnp.array([0.0, 0.5, 0.51])).tolist()
     [0.0, 0.0, 1.0]
+
+    Args:
+        x: `[...]`, values of any shape, such as images in [0, 1].
+
+    Returns:
+        The values 0 and 1, in the shape and dtype of `x`.
     """
     return (x > 0.5).astype(x.dtype)

@@ -85,7 +85,14 @@ def init_class_vae(
 
 
 def stack_vaes(vaes: Sequence[ClassVae]) -> ClassVae:
-    """Autoencoders as one, with a leading axis for the classes in every array."""
+    """Autoencoders as one, with a leading axis for the classes in every array.
+
+    Args:
+        vaes: K autoencoders of the same widths, in the order of their classes.
+
+    Returns:
+        One record, whose arrays have shapes `[K, ...]`.
+    """
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *vaes)
 
 

@@ -94,7 +94,15 @@ def fit_gaussian_classes(
 
 
 def gaussian_class_log_densities(params: GaussianClasses, x: Float[Array, "batch ..."]) -> Logits:
-    """Logits `log p(x, c)` in nats, whose softmax is `p(c | x)`. The function is an `ApplyFn`, as that of a network."""
+    """Logits `log p(x, c)` in nats, whose softmax is `p(c | x)`. The function is an `ApplyFn`, as that of a network.
+
+    Args:
+        params: K normal distributions of D values, as `fit_gaussian_classes` returns them.
+        x: `[B, ...]`, images of D values each.
+
+    Returns:
+        The logits, `[B, K]`.
+    """
     flat = jnp.reshape(x, (len(x), -1))
     size, components = flat.shape[1], params.directions.shape[1]
     rest = params.rest

@@ -36,7 +36,14 @@ class MaskedNet(NamedTuple):
 
 
 def masked_size(mask: Params) -> int:
-    """The number of parameters of a network, without those of its padding."""
+    """The number of parameters of a network, without those of its padding.
+
+    Args:
+        mask: the mask of one network, a pytree of truth values as `MaskedNet.mask` returns it.
+
+    Returns:
+        How often the mask is True.
+    """
     return int(sum(np.sum(np.asarray(leaf)) for leaf in jax.tree.leaves(mask)))
 
 

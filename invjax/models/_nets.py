@@ -106,5 +106,12 @@ def mnist_cnn(outputs: int = 10, channels: Sequence[int] = (32, 64), dense: int 
 
 
 def num_params(params) -> int:
-    """The number of values in a pytree of arrays."""
+    """The number of values in a pytree of arrays.
+
+    Args:
+        params: a pytree of arrays.
+
+    Returns:
+        The sum of the sizes of all arrays.
+    """
     return sum(leaf.size for leaf in jax.tree.leaves(params))
