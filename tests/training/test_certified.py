@@ -14,7 +14,7 @@ from invjax.models import mlp
 from invjax.training import certified_loss, worst_cross_entropy
 
 KEY = jax.random.key(3)
-NET = mlp(4, (8,))
+NET = mlp(4, (12, 9))
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 

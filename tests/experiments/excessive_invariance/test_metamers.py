@@ -38,10 +38,10 @@ def test_both_forms_of_ice_give_a_training_step_that_starts_and_moves(form):
 
     config = dataclasses.replace(metamers.PRESETS["smoke"], form=form, blocks=(1, 1))
     model = classifiers.model_for(config)
-    step, start = classifiers.training_for(config, "iCE", levels=17, num_steps=10)
+    step, start = map(jax.jit, classifiers.training_for(config, "iCE", levels=17, num_steps=10))
     images = np.random.default_rng(0).integers(0, 17, (16, 8, 8, 1), np.uint8)
     key = jax.random.key(0)
-    state = jax.jit(start)(key, jax.jit(model.init)(key, jnp.asarray(images / 16, jnp.float32)))
+    state = start(key, jax.jit(model.init)(key, jnp.asarray(images / 16, jnp.float32)))
     after, metrics = step(step(state, (images, np.arange(16) % 10))[0], (images, np.arange(16) % 10))
     assert int(after.step) == 2 and np.isfinite(float(metrics["loss"]))
     for player in ("model", "critic"):
