@@ -23,6 +23,7 @@ def test_errors_alone_teach_more_than_chance(smoke):
     assert smoke.pictures == {"accuracy", "images"}
 
 
+@pytest.mark.slow  # decodes all images of two data sets
 def test_images_of_another_kind_have_the_shape_of_the_task(shared_data):
     config = dataclasses.replace(
         learning_from_errors.PRESETS["default"], data_dir=str(shared_data), foreign_size=3, foreign="mnist"
