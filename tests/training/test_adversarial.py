@@ -133,12 +133,12 @@ def test_no_gradient_flows_through_the_attack():
     found = attack(KEY, partial(NET.apply, params), x, labels, eps=0.1).x
     ours = jit(jax.grad(lambda p: adversarial_loss(NET.apply, attack, eps=0.1)(p, KEY, (x, labels), 0)[0]))(params)
     held = jit(jax.grad(clean_loss))(params, (found, labels))
-    chex.assert_trees_all_close(ours, held, rtol=1e-6)
+    chex.assert_trees_all_close(ours, held, rtol=1e-6, atol=1e-7)
     through = jax.grad(lambda p: clean_loss(p, (x + 0.1 * (1 + NET.apply(p, x).sum() ** 2), labels)))(params)
     assert max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (ours, through)), strict=True)) > 0.01
 
 
-@pytest.mark.parametrize("fraction", [0.5])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_it_trains_alike_on_one_and_two_devices(fraction):
     params, _ = problem()
     rng = np.random.default_rng(0)
