@@ -1,8 +1,8 @@
 """The framework of all experiments: presets, the command line, the folder of a run, tables, and devices.
 
-The folder of a run has `config.json`, `environment.json`, one folder for each stage, `arrays.npz`, `table.json`,
-`table.md` and `figures/`. A complete stage is not run again, so the same command on the same folder continues an
-interrupted run.
+The folder of a run has `config.json`, `environment.json`, `table.json`, `table.md`, `figures/`, and one folder for each
+stage with its `numbers.json` and `arrays.npz`. A complete stage is not run again, so the same command on the same
+folder continues an interrupted run.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Experiment(NamedTuple):
         name: "paper/result", also its place under `runs/` and `experiments/results/`.
         item: the figure or table of the paper.
         presets: by name, a frozen dataclass; "smoke", "default" and, where there is more to run, "paper".
-        times: by preset, how long it takes on which machine.
+        times: by preset, the running time and the machine.
         run: `(config, folder) -> rows`; it also draws the figures. `execute` does everything else.
     """
 
@@ -81,8 +81,8 @@ def use_all_cores() -> None:
     """On a CPU, make one JAX device for each core.
 
     XLA runs many convolutions on one thread, so experiments spread a batch over devices. The number of devices is a
-    power of two and at most 8, which divides the usual batch sizes. Call this before anything else uses JAX. Compiled
-    programs are kept between runs.
+    power of two and at most 8, which divides the usual batch sizes. Call this before anything else uses JAX. Later
+    runs reuse the compiled programs, which are cached on disk.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", min(8, 1 << (cores.bit_length() - 1)))
@@ -92,7 +92,7 @@ def use_all_cores() -> None:
 
 
 def environment(command: str) -> dict[str, Any]:
-    """The machine, the versions and the date: what is needed to reproduce a number."""
+    """The command, date, machine and package versions of a run, for reproducing its numbers."""
     device = jax.devices()[0]
     names = ("invjax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
@@ -136,7 +136,7 @@ def open_run(config: Any, folder: Path) -> None:
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
                 raise ValueError(
-                    f"{folder} holds a run with {name}={found.get(name)!r}; this one has {wanted.get(name)!r}: "
+                    f"{folder} holds a run with {name}={found.get(name)!r}; this run has {wanted.get(name)!r}; "
                     "give another --out, or remove that folder"
                 )
     else:
@@ -200,7 +200,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
     try:
         import tyro
     except ImportError as error:
-        raise SystemExit('experiments need their extra: pip install "invjax[experiments]"') from error
+        raise SystemExit('experiments need packages that are missing: pip install "invjax[experiments]"') from error
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     preset = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "default"
     if preset not in experiment.presets:
@@ -231,7 +231,7 @@ def publish(run: Path) -> Path:
     """Copy the table, config, environment and figures of a run to `experiments/results/`.
 
     Raises:
-        ValueError: the folder is not a finished run under a folder of its experiment's name.
+        ValueError: the folder is not a finished run.
     """
     missing = [name for name in ("table.json", "config.json", "environment.json") if not (run / name).exists()]
     if missing:

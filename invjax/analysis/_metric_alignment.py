@@ -5,7 +5,8 @@ A distance is aligned with an oracle O if images of the same class are always cl
     O(x1) = O(x) != O(x2)    implies    dist(x, x1) < dist(x, x2).
 
 Given such a distance and one labelled example of each class, the class of the nearest example is always right (lemma
-4), so finding an aligned distance is as hard as solving the task. These functions measure how far lp norms are from it.
+4), so finding an aligned distance is as hard as solving the task. The functions here measure how far lp norms are from
+alignment.
 
 Source: Tramèr et al. 2020, definition 3 and lemma 4.
 """
@@ -26,7 +27,7 @@ NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "l2": lambda change: jnp.sqrt((change**2).sum()),
     "linf": lambda change: jnp.abs(change).max(),
 }
-"""The length of one change `[..., C]` by the name of the norm; l0 counts the pixels that differ in any channel."""
+"""The norms of one change `[..., C]`, by name; l0 counts the pixels that differ in any channel."""
 
 Distances = Float[np.ndarray, "rows columns"]
 
@@ -61,8 +62,8 @@ def order_violations(
 ) -> Float[np.ndarray, " examples"]:
     """The fraction of pairs (x1 of the class of x, x2 of another) in the wrong order: `dist(x, x1) >= dist(x, x2)`.
 
-    The fraction is 0 for an aligned distance and about 1/2 for a distance that is unrelated to the class. All pairs are
-    counted, by sorting.
+    The fraction is 0 for an aligned distance and about 1/2 for a distance that is unrelated to the class. The count
+    covers all pairs, not a sample of them.
 
     >>> order_violations(np.array([[1.0, 2.0, 3.0]]), np.array([0]), np.array([0, 1, 0])).tolist()
     [0.5]
@@ -90,8 +91,9 @@ def beyond_nearest_other(
 ) -> Float[np.ndarray, " examples"]:
     """The fraction of references of the same class that are not closer than the nearest reference of another class.
 
-    The largest ball around the image that contains no other class leaves out this fraction of its class. The mean over
-    images is how often the nearest image of another class is at least as close as a random image of the same class.
+    This fraction of the class lies outside the largest ball around the image that contains no other class. Its mean
+    over images is the probability that the nearest image of another class is at least as close as a random image of the
+    same class.
 
     Args:
         found: distances, `[B, N]`; no reference may be the image itself.
@@ -156,5 +158,6 @@ def one_point_accuracy(
 def _check_shapes(found, labels, reference_labels):
     if found.shape != (len(labels), len(reference_labels)):
         raise ValueError(
-            f"distances must be [{len(labels)}, {len(reference_labels)}], labels by references; got {found.shape}"
+            f"distances must be [{len(labels)}, {len(reference_labels)}], a row for each label and a column for each "
+            f"reference; got {found.shape}"
         )

@@ -83,8 +83,8 @@ def schedule(steps: int, window: float, shortest: float, shrink: float) -> tuple
     Args:
         steps: length of the run.
         window: steps before the first checkpoint, as a fraction of the run.
-        shortest: fewest steps between two checkpoints, likewise.
-        shrink: how much shorter each window is than the one before it, likewise.
+        shortest: fewest steps between two checkpoints, as a fraction of the run.
+        shrink: how much shorter each window is than the one before it, as a fraction of the run.
 
     Returns:
         For each step, whether a checkpoint follows it, and how many steps that checkpoint looks back on.

@@ -1,4 +1,4 @@
-"""What an attack is: a record of its function, its threat, its target and its recipe.
+"""An attack is a record: its function, its threat, whether it is targeted, and its recipe.
 
     attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None) -> AttackResult
 
@@ -27,9 +27,9 @@ class AttackResult(NamedTuple):
     """The result of an attack, for each example.
 
     Attributes:
-        x: `[B, ...]`, the best image found: a success if there is one, then the image of largest loss.
+        x: `[B, ...]`, the best image found: a success if there is one. Most attacks then prefer a larger loss.
         success: `[B]`, whether the prediction on `x` differs from the label, or is the target of a targeted attack.
-            It is computed again from `x`.
+            The attack computes it again from the returned `x`.
         distance: `[B]`, the distance of `x` from the original, in the units of `eps`.
         loss: `[B]`, the loss that the attack maximises, at `x`.
         trace: `[B, steps]`, that loss after each step.
@@ -45,8 +45,8 @@ class AttackResult(NamedTuple):
 class Attack(NamedTuple):
     """An attack as a record. Calling the record runs the attack.
 
-    Combinators (`restarts`, `worst_of`, `smallest`, `transformed`) take and return this record, so that the threat and
-    the target are never lost.
+    Combinators (`restarts`, `worst_of`, `smallest`, `transformed`) take and return this record, so that a combined
+    attack still says its threat and whether it is targeted.
 
     Attributes:
         run: `(key, logits_fn, x [B, ...], labels [B], *, eps, step_size=None, ids=None) -> AttackResult`.
@@ -151,7 +151,8 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         before it compiles.
 
     Raises:
-        ValueError: `attack` is not an `Attack`; when it is called, images, labels or radii that the attack refuses.
+        ValueError: `attack` is not an `Attack`. The returned function raises it for images, labels or radii that the
+            attack refuses.
     """
     check_attack(attack)
 
@@ -159,7 +160,7 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
     def run(key, params, x, labels, eps, step_size, ids):
         return attack(key, partial(apply_fn, params), x, labels, eps=eps, step_size=step_size, ids=ids)
 
-    # traced for its shape once, not at every call
+    # jit keeps the trace of the model, so that the check of its output shape does not trace it at every call
     shaped = jax.jit(apply_fn)
 
     def compiled(

@@ -36,8 +36,8 @@ class Neighbours(NamedTuple):
         distance: `[B, K-1]`, the distance from the image in the bank's norm; for l0 the number of pixels that lie on
             different sides of 1/2.
         ids: `[B, K-1]`, the rows of the neighbours in the bank.
-        transforms: `[B, K-1, 5]`, the transforms that move the image onto the bank's image; the inverse moved the
-            neighbour.
+        transforms: `[B, K-1, 5]`, the transforms that move the image onto the bank's image. The inverse of each
+            transform moved the neighbour onto the image.
     """
 
     images: Float[np.ndarray, "batch others height width channel"]
@@ -59,18 +59,19 @@ def aligned_neighbours(
 ) -> Neighbours:
     """Find the nearest image of every other class of the bank, moved onto each image.
 
-    A neighbour is never farther than the nearest image without any transform (in linf: than the nearest image in l2).
+    A neighbour is never farther than the nearest image that is not moved. In linf, the comparison is with the image
+    that is nearest in l2.
 
     Args:
         x: `[B, H, W, C]` in [0, 1].
         labels: `[B]`, classes of the bank.
         bank: the images to search, from `reference_bank`.
-        transforms: `[T, 5]`, see `affine_grid`, whose 775 transforms are the default; the result lies within their
-            range.
+        transforms: `[T, 5]`, see `affine_grid`, whose 775 transforms are the default. The improved transforms stay
+            within the range of these and the identity.
         candidates: the number of images of each class that are moved onto x before one is chosen.
         steps: the number of steps that improve each transform; 0 keeps the transforms of the grid.
-        min_brightness: the smallest fraction of its brightness that a neighbour may keep when it is moved there and
-            back; candidates that lose more are rejected, because part of them left the frame.
+        min_brightness: the smallest fraction of its brightness that a neighbour may keep when it is moved onto x and
+            back. Candidates that lose more are rejected, because a part of them left the frame.
 
     Returns:
         One neighbour for each image and each other class.
@@ -97,7 +98,7 @@ def aligned_neighbours(
 
 def _neighbours_of(image, groups, bank, grid, candidates, steps, min_brightness):
     """The neighbour of one image in each group of rows: moved images, distances, rows and transforms."""
-    # The grid's best candidates, and the nearest without a transform, so that none is farther than without the grid.
+    # The nearest image that is not moved is a candidate too, so that the neighbour is never farther than this image.
     parts = [
         nearest_of(bank, groups, pixels_of(queries, bank.norm), count)
         for queries, count in ((np.asarray(_warped(image, grid)), candidates), (image[None], 1))
@@ -133,14 +134,17 @@ def _checked_grid(transforms):
 
 
 def _checked_classes(x, labels, bank):
-    """The classes of the bank, ascending, if x and its labels can be searched in it."""
+    """Check x and its labels against the bank, and return the classes of the bank in ascending order."""
     _check.within("x", x, (0.0, 1.0))
     if x.shape[1:] != bank.images.shape[1:]:
         raise ValueError(
             f"x must have images of the bank's size {bank.images.shape[1:]}; got {x.shape[1:]}; resize them"
         )
     if labels.shape != x.shape[:1] or not len(x):
-        raise ValueError(f"labels must have shape [{len(x)}], one for each of one or more images; got {labels.shape}")
+        raise ValueError(
+            f"labels must have shape [{len(x)}], one label for each image, and x must have one or more images; "
+            f"got labels of shape {labels.shape}"
+        )
     classes = np.unique(bank.labels).tolist()
     if unknown := sorted(set(np.asarray(labels).tolist()) - set(classes)):
         raise ValueError(f"the bank has no image of the classes {unknown} of x; add some, or leave these images out")

@@ -1,7 +1,7 @@
 r"""The distance of an image from the decision boundary: the smallest eps, by bisection or along a line.
 
 `smallest` turns any attack with a radius into one that finds, for each example, the smallest radius at which it
-succeeds. That radius is an upper bound of the true distance, as tight as the attack is strong.
+succeeds. That radius is an upper bound of the true distance; a stronger attack gives a tighter bound.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
 
 
 def per_example(attack: Attack) -> Callable[..., AttackResult]:
-    """The attack with one radius for each example, `eps [B]`: it is mapped over batches of one image.
+    """An attack that takes one radius for each example, `eps [B]`, because it is mapped over batches of one image.
 
     Convolutions fold the mapped axis back into their batch, so this costs as much as the attack on the batch.
     """
@@ -37,18 +37,18 @@ def per_example(attack: Attack) -> Callable[..., AttackResult]:
 def smallest(attack: Attack, *, steps: int = 10) -> Attack:
     """The smallest radius at which `attack` succeeds, by bisection between 0 and `eps`.
 
-    A success whose distance is smaller than its radius counts with its distance. The success of a targeted attack is
-    reaching the target.
+    If an adversarial example lies strictly inside its ball, its distance replaces the radius as the upper end of the
+    bracket. A targeted attack succeeds if it reaches the target.
 
     Args:
         attack: any attack with a radius.
-        steps: number of bisections after a first run at `eps`; each bisection halves the uncertainty.
+        steps: number of bisections, after one run at radius 0 and one at `eps`; each bisection halves the uncertainty.
 
     Returns:
         An `Attack` with the same threat and target. In its result `x` is the nearest adversarial example found,
         `distance` is its distance, and `success` says whether there is one within `eps`. `loss` is minus the upper end
-        of the bracket, and `trace [B, steps]` is that end. Images on which the attack succeeds at radius 0, and images
-        on which it never succeeds, are returned unchanged with distance 0.
+        of the bracket, and `trace [B, steps]` is that end after each bisection. Images on which the attack succeeds at
+        radius 0, and images on which it never succeeds, are returned unchanged with distance 0.
 
     Raises:
         ValueError: `steps` is below 1, or `attack` is not an `Attack`.
@@ -64,7 +64,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         eps = jnp.asarray(eps, x.dtype)
         fraction = (
             None if step_size is None else step_size / jnp.where(eps > 0, eps, 1)
-        )  # a step size scales with its radius
+        )  # the step size stays the same fraction of the radius
 
         def step(carry, i):
             # the first radius is 0, where a success needs no change; the second is eps; then the bracket is halved
@@ -110,12 +110,13 @@ def line_search(
         labels: `[B]`, their true classes.
         direction: `[B, ...]`, the direction of the line, in the units of x.
         eps: the largest t.
-        box: the range of pixel values; by default there is none, so that clipping does not distort laws at small eps.
+        box: the range of pixel values; by default it is unlimited, because clipping would distort power laws at small
+            eps.
         points: number of points of the first pass.
         steps: number of bisections.
 
     Returns:
-        `[B]`, the t of each image: 0 where the image is misclassified already, infinity where no point is.
+        `[B]`, the t of each image: 0 where the image itself is misclassified, infinity where no point of the line is.
 
     Raises:
         ValueError: a direction of another shape, `points` or `steps` below 1, or images, labels or an `eps` that an

@@ -17,7 +17,7 @@ from invjax.types import Array, Scalar
 
 
 class Canvas(NamedTuple):
-    """What all proposals of one attack share.
+    """The settings of an attack that are the same for all its proposals.
 
     Attributes:
         threat: the geometry.

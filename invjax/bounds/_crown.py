@@ -5,8 +5,8 @@ enclosures need an interval for every input of a nonlinear operation. CROWN comp
 its own; CROWN-IBP takes the intervals of `ibp`, at the cost of about two forward passes. If all enclosures are
 intervals, the backward pass gives the bounds of `ibp`, with the last affine layers merged into one.
 
-Weights belong to one example, so the functions here need models whose outputs for an image depend on that image alone
-(no batch norm in training mode): they bound `fn(x[None])[0]`.
+The weights are those of a single example, because the functions here bound `fn(x[None])[0]`. A model's outputs for an
+image must therefore depend on that image alone (no batch norm in training mode).
 
 Sources: Zhang et al. 2018, *Efficient Neural Network Robustness Certification with General Activation Functions*;
 Zhang et al. 2020, *Towards Stable and Efficient Training of Verifiably Robust Neural Networks*.
@@ -34,8 +34,9 @@ Margins = Float[Array, "batch others"]
 def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str = "crown-ibp") -> Margins:
     """Lower bounds of `h_label(x) - h_k(x)` over the region, for every other class k.
 
-    The difference of two logits is bounded itself, merged into the last affine layers, which is tighter than the
-    difference of their bounds. No method gives a smaller margin than an earlier one of `METHODS`.
+    The difference of two logits is merged into the last affine layers and bounded as one output. This bound is tighter
+    than the difference of the bounds of the two logits. No method gives a smaller margin than an earlier one of
+    `METHODS`.
 
     >>> linear_model = lambda x: x @ jnp.array([[2.0, 0.0], [0.0, 1.0]])
     >>> region = Interval(jnp.array([[0.4, 0.0]]), jnp.array([[0.6, 0.5]]))
@@ -76,8 +77,8 @@ def certified(margins: Margins, *, slack: float = 1e-4) -> Bool[Array, " batch"]
 
     Bounds are computed with ordinary rounding, not outward. The float32 bounds of this library's networks differ from
     the same bounds in float64 by less than 1e-5 of the largest logit or bound (`tests/contracts/test_bounds.py`). A
-    margin therefore counts only if it exceeds `slack`, which suffices for logits and bounds up to 10. NaN certifies
-    nothing.
+    margin therefore counts only if it exceeds `slack`, which suffices for logits and bounds up to 10. A NaN
+    margin does not count.
 
     >>> certified(jnp.array([[0.5, 0.1], [0.5, -0.1]])).tolist()
     [True, False]
@@ -124,7 +125,7 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
     found = jax.eval_shape(fn, jax.ShapeDtypeStruct(box.shape, box.dtype))
     if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:1] != box.shape[:1]:
         raise ValueError(
-            f"crown needs a function that returns one array, the batch first; got {found}; use ibp for trees"
+            f"crown needs a function that returns one array, batch axis first; got {found}; use ibp for pytrees"
         )
     region, graph = _prepare(fn, region)
     (output,) = graph.outputs

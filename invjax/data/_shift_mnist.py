@@ -8,10 +8,10 @@ and a classifier that became invariant to the digit fails. There are two kinds o
 
 Each has three variants:
 
-- "coded": the cue is the label's (the training distribution, D);
+- "coded": the cue is that of the label (the training distribution, D);
 - "removed": there is no cue;
-- "random": the cue of a class that is drawn uniformly and independently of the label, so one cue in `num_classes` is
-  right.
+- "random": the cue is that of a class drawn uniformly and independently of the label, so it agrees with the label for
+  one image in `num_classes`.
 
 The published shifts D_Adv are "removed" for the binary cue and "random" for the texture. The functions depend on numpy
 arrays and a seed alone, and an image never depends on the images after it: shifting the first n images gives the first
@@ -19,9 +19,9 @@ n images of the shifted data set. Give the training and the test set different s
 same textures.
 
 Source: Jacobsen, Behrmann, Zemel, Bethge 2019, *Excessive Invariance Causes Adversarial Vulnerability*, figure 8. The
-paper does not say how far the code is from the border, which textures were used, or how digits lie over them. Here the
-code is where public code puts it (row = class, column 0), and the textures are synthetic unless a folder of photographs
-is given.
+paper does not say how far the pixel is from the border, which textures were used, or how digits are blended with them.
+Here the pixel is where public implementations put it (row = class, column 0), and the textures are synthetic unless a
+folder of photographs is given.
 """
 
 from collections.abc import Mapping
@@ -35,15 +35,15 @@ from invjax.data._dataset import Dataset
 from invjax.data._textures import TEXTURES, Texture
 
 VARIANTS = ("coded", "removed", "random")
-"""What the cue is: the label's, absent, or that of a class drawn at random."""
+"""Whether the cue is that of the label, absent, or that of a class drawn at random."""
 
 
 def binary_shift(data: Dataset, variant: str, seed: int, *, row: int = 0, column: int = 0) -> Dataset:
     """Code the class by one pixel of full intensity at the left image border.
 
-    Class c has the pixel (`row` + c, `column`). Where the image is not high enough for all classes, the code continues
-    in the next column, from the same row (8x8 digits: classes 8 and 9 in column 1). No other pixel changes, so
-    "removed" returns the original images.
+    The pixel (`row` + c, `column`) marks class c. Where the image is not high enough for all classes, the code
+    continues in the next column, from the same row (8x8 digits: classes 8 and 9 in column 1). No other pixel changes,
+    so "removed" returns the original images.
 
     >>> blank = Dataset(np.zeros((3, 8, 8, 1), np.uint8), np.array([0, 7, 9], np.int32), 10, 256)
     >>> coded = binary_shift(blank, "coded", seed=0)
@@ -71,7 +71,7 @@ def binary_shift(data: Dataset, variant: str, seed: int, *, row: int = 0, column
     if not (0 <= row < height and column >= 0 and last_column < width):
         raise ValueError(
             f"a code of {data.num_classes} classes from row={row}, column={column} does not fit into images of "
-            f"{height}x{width}; start further up and left"
+            f"{height}x{width}; choose a smaller row or column"
         )
     images = images.copy()
     if variant != "removed":
@@ -89,11 +89,11 @@ def texture_shift(
     brightness: float | int = 0.3,
     contrast: float | int = 0.15,
 ) -> Dataset:
-    r"""Put a texture behind the digit that tells its class, or another one: `pixel = digit + (1 - digit) * texture`.
+    r"""Put the texture of the digit's class, or of a random one, behind it: `pixel = digit + (1 - digit) * texture`.
 
     The digit is its own opacity: strokes of full intensity do not change. Every piece of texture gets the same mean and
-    standard deviation (before it is clipped to [0, 1]), so that the cue is its type and not its brightness. "removed"
-    has a plain background of that mean.
+    standard deviation (before it is clipped to [0, 1]), so that only its type tells the class, not its brightness.
+    "removed" has a plain background of that mean.
 
     >>> blank = Dataset(np.zeros((20, 28, 28, 1), np.uint8), np.arange(20, dtype=np.int32) % 10, 10, 256)
     >>> coded = texture_shift(blank, "coded", seed=0)

@@ -113,7 +113,7 @@ def report(
     for name, given in changed.items():
         check_changed(name, given, images)
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
-    # before the attacks, so that bad input is an error at once
+    # this comes before the attacks, so that bad input raises an error before a long computation
     answers = {name: invariance(name, given, apply_fn, params, labels, options) for name, given in changed.items()}
     certified = {}
     for name, model in zip(names, threats, strict=True):

@@ -1,4 +1,4 @@
-r"""Images with the representation of other images: what they share with those is what the model looks at.
+r"""Images with the representation of other images, which show the features that a model uses.
 
     find z in the box with   g(z) = g(x)   by   z <- clip(z - step_size * u),   u = grad |g(z) - g(x)|^2 / |grad|
 

@@ -25,7 +25,7 @@ def non_transferable(
     *,
     steps: int = 100,
 ) -> Attack:
-    """A targeted attack on one model that an ensemble of other models withstands: bugs without features.
+    """A targeted attack that fools one model but not an ensemble of other models.
 
     Args:
         ensemble_fn: the other models, trained like the attacked one: `x [B, ...] -> logits [models, B, K]`.
@@ -34,9 +34,9 @@ def non_transferable(
         steps: number of gradient steps, which start at the image.
 
     Returns:
-        An `Attack` whose `labels` are the targets t. Among the images that the model assigns to the target and no other
-        model does, the attack keeps the one of least loss; without such an image, it keeps the one of least loss.
-        `success` concerns the attacked model alone.
+        An `Attack` whose `labels` are the targets t. The attack keeps the image of least loss among those that
+        only the attacked model assigns to the target. If there is none, it keeps the image of least loss among all.
+        `success` says whether the attacked model predicts the target; it does not depend on the other models.
 
     Raises:
         ValueError: when called, if the logits have another shape, the labels are not classes, or the numbers of labels

@@ -1,4 +1,4 @@
-"""Charts of the radius that models withstand."""
+"""Charts of robust accuracy and adversarial error against the radius of the attack."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,8 @@ def sensitivity(smallest: Mapping[str, Mapping[str, np.ndarray]], epsilons: Mapp
     """The fraction of images that withstand each radius, with one panel for each threat.
 
     Args:
-        smallest: `{model: {threat: smallest eps of each image [N]}}`; infinity where the attack found none.
+        smallest: `{model: {threat: smallest eps of each image [N]}}`; infinity where the attack found no
+            adversarial example.
         epsilons: the radius of each threat, drawn as a dashed line; a panel ends at twice the radius.
         title: title of the figure.
     """
@@ -73,12 +74,12 @@ def sensitivity(smallest: Mapping[str, Mapping[str, np.ndarray]], epsilons: Mapp
 def power_laws(
     panels: Mapping[str, Mapping[str, np.ndarray]], laws: Mapping[str, Mapping[str, tuple[float, float]]], title: str
 ) -> Any:
-    """The fraction of examples below each eps on logarithmic axes, with fitted power laws as dashed lines.
+    """The adversarial error at each eps on logarithmic axes, with fitted power laws as dashed lines.
 
-    Each model has a panel.
+    Each model has a panel. A law is `error = coefficient * eps^exponent`.
 
     Args:
-        panels: `{model: {attack: radii [N]}}`, the smallest eps of each example, infinite where there is none.
+        panels: `{model: {attack: radii [N]}}`, the smallest eps at which the attack fools each example, or infinity.
         laws: `{model: {attack: (coefficient, exponent)}}`.
         title: title of the figure.
     """

@@ -5,7 +5,7 @@ explain the image x at the lowest cost,
 
     cost_c(x) = min_z [ |x - G_c(z)|^2 + |z|^2 / 2 ] / D,    logits = -cost.
 
-`|z|^2 / 2` is the divergence of N(z, I) from the prior.
+D is the number of values of an image, and `|z|^2 / 2` is the divergence of N(z, I) from the prior.
 
     params = with_prior(stack_vaes([vae_0, vae_1, ...]), prior_latents(key, 8000))
     logits = analysis_by_synthesis().apply(params, x)

@@ -7,9 +7,11 @@ standard normal distribution without gradients:
 
     z_s = x_s,    z_n = g_c(x_n),    c = argmax x_s,    g_c = whiten . (marginals to normal . whiten)^rounds.
 
-Each factor lowers the negative log-likelihood of the code (the third term of iCE). The logits do not change, so neither
-does the cross-entropy. In the end all classes have the same mean and covariance of the nuisance, and linear and
-quadratic classifiers cannot tell them apart. Differences remain only in joint moments of third and higher order.
+Here x_s are the logits and x_n is the nuisance of the trained model, and `soft_tails` follows g_c in the returned
+model. Each factor of g_c lowers the negative log-likelihood of the code (the third term of iCE). The logits do not
+change, and therefore the cross-entropy does not change either. After the last whitening, all classes have the same mean
+and covariance of the nuisance, and linear and quadratic classifiers cannot tell them apart. Differences remain only in
+joint moments of third and higher order.
 
 Source: Laparra, Camps-Valls, Malo 2011, *Iterative Gaussianization: from ICA to Random Rotations*. One bijection for
 each decision is ours.
@@ -40,14 +42,15 @@ def gaussianize(
     """A classifier with the same logits, and with a nuisance that is close to normal for each decision.
 
     Args:
-        key: random key for `init` of the layers. The layers of today draw no random numbers.
+        key: random key for `init` of the layers. The current layers draw no random numbers.
         classifier: a trained invertible classifier.
         params: parameters of the classifier.
-        x: `[N, *shape]` images for the fit: the whole training set, with dequantisation noise. A value without noise
-            cannot become normal, and could reveal the class. Each class needs many times more images than an image has
-            values.
+        x: `[N, *shape]` images for the fit: the whole training set, with dequantisation noise. A pixel without
+            noise has discrete values, which cannot become normal and could reveal the class. Each class needs many
+            times more images than an image has values.
         rounds: rounds of whitening and marginals; one more whitening follows. Use 0 (whitening alone) if classes have
-            fewer than some thousand examples, because the tails of marginals from few examples explode in the inverse.
+            fewer than some thousand examples, because the inverse of a marginal fitted to few examples explodes in its
+            tails.
         knots: number of knots of each marginal.
         mesh: devices over which the images are distributed.
 

@@ -38,14 +38,15 @@ def adversarial_loss(
         attack: an untargeted attack, which runs at every training step, such as `attacks.pgd(steps=7)`.
         eps: the radius, in the units of the attack's threat: a number, or a schedule `step -> number`.
         step_size: step size of the attack; None is the attack's default.
-        fraction: the fraction of the batch that is attacked, in (0, 1]; the attacked images come first. All images have
-            the same weight (in Kurakin et al. an attacked image has weight 0.3).
-        loss: `(logits, labels) -> [B]`, the loss to train on; the attack has a loss of its own.
+        fraction: the fraction of the batch that is attacked, in (0, 1]; the first images of the batch are taken. All
+            images have the same weight (in Kurakin et al. an attacked image has weight 0.3).
+        loss: `(logits, labels) -> [B]`, the loss to train on; it does not change the loss that the attack maximises.
 
     Returns:
         A `LossFn` of batches `(images [B, ...], labels [B])`. Metrics, as in `evaluation`: "clean_error", and
         "adversarial_error", the fraction of the attacked images that the model classifies correctly as they are and
-        wrongly under the attack. If all are attacked, one minus their sum is the robust accuracy.
+        wrongly under the attack. If all images are attacked, one minus the sum of both errors is the robust
+        accuracy.
 
     Raises:
         ValueError: `eps` is negative, `fraction` is outside (0, 1] or less than one image, images are not floating

@@ -10,8 +10,8 @@ cheaper and lead to better networks in the end:
 During training eps grows from 0, while kappa and beta decrease from 1. With beta = 0 this is IBP training.
 
 Source: Gowal et al. 2018, *On the Effectiveness of Interval Bound Propagation*; Zhang et al. 2020, *Towards Stable and
-Efficient Training of Verifiably Robust Neural Networks*. Differs from both: where the bound of a margin by CROWN-IBP is
-looser than that by IBP, the latter is used (`bounds.margins`).
+Efficient Training of Verifiably Robust Neural Networks*. This code differs from both: where CROWN-IBP bounds a margin
+less tightly than IBP does, the bound of IBP replaces it (`bounds.margins`).
 """
 
 from functools import partial

@@ -113,7 +113,7 @@ def fit(
         directory: folder for checkpoints and metrics; None saves nothing.
         save_every: number of steps between checkpoints.
         log_every: number of steps between metrics.
-        description: text beside the progress bar, which is silent where standard error is not a terminal.
+        description: text beside the progress bar, which appears only if standard error is a terminal.
 
     Returns:
         The final state and the logged metrics, each `{"step": ..., "loss": ..., ...}`.
@@ -132,7 +132,7 @@ def fit(
     start = int(state.step)
     if start > num_steps:
         raise ValueError(
-            f"num_steps={num_steps}, but {directory} is at step {start}; ask for more, or use another folder"
+            f"num_steps={num_steps}, but {directory} is at step {start}; raise num_steps, or use another folder"
         )
     step_fn = jax.jit(train_step)
     on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"

@@ -79,7 +79,7 @@ def test_what_does_not_belong_together_is_refused():
         distances(images, images, norm="l3")
     with pytest.raises(ValueError, match=r"have the shape of x, \(3, 3, 1\); got \(2, 3, 1\)"):
         distances(images, images[:, :2], norm="l2")
-    with pytest.raises(ValueError, match=r"distances must be \[4, 9\], labels by references; got \(9, 4\)"):
+    with pytest.raises(ValueError, match=r"distances must be \[4, 9\], a row for each label .*; got \(9, 4\)"):
         order_violations(aligned(0).T, LABELS, REFERENCES)
     with pytest.raises(ValueError, match=r"of each label's class and of other classes; got the classes \[0, 1, 2\]"):
         beyond_nearest_other(aligned(0), np.array([0, 1, 2, 3]), REFERENCES)

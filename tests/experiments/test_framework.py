@@ -85,7 +85,7 @@ def test_a_finished_run_is_not_computed_again(tiny):
 
 def test_other_settings_on_the_same_folder_are_refused_by_name(tiny):
     experiment, folder, *_ = tiny
-    with pytest.raises(SystemExit, match=r"epochs=1; this one has 2"):
+    with pytest.raises(SystemExit, match=r"epochs=1; this run has 2"):
         common.main(experiment, ["smoke", "--epochs", "2", "--out", str(folder)])
     common.main(experiment, ["smoke", "--data-dir", "/elsewhere", "--out", str(folder)])
 
