@@ -1,4 +1,4 @@
-"""A function on a whole data set: batches of one shape, each spread over the devices of a mesh."""
+"""Run a function over a whole data set, in batches of one shape that are spread over the devices of a mesh."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     OrderedDict([('data', 1)])
 
     Args:
-        devices: the devices; by default all of them.
+        devices: the devices of the mesh; None uses all of them.
 
     Returns:
         The mesh, for `shard_batch`, `training.fit` and `evaluation.Options`.
@@ -35,14 +35,14 @@ def shard_batch(mesh: Mesh, batch: Any) -> Any:
     Each of several hosts passes the same whole batch, as `data.batches` gives it, and keeps its own part.
 
     Args:
-        mesh: from `data_mesh`.
+        mesh: a mesh from `data_mesh`.
         batch: a pytree of arrays `[B, ...]` or scalars.
 
     Returns:
         The same pytree of device arrays.
 
     Raises:
-        ValueError: the number of devices does not divide B, or the mesh is not one of `data_mesh`.
+        ValueError: the number of devices does not divide B, or the mesh does not come from `data_mesh`.
     """
     if mesh.axis_names != ("data",) or mesh.axis_types != (AxisType.Auto,):
         raise ValueError(f"the mesh must have one automatic axis named data; got {mesh}; use data_mesh()")
@@ -68,16 +68,16 @@ def over_batches(
     array([0, 2, 4, 6, 8])
 
     Args:
-        function: arrays `[B, ...]` to a pytree of arrays `[B, ...]`; jit it first.
+        function: a function of arrays `[B, ...]` that returns a pytree of arrays `[B, ...]`; pass a jitted one.
         arrays: arrays of one length N, or any objects with a length and slices.
-        batch_size: B; with a mesh rounded up to a multiple of its size.
-        mesh: devices to spread each batch over; None is one device.
+        batch_size: B. With a mesh, B is rounded up to a multiple of the number of devices.
+        mesh: devices that share each batch; None uses one device.
 
     Returns:
         The pytree that `function` returns, as host arrays `[N, ...]`.
 
     Raises:
-        ValueError: no examples, arrays of different lengths, a batch size that is not positive.
+        ValueError: there are no examples, the arrays differ in length, or the batch size is not positive.
     """
     _check.positive(batch_size=batch_size)
     if mesh is not None:
@@ -107,19 +107,19 @@ def correct(
     Args:
         apply_fn: `(params, x) -> logits [B, K]`.
         params: parameters of the model.
-        images: `[N, ...]`.
+        images: `[N, ...]`, the images to classify.
         labels: `[N]`, the true classes.
-        batch_size: images in a batch.
-        mesh: devices to spread each batch over; None is one device.
+        batch_size: number of images in a batch.
+        mesh: devices that share each batch; None uses one device.
 
     Raises:
-        ValueError: the model does not return logits `[N, K]`, or returns NaN; labels of another shape or out of range.
+        ValueError: the model does not return finite logits `[N, K]`, or labels have another shape or are out of range.
     """
     logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
     if logits.ndim != 2 or labels.shape != (len(images),):
         raise ValueError(
-            f"the model must give logits [{len(images)}, classes] and labels be [{len(images)}]; got {logits.shape} "
-            f"and {labels.shape}; pass one label for each image"
+            f"the model must give logits [{len(images)}, classes] and labels must be [{len(images)}]; got "
+            f"{logits.shape} and {labels.shape}; pass one label for each image"
         )
     _check.labels(labels, logits.shape[1])
     _check.finite("the model's logits", logits)
@@ -127,7 +127,7 @@ def correct(
 
 
 def shrinking(ids: np.ndarray, batch_size: int, multiple: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-    """Cut the rest of a data set into batches of few different shapes: `(ids, size to pad them to)`.
+    """Cut the remaining examples into batches `(ids, padded size)` of few different shapes.
 
     All batches but the last are full. The last one is padded to a power of two times `multiple`, at most `batch_size`.
 

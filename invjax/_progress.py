@@ -1,4 +1,4 @@
-"""A progress bar for loops on the host. It is silent if standard error is not a terminal."""
+"""A progress bar for loops on the host, shown only if standard error is a terminal."""
 
 import sys
 from typing import Any
@@ -8,8 +8,8 @@ def progress(start: int, total: int, description: str) -> Any:
     """A bar with `update()`, `set_postfix(name=value)` and `close()`.
 
     Args:
-        start: steps that are done already.
-        total: number of steps.
+        start: number of steps that are done already.
+        total: number of all steps.
         description: text beside the bar.
     """
     if sys.stderr.isatty():

@@ -17,18 +17,18 @@ import jax
 import numpy as np
 
 _ROWS = 1024
-"""Rows that `digest` hashes at a time."""
+"""The number of rows that `digest` hashes at a time."""
 
 _IDENTITY = "__identity__"
-"""The entry of a kept `.npz` that says which run it belongs to."""
+"""The entry of a kept `.npz` that identifies its run."""
 
 
 def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
     """Write a file whole or not at all. With several hosts, only the first one writes.
 
     Args:
-        path: the file; missing folders are created.
-        content: text, bytes, or a function that writes to the open file that it is given.
+        path: where to write the file; missing folders are created.
+        content: text, bytes, or a function `file -> None` that writes to an open binary file.
 
     Raises:
         OSError: the file could not be written, for example because the disk is full. An older file stays as it was.
@@ -53,7 +53,7 @@ def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any
         if not isinstance(error, OSError):
             raise
         raise OSError(
-            f"could not write {path}: {error.strerror or error}; make room and run again: the files written before it "
+            f"could not write {path}: {error.strerror or error}; make room and run again: earlier files "
             "are complete and will be used"
         ) from error
 
@@ -62,7 +62,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all.
 
     Args:
-        path: the file; missing folders are created.
+        path: where to write the file; missing folders are created.
         value: dictionaries, lists, strings, numbers, truth values and None.
 
     Raises:
@@ -76,9 +76,9 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compress: bool 
     """Write arrays as a `.npz`, whole or not at all.
 
     Args:
-        path: the file.
+        path: where to write the `.npz`; missing folders are created.
         arrays: the arrays, by name.
-        compress: whether to compress them.
+        compress: whether to compress the arrays.
 
     Raises:
         OSError: as for `write_file`.
@@ -91,7 +91,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Read the arrays of a `.npz`.
 
     Args:
-        path: the file.
+        path: the `.npz` to read.
 
     Returns:
         The arrays, by name.
@@ -142,9 +142,9 @@ def check_same(path: str | Path, found: Mapping[str, Any], wanted: Mapping[str, 
 
     Args:
         path: the file or folder, for the message.
-        found: the identity that it was written with, as JSON gives it back.
+        found: the identity that the file holds, as read from JSON.
         wanted: the identity of this run.
-        fix: what the user can do, for the message.
+        fix: advice to the user, which ends the message.
 
     Raises:
         ValueError: the two differ; the message names the first difference.
@@ -167,8 +167,8 @@ class Kept(NamedTuple):
     """The arrays of one run on disk, which a later call of the same run continues.
 
     Attributes:
-        path: the `.npz`; None keeps nothing.
-        identity: what the arrays depend on, by name, as JSON takes it: settings as they are, large inputs by `digest`.
+        path: the `.npz` of the run; None stores nothing.
+        identity: all inputs of the run by name, as JSON values: settings themselves, large arrays by their `digest`.
     """
 
     path: Path | None
@@ -188,7 +188,7 @@ class Kept(NamedTuple):
         return arrays
 
     def save(self, **arrays: Any) -> None:
-        """Write the arrays in place of those that are there.
+        """Write the arrays in place of those on disk.
 
         Raises:
             OSError: as for `write_file`.

@@ -5,7 +5,7 @@ factor and a slope. Relative to the image's center it moves the point p = (down,
 
     T p = scale * R(rotation) [[1, 0], [shear, 1]] p + (down, right)
 
-The inverse is that of the whole map: negating the five numbers would apply the inverse steps in the wrong order.
+`unwarp` inverts the whole map. Negated numbers would not, because the inverse steps need the reverse order.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def affine_grid(
     Args:
         rotation: the angles in degrees, counter-clockwise.
         shift: the shifts in pixels, both down and right.
-        scale: the factors.
-        shear: the slopes.
+        scale: the scale factors.
+        shear: the slopes of the shears.
 
     Returns:
         The transforms, `[T, 5]`.
@@ -53,7 +53,7 @@ def affine_grid(
     """
     for name, values in {"rotation": rotation, "shift": shift, "scale": scale, "shear": shear}.items():
         if not len(values):
-            raise ValueError(f"{name} must hold at least one value; got none; the identity is 1 for scale, else 0")
+            raise ValueError(f"{name} must hold at least one value; got none; use 1 for scale and 0 otherwise")
     _check.positive(scale=np.asarray(scale))
     return np.array(list(product(rotation, shift, shift, scale, shear)), np.float32)
 
@@ -76,7 +76,7 @@ def warp(image: Image, transform: Transform) -> Image:
 
 
 def unwarp(image: Image, transform: Transform) -> Image:
-    """Move an image by the inverse of T: the pixel at T p moves to p. It interpolates as `warp` does.
+    """Move an image by the inverse of T: the pixel at T p moves to p. The interpolation is that of `warp`.
 
     Args:
         image: `[H, W, C]`.

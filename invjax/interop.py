@@ -4,8 +4,8 @@
     result = attacks.jit_attack(attacks.pgd(), apply_fn)(key, params, x, labels, eps=8 / 255)
 
 A model that already is a function `(params, x [B, ...]) -> logits [B, K]` needs nothing from this module. The libraries
-are imported when they are used. No function changes the model that it takes, and none has a state: variables beside the
-parameters (running averages, counters) become part of `params` and are only read.
+are imported when they are used. No function changes the model that it takes. Variables beside the parameters (running
+averages, counters) become part of `params` and are only read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
     (2, 3)
 
     Args:
-        module: a linen module.
+        module: a linen module that maps images `[B, ...]` to logits `[B, K]`.
         variables: all collections that `module.init` returned or a checkpoint holds: `{"params": ..., "batch_stats":
             ...}`. They become `params` unchanged.
         **apply_arguments: arguments of every call of the module, such as `train=False` or `use_running_average=True`,
@@ -44,8 +44,8 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
         `apply_fn` and `params`.
 
     Raises:
-        ValueError: `variables` has no "params", or the arguments include `rngs` or `mutable`: an attack cannot keep a
-            new state.
+        ValueError: `variables` has no "params", or the arguments include `rngs` or `mutable`, because an attack
+            cannot keep a new state.
     """
     if "params" not in variables:
         raise ValueError(

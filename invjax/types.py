@@ -1,4 +1,4 @@
-"""The words the library speaks in. Read this page first.
+"""The types and terms of the library. Read this page first.
 
 Everything in `invjax` is a function of arrays and of pytrees of arrays ("params"). Images are float32 in [0, 1] with
 the channel last, `[batch, height, width, channel]`; labels are int32; random keys are typed keys (`jax.random.key`).

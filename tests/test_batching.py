@@ -43,7 +43,7 @@ def assert_same(out, x, y):
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 1), (1, 4), (3, 4), (4, 4), (5, 4), (8, 4), (11, 4), (7, 1)])
-def test_the_result_is_that_of_the_whole_array(n, batch_size):
+def test_over_batches_equals_the_function_on_the_whole_array(n, batch_size):
     x, y = data(n)
     assert_same(over_batches(jax.jit(example_by_example), [x, y], batch_size), x, y)
 
@@ -88,7 +88,7 @@ def test_padding_is_made_of_real_examples():
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(3, 4), (8, 4), (11, 4)])
-def test_two_devices_give_what_one_gives(n, batch_size):
+def test_two_devices_give_the_result_of_one_device(n, batch_size):
     x, y = data(n)
     devices = jax.devices()[:2]
     spread = []

@@ -121,12 +121,12 @@ def test_a_refusal_names_the_value_and_the_fix(name):
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_what_is_right_passes(name):
+def test_valid_values_pass(name):
     ACCEPTED[name]()
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap, lambda f: jax.jit(jax.grad(lambda x: f(x).sum()))])
-def test_values_are_not_looked_at_while_tracing(transform):
+def test_values_are_not_checked_while_tracing(transform):
     def f(x):
         _check.positive(x=x)
         _check.finite("x", x)
@@ -135,7 +135,7 @@ def test_values_are_not_looked_at_while_tracing(transform):
     transform(f)(jnp.array([-1.0, jnp.nan]))
 
 
-def test_label_values_are_not_looked_at_while_tracing():
+def test_label_values_are_not_checked_while_tracing():
     def f(y):
         _check.labels(y, 10)
         return y
@@ -160,7 +160,7 @@ def test_dtypes_and_shapes_are_checked_while_tracing(check, dtype, message):
         jax.eval_shape(check, jax.ShapeDtypeStruct((3,), dtype))
 
 
-def test_numbers_and_ranges_are_not_looked_at_while_tracing():
+def test_numbers_and_ranges_are_not_checked_while_tracing():
     def f(x):
         _check.number("eps", x[0])
         _check.within("x", x, (0.0, 1.0))

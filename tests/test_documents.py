@@ -1,4 +1,4 @@
-"""What the documents promise: the examples of the README and the notebooks run."""
+"""The examples of the README and the notebooks run and print plausible numbers."""
 
 import re
 import subprocess

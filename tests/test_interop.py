@@ -18,9 +18,6 @@ from invjax import attacks, data, evaluation, fast_convs, interop
 SHAPE, CLASSES, BATCH = (6, 6, 2), 3, 5
 LABELS = np.array([0, 1, 2, 0, 1], np.int32)
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def images(seed=0):
     return np.random.default_rng(seed).random((BATCH, *SHAPE)).astype(np.float32)
@@ -49,14 +46,14 @@ class NnxModel(nnx.Module):
 
 @cache
 def linen_variables(seed):
-    return jit(partial(LinenModel().init, train=False))(jax.random.key(seed), images())
+    return jax.jit(partial(LinenModel().init, train=False))(jax.random.key(seed), images())
 
 
 def linen_model(seed):
     """A model, as its library calls it, and what interop makes of it."""
     module = LinenModel()
     variables = linen_variables(seed)
-    # averages that differ from the initial ones, with which batch norm does nothing
+    # averages that differ from the initial ones, for which batch norm is the identity
     variables = variables | {"batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, variables["batch_stats"])}
     return partial(module.apply, variables, train=False), interop.from_linen(module, variables, train=False)
 
@@ -92,14 +89,14 @@ def standardised_model(seed):
     return lambda x: original((x - mean[row]) / std[row]), (interop.normalized(apply_fn, mean, std), params)
 
 
-# every model is made once and every function compiled once
+# each model is made once, and each function is compiled once
 MODELS = {"linen": linen_model, "nnx": nnx_model, "equinox": equinox_model, "normalized": standardised_model}
 every_model = pytest.mark.parametrize("make", [cache(make) for make in MODELS.values()], ids=MODELS)
 
 
 @cache
 def compiled(function):
-    return jit(lambda *args: function(*args))
+    return jax.jit(lambda *args: function(*args))
 
 
 @every_model
@@ -135,7 +132,7 @@ def test_an_attack_compiles_once_and_is_that_on_the_original(make):
     key = jax.random.key(3)
     found = run(key, params, images(), LABELS, eps=0.1)
     traced = len(calls)
-    bare = jit(lambda x: attack(key, original, x, LABELS, eps=0.1))(images())
+    bare = jax.jit(lambda x: attack(key, original, x, LABELS, eps=0.1))(images())
     np.testing.assert_allclose(found.x, bare.x, atol=1e-6)
     np.testing.assert_array_equal(found.success, bare.success)
     assert np.asarray(found.distance).max() > 0.09
@@ -146,7 +143,7 @@ def test_an_attack_compiles_once_and_is_that_on_the_original(make):
 
 
 @every_model
-def test_evaluation_takes_it(make):
+def test_evaluation_accepts_models_of_other_libraries(make):
     original, (apply_fn, params) = make(0)
     x = np.asarray(images())
     curve = evaluation.robustness_curve(
@@ -157,9 +154,9 @@ def test_evaluation_takes_it(make):
 
 
 @every_model
-def test_its_convolutions_can_be_made_fast(make):
+def test_fast_convs_rewrites_models_of_other_libraries(make):
     original, (apply_fn, params) = make(0)
-    fast = jit(fast_convs(apply_fn))(params, images())
+    fast = jax.jit(fast_convs(apply_fn))(params, images())
     np.testing.assert_allclose(fast, compiled(original)(images()), rtol=1e-5, atol=1e-6)
     program = str(jax.make_jaxpr(fast_convs(apply_fn))(params, images()))
     assert "canonical_conv" in program and "conv_general_dilated" not in program
@@ -175,7 +172,7 @@ def test_an_attack_on_a_normalized_model_stays_in_the_range_of_pixels():
     weights = jnp.asarray([[1.0, -1.0], [-1.0, 1.0]])
     apply_fn = interop.normalized(lambda w, x: x @ w, [0.5, 0.5], [0.1, 0.01])
     x, labels = jnp.array([[0.95, 0.02]]), jnp.array([0], jnp.int32)
-    found = jit(lambda x: attacks.fgsm()(jax.random.key(0), partial(apply_fn, weights), x, labels, eps=0.1))(x)
+    found = jax.jit(lambda x: attacks.fgsm()(jax.random.key(0), partial(apply_fn, weights), x, labels, eps=0.1))(x)
     np.testing.assert_allclose(found.x, [[0.85, 0.12]], atol=1e-6)
 
 
@@ -184,7 +181,7 @@ def test_half_precision_stays_half_precision():
     assert apply_fn(None, jnp.ones((1, 2), jnp.float16)).dtype == jnp.float16
 
 
-def test_nothing_that_a_call_does_reaches_the_nnx_model():
+def test_a_call_does_not_change_the_nnx_model():
     class Counting(nnx.Module):
         def __init__(self):
             self.calls = nnx.Variable(jnp.zeros(()))
@@ -203,11 +200,11 @@ def test_nothing_that_a_call_does_reaches_the_nnx_model():
 
 def test_changing_the_nnx_model_later_changes_nothing():
     model, (apply_fn, params) = nnx_model(0)
-    run = jit(apply_fn)
+    run = jax.jit(apply_fn)
     before = np.asarray(run(params, images()))
     model.dense.bias[...] += 1.0
     np.testing.assert_array_equal(run(params, images()), before)
-    assert np.abs(np.asarray(jit(lambda x: model(x))(images())) - before).min() > 0.5
+    assert np.abs(np.asarray(jax.jit(lambda x: model(x))(images())) - before).min() > 0.5
 
 
 def test_an_nnx_model_in_training_mode_is_refused_by_the_names_of_its_parts():
@@ -306,7 +303,7 @@ def test_images_that_do_not_fit_the_numbers_are_refused(monkeypatch, mean, std, 
             jax.eval_shape(apply_fn, None, x)
 
 
-def test_the_usual_bytes_to_logits_chain():
+def test_normalized_takes_the_output_of_as_float():
     pixels = np.full((2, *SHAPE), 255, np.uint8)
     apply_fn = interop.normalized(lambda params, x: x.mean((1, 2)), 1.0, 0.5)
     np.testing.assert_array_equal(apply_fn(None, data.as_float(pixels)), np.zeros((2, 2)))

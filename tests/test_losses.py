@@ -17,8 +17,8 @@ from invjax import losses
 from invjax.bijectors import actnorm, affine_coupling, chain
 from invjax.models import Code, mlp
 
-# Compiled once for each shape: one operation at a time would compile each of them. Labels are checked where they are
-# concrete, so what is refused calls `losses.cross_entropy` and the like.
+# Each function is compiled once for each shape. Only concrete labels are checked, so tests of bad labels call
+# `losses.cross_entropy` and the other losses without jit.
 cross_entropy, entropy, error_rate, log_odds, margin, dlr, targeted_dlr, reverse_gradient = map(
     jax.jit,
     (
@@ -132,7 +132,7 @@ def test_cross_entropy_takes_host_arrays():
     ],
 )
 def test_labels_that_are_not_class_indices_are_refused(monkeypatch, labels, message):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=re.escape(message)):
         losses.cross_entropy(jnp.zeros((2, 3)), jnp.array(labels))
 
@@ -143,7 +143,7 @@ def test_float_labels_are_refused_while_tracing(monkeypatch):
         jax.eval_shape(losses.cross_entropy, jnp.zeros((2, 3)), jnp.array([1.0, 2.0]))
 
 
-def test_labels_that_cannot_be_checked_give_nan_and_leave_the_others_alone():
+def test_invalid_traced_labels_give_nan_for_their_images_only():
     found = cross_entropy(np.zeros((5, 3), np.float32), np.array([-4, -1, 2, 3, 99]))
     np.testing.assert_allclose(found, [np.nan, np.nan, np.log(3), np.nan, np.nan], rtol=1e-6)
 
@@ -155,7 +155,7 @@ def test_error_rate_is_the_fraction_of_wrong_decisions():
     assert float(error_rate(logits, np.array([1, 0, 1, 1]))) == 1
 
 
-# What attacks climb
+# Losses of attacks
 
 
 def rows(count, classes, scale=3.0):
@@ -297,12 +297,12 @@ def dequantized(levels):
     return dequantize(KEY, quantized(levels, 2**21 // levels), levels)
 
 
-# 2^21 values at the least: what leaves its bin by rounding alone does so about once in 10^5 times
+# at least 2^21 values, because rounding moves a value out of its bin about once in 10^5 draws
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_dequantized_values_stay_in_the_bin_of_their_level(levels):
     out = dequantized(levels)
     assert out.dtype == jnp.float32
-    out = np.asarray(out, np.float64)  # the product below is exact, or rounds far less than float32
+    out = np.asarray(out, np.float64)  # the product below has a smaller rounding error than float32
     assert out.min() >= 0 and out.max() < 1
     wrong = np.floor(levels * out).astype(int) != np.arange(levels)
     assert wrong.sum() == 0, f"{wrong.sum()} of {wrong.size} values lie in the bin of another level"
@@ -393,7 +393,7 @@ def test_no_density_codes_uniform_integers_in_fewer_bits_than_their_entropy(leve
     @jax.jit
     def bits(x):
         x = losses.dequantize(KEY, x, levels)
-        bijector = actnorm()  # the best normal fit
+        bijector = actnorm()  # actnorm gives the best normal fit
         z, logdet = bijector.forward(bijector.init(KEY, x), x)
         unfitted = losses.bits_per_dim(code_of(x), jnp.zeros(5000), levels)
         return unfitted.mean(), losses.bits_per_dim(code_of(z), logdet, levels).mean()
@@ -453,10 +453,10 @@ def test_reverse_gradient_inside_a_scan_reverses_at_each_step(steps):
     np.testing.assert_allclose([value, gradient], [2 * 1.5**steps, (-0.7 * 1.5) ** steps], rtol=1e-6)
 
 
-# What the model pays for the nuisance
+# Loss terms of the nuisance
 
 
-def test_the_adversaries_by_name():
+def test_the_adversaries_have_their_names():
     assert set(losses.ADVERSARIES) == {"reversal", "uniform", "permuted-2019", "negated-permuted-2020"}
 
 
@@ -631,7 +631,7 @@ def test_scaling_the_logits_is_rewarded_without_bound_unless_the_prior_covers_th
     logits = (0.4 * np.eye(CLASSES)[y] - 0.2 + 0.1 * normal(0, 8, CLASSES)).astype(np.float32)
     nuisance, q = normal(1, 8, NUISANCE), normal(2, 8, CLASSES)
     values = CLASSES + NUISANCE
-    scales = 10.0 ** np.arange(2, 7)  # from here on, every decision is certain: the cross-entropy is 0
+    scales = 10.0 ** np.arange(2, 7)  # at these scales every decision is certain and the cross-entropy is 0
 
     loss_of = jax.jit(lambda code, logdet: losses.independence_cross_entropy(KEY, code, logdet, q, y, levels=1))
     prior = scipy.stats.norm.logpdf(np.asarray(nuisance)).sum(-1)
@@ -647,7 +647,7 @@ def test_scaling_the_logits_is_rewarded_without_bound_unless_the_prior_covers_th
     assert (np.diff(total) > 0).all() and (np.diff(bits) > 0).all()
     np.testing.assert_allclose(bits[1:] / bits[:-1], 100, rtol=0.05)  # quadratic in the scale
 
-    # bits per dimension alone is least where the logits have the prior's second moment
+    # bits per dimension is minimal if the logits have the second moment of the prior
     best = np.sqrt(CLASSES / np.mean(np.sum(np.asarray(logits) ** 2, -1)))
     near = [parts(best * factor)[2] for factor in (0.8, 0.95, 1.0, 1.05, 1.25)]
     assert np.argmin(near) == 2

@@ -32,7 +32,7 @@ def test_text_and_bytes_are_written_as_they_are(tmp_path, content, expected):
 
 @pytest.mark.parametrize(("fill", "error"), [(full, OSError), (interrupted, KeyboardInterrupt)])
 @pytest.mark.parametrize("before", [None, "old"], ids=["a new file", "an old file"])
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, fill, error, before):
+def test_a_failed_write_keeps_the_old_file(tmp_path, fill, error, before):
     path = tmp_path / "file"
     if before:
         _store.write_file(path, before)
@@ -118,7 +118,7 @@ def test_the_hash_does_not_depend_on_order_memory_layout_or_kind_of_array():
     assert _store.digest({"x": jax.numpy.asarray(x), "y": jax.numpy.asarray(x[:1])}) == expected
 
 
-def test_typed_keys_are_told_apart():
+def test_different_typed_keys_have_different_hashes():
     threefry, other = jax.random.key(0), jax.random.key(1)
     rbg = jax.random.key(0, impl="rbg")
     assert len({_store.digest_tree(key) for key in (threefry, other, rbg, jax.random.split(threefry))}) == 4
@@ -128,7 +128,7 @@ def test_typed_keys_are_told_apart():
 # kept results
 
 
-def test_what_is_kept_comes_back_to_the_same_run(tmp_path):
+def test_kept_arrays_are_returned_to_the_same_run(tmp_path):
     kept = _store.Kept(tmp_path / "new" / "kept.npz", {"eps": 0.1, "box": (0.0, 1.0), "attack": "fgsm(linf)"})
     assert kept.load() is None
     kept.save(x=np.arange(3), done=1)
@@ -156,7 +156,7 @@ def test_another_run_is_refused_by_the_first_difference(tmp_path, identity, mess
     assert str(error.value).startswith(f"{path} belongs to another run: ")
 
 
-def test_arrays_of_no_run_are_refused(tmp_path):
+def test_arrays_without_a_recipe_are_refused(tmp_path):
     _store.write_arrays(tmp_path / "kept.npz", {"x": np.arange(3)})
     with pytest.raises(ValueError, match="belongs to another run"):
         _store.Kept(tmp_path / "kept.npz", {"eps": 0.1}).load()

@@ -1,1 +1,1 @@
-"""Timings and memory, as ratios to a named peer within one run."""
+"""Benchmarks of time and memory, as ratios to a named peer within one run."""

@@ -2,11 +2,11 @@
 
 `python -m experiments.benchmarks.alignment [--quick] [--out FILE] [--data-dir FOLDER]`
 
-The peer is what the published code does: warps by scipy.ndimage with cubic splines, then scikit-learn's brute-force
-`NearestNeighbors` for each class. All routes must find neighbours at the same distance, given the same warps. The
-search in l0 counts pairs of black and white images, on one core and on all, each in a process which sees no other.
-With `--released FOLDER`, the `linf_attack` folder of `github.com/ftramer/Excessive-Invariance`, the neighbours that
-were published for 100 digits stand beside ours.
+The peer repeats the steps of the published code: warps by scipy.ndimage with cubic splines, then scikit-learn's
+brute-force `NearestNeighbors` for each class. Given the same warps, all searches must find neighbours at the same
+distance. The l0 search is timed for pairs of black and white images, on one core and on all cores, in a process that
+is restricted to these cores. `--released FOLDER` names the `linf_attack` folder of
+`github.com/ftramer/Excessive-Invariance`; the table then compares our neighbours of 100 digits with the published ones.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from invjax.data import as_float, load
 
 
 def digits(data_dir, count):
-    """Training images and labels, and the first test ones, in [0, 1]."""
+    """Training images and labels, and the first 20 test images and labels; images are in [0, 1]."""
     train, test = load("mnist", "train", data_dir), load("mnist", "test", data_dir)
     images = np.asarray(as_float(train.images[:count], train.levels))
     return images, train.labels[:count], np.asarray(as_float(test.images[:20], test.levels)), test.labels[:20]
@@ -48,7 +48,7 @@ _warped = jax.jit(jax.vmap(warp, (None, 0)))
 
 
 def linf_table(data_dir: str | None, count: int, queries: int) -> list[timing.Row]:
-    """The search for linf, in l2 as published: times for each query, one after another on all cores."""
+    """The search for linf neighbours, in l2 as published. Queries run one after another on all cores."""
     images, labels, x, y = digits(data_dir, count)
     started = time.perf_counter()
     bank = reference_bank(images, labels, norm="linf")
@@ -78,7 +78,7 @@ def linf_table(data_dir: str | None, count: int, queries: int) -> list[timing.Ro
                 ((p**2).sum(1)[:, None] - 2 * p @ t.T + squares[None]).min()
 
     seen: dict[str, list[float]] = {"ours": [], "scipy and scikit-learn": [], "exhaustive": [], "whole": []}
-    for i in range(queries + 1):  # the first one warms up
+    for i in range(queries + 1):  # the first query is a warm-up
         runs = {
             "ours": lambda i=i: ours(i),
             "scipy and scikit-learn": lambda i=i: peer(lambda j: published_warps(x[j]), i),
@@ -106,12 +106,12 @@ def linf_table(data_dir: str | None, count: int, queries: int) -> list[timing.Ro
 
 
 def released_table(data_dir: str | None, released: Path) -> list[timing.Row]:
-    """Our neighbours of the 100 digits beside those that were published, in l2, as these were chosen."""
+    """Compare our neighbours of the 100 digits with the published ones, in l2, the norm of the published search."""
     x, stored = (
         np.load(released / f"{name}.npy")[..., None].astype(np.float32) / 255 for name in ("X_test_100", "all_nns")
     )
     classes = np.load(released / "all_y_nns.npy")
-    labels = 45 - classes.sum(1)  # the one class that is missing
+    labels = 45 - classes.sum(1)  # the nine neighbours have all classes but that of the digit
     train = load("mnist", "train", data_dir)
     bank = reference_bank(np.asarray(as_float(train.images[:], train.levels)), train.labels, norm="l2")
     found = aligned_neighbours(x, labels, bank)
@@ -137,7 +137,7 @@ def l0_seconds(data_dir: str | None, count: int, transforms: int, repeats: int) 
 
 
 def l0_table(data_dir: str | None, count: int, transforms: int, repeats: int) -> list[timing.Row]:
-    """Nanoseconds for a pair, on one core and on all."""
+    """Nanoseconds for one pair of images, on one core and on all cores."""
     rows = []
     cores = len(os.sched_getaffinity(0))
     for used in (1, cores):
@@ -153,8 +153,8 @@ def l0_table(data_dir: str | None, count: int, transforms: int, repeats: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data-dir", help="where MNIST is")
-    parser.add_argument("--released", type=Path, help="the published neighbours")
+    parser.add_argument("--data-dir", help="folder of MNIST")
+    parser.add_argument("--released", type=Path, help="folder of the published neighbours")
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--sizes", type=int, nargs=3, help=argparse.SUPPRESS)
     options = timing.parse(__doc__, parser)

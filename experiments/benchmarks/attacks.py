@@ -2,10 +2,11 @@
 
 `python -m experiments.benchmarks.attacks [--quick] [--out FILE] [--data-dir FOLDER]`; needs the `bench` extra
 
-Both sides use two cores: PyTorch by two threads, JAX by two CPU devices that share the batch. A peer is taken as its
-documentation has it, in eval mode and without normalisation; "frozen" means that the parameters have `requires_grad`
-off, without which foolbox and ART compute weight gradients that nobody reads; "channels last" is the memory format. On
-a busy machine two threads of torch lose to one; where they do, there is no verdict: measure again.
+Both sides use two cores: PyTorch has two threads, and JAX has two CPU devices that share the batch. Each peer is called
+as in its documentation, in eval mode and without normalisation. "Frozen" parameters have `requires_grad` off; otherwise
+foolbox and ART compute gradients of the weights that no step uses. "Channels last" is the memory format. On a busy
+machine PyTorch can be slower with two threads than with one. The table then has no goals, and the benchmark must be
+repeated.
 """
 
 import argparse
@@ -49,7 +50,7 @@ from experiments.benchmarks import torch_nets
 CORES = 2
 PACKAGES = ("torch", "torchattacks", "foolbox", "adversarial-robustness-toolbox")
 CURVE = np.linspace(0, 0.2, 20).tolist()
-"""Radii at which a briefly trained network goes from right to wrong."""
+"""Radii over which the robust accuracy of a briefly trained network falls."""
 L1_EPS = 12.0
 CALLS = 20
 
@@ -58,13 +59,13 @@ class Case(NamedTuple):
     """A network on both sides.
 
     Attributes:
-        net: in JAX.
-        module: `weights -> torch module`.
-        shape: of an image.
-        same_at: of an image for which both are the same function.
+        net: network in JAX.
+        module: function `weights -> torch module`.
+        shape: shape of an image.
+        same_at: shape of an image for which both networks are the same function.
         eps: linf radius.
-        goals: by peer, the largest ratio of times that is good enough.
-        stretch: the same, beyond what is expected.
+        goals: largest ratio of times that meets the goal, by peer.
+        stretch: largest ratio of times that meets a harder goal, by peer.
     """
 
     net: Net
@@ -99,7 +100,7 @@ CASES = {
 
 
 class UserBlock(nn.Module):
-    """A basic block as a user of flax writes it."""
+    """A basic block with the usual flax convolutions."""
 
     channels: int
     stride: int
@@ -116,7 +117,7 @@ class UserBlock(nn.Module):
 
 
 class UserResNet(nn.Module):
-    """The layers of the library's ResNet-8 with the convolutions of flax as they come."""
+    """The layers of the library's ResNet-8 with the usual flax convolutions."""
 
     @nn.compact
     def __call__(self, x):
@@ -128,7 +129,7 @@ class UserResNet(nn.Module):
 
 
 def random_params(net: Net, shape: tuple[int, ...]) -> Params:
-    """Parameters of the usual size: to compile a network's own initialisation takes longer than all the rest."""
+    """Random parameters of the usual scale. The compilation of the network's own initialisation would dominate."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -142,7 +143,7 @@ def random_params(net: Net, shape: tuple[int, ...]) -> Params:
 
 
 def random_batch(shape: tuple[int, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of noise and labels."""
+    """Images of uniform noise, and random labels."""
     rng = np.random.default_rng(1)
     return rng.random((size, *shape), np.float32), rng.integers(0, 10, size).astype(np.int32)
 
@@ -151,7 +152,7 @@ def check_same(name: str, case: Case, params: Params, module: torch.nn.Module) -
     """Both sides give the same logits.
 
     Raises:
-        AssertionError: they do not, so the comparison would be invalid.
+        AssertionError: the logits differ, so the comparison would be invalid.
     """
     x, _ = random_batch(case.same_at, 8)
     with torch.no_grad():
@@ -162,17 +163,17 @@ def check_same(name: str, case: Case, params: Params, module: torch.nn.Module) -
 
 
 def frozen(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy whose parameters want no gradient."""
+    """A copy of the module whose parameters need no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 def channels_last(value: Any) -> Any:
-    """A module or a batch of images in that memory format."""
+    """A module or a batch of images in the memory format "channels last"."""
     return copy.deepcopy(value).to(memory_format=torch.channels_last)
 
 
 def hand_loop(module: Callable, x: torch.Tensor, labels: torch.Tensor, eps: float, steps: int) -> torch.Tensor:
-    """PGD with nothing else around it."""
+    """PGD as a plain loop in PyTorch."""
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
     z = (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     for _ in range(steps):
@@ -185,12 +186,12 @@ def hand_loop(module: Callable, x: torch.Tensor, labels: torch.Tensor, eps: floa
 
 
 def compiled(module: torch.nn.Module, x: torch.Tensor) -> Callable | None:
-    """The module through `torch.compile`, or None where that is not possible."""
+    """The module through `torch.compile`, or None if PyTorch cannot compile it."""
     try:
         fast = torch.compile(module)
         z = x.clone().requires_grad_()
         torch.autograd.grad(fast(z).sum(), z)
-    except Exception as error:  # no compiler, or one that torch does not like
+    except Exception as error:  # there is no compiler, or PyTorch does not support it
         print(f"no torch.compile here: {type(error).__name__}: {str(error).splitlines()[0]}")
         return None
     return fast
@@ -199,7 +200,7 @@ def compiled(module: torch.nn.Module, x: torch.Tensor) -> Callable | None:
 def torch_peers(
     module: torch.nn.Module, x: np.ndarray, labels: np.ndarray, eps: float, steps: int
 ) -> dict[str, Callable[[], Any]]:
-    """PGD with a random start by every peer, on two threads; `torchattacks, 1 thread` is there to compare."""
+    """PGD with a random start by every peer, on two threads; torchattacks also runs on one thread."""
     still, last = frozen(module), channels_last(frozen(module))
     images, classes = torch_nets.images(x), torch.from_numpy(labels).long()
     images_last = channels_last(images)
@@ -245,7 +246,7 @@ def torch_peers(
 
 
 def sharded(params: Params, *batch: np.ndarray) -> tuple:
-    """Parameters on both devices, and a batch that is shared out between them."""
+    """Parameters on both devices, and a batch that is split between them."""
     mesh = data_mesh(jax.devices()[:CORES])
     return jax.device_put(params, NamedSharding(mesh, PartitionSpec())), *shard_batch(mesh, batch)
 
@@ -258,7 +259,7 @@ def ours(net: Net, params: Params, x: np.ndarray, labels: np.ndarray, eps: float
 
 
 def gradients(net: Net, params: Params, x: np.ndarray, labels: np.ndarray, steps: int) -> Callable[[], Any]:
-    """So many jitted input gradients one after another: what a loop of separate calls cannot beat."""
+    """`steps` jitted input gradients one after another: a lower bound of the time of a loop of separate calls."""
     gradient = jax.jit(jax.grad(lambda x, params, labels: cross_entropy(net.apply(params, x), labels).sum()))
     params, images, classes = sharded(params, x, labels)
 
@@ -319,7 +320,7 @@ def trained(data_dir: str | None, steps: int, net: Net) -> Params:
 
 
 def curve_table(data_dir: str | None, images: int, steps: int, train_steps: int, epsilons: list[float]) -> list:
-    """A whole curve of robust accuracy against foolbox with all radii in one call, in batches of the same size."""
+    """A curve of robust accuracy against foolbox with all radii in one call, in batches of the same size."""
     case, batch = CASES["MNIST CNN"], min(128, images)
     params = trained(data_dir, train_steps, case.net)
     module = frozen(case.module(params["params"]).eval())
@@ -350,7 +351,7 @@ def curve_table(data_dir: str | None, images: int, steps: int, train_steps: int,
     first = timing.alternate({str(threads): run for threads, run in some.items()}, 1)
     trusted = first[str(CORES)] < first["1"]
     for name, run in {"invjax": invjax_curve, "foolbox": foolbox_curve}.items():
-        run(epsilons[-1:], batch)  # warms up
+        run(epsilons[-1:], batch)  # warm-up
         time.sleep(timing.PAUSE)
         start = time.perf_counter()
         curves[name] = run(epsilons, images)
@@ -386,7 +387,7 @@ def sorted_projection(z: torch.Tensor, x: torch.Tensor, eps: float) -> torch.Ten
 
 
 def several(run: Callable, times: int = CALLS) -> Callable[[], None]:
-    """So many calls as one, where a single one is over before the caches are warm."""
+    """Run `times` calls as one, because a single call ends before the caches are warm."""
 
     def calls():
         for _ in range(times):
@@ -396,7 +397,7 @@ def several(run: Callable, times: int = CALLS) -> Callable[[], None]:
 
 
 def time_projections(cores: int, repeats: int) -> dict[str, dict[str, float]]:
-    """By size of an example, the ratios to the projection that sorts; for a process of its own on so many cores."""
+    """Ratios to the projection that sorts, by size of an example. Call it in a new process with `cores` cores."""
     torch.set_num_threads(cores)
     found = {}
     for size in (784, 3072):
@@ -417,7 +418,7 @@ def time_projections(cores: int, repeats: int) -> dict[str, dict[str, float]]:
 
 
 def projection_table(quick: bool) -> list[timing.Row]:
-    """The l1 projection on one core and on both, each in its own process, which sees no other core."""
+    """The l1 projection on one core and on two, in a process that is restricted to these cores."""
     rows: list[timing.Row] = []
     alone: dict[str, float] = {}
     for cores in (1, CORES):
@@ -437,7 +438,7 @@ def projection_table(quick: bool) -> list[timing.Row]:
 
 
 def compile_table(steps: int, repeats: int) -> list[timing.Row]:
-    """How long a first call waits, without any cache."""
+    """Time to compile the first call, without any cache."""
     case = CASES["ResNet-8"]
     attack = attacks.pgd(attacks.linf(), steps=steps)
     params, (x, labels) = random_params(case.net, case.shape), random_batch(case.shape, 128)
@@ -465,7 +466,7 @@ def compile_table(steps: int, repeats: int) -> list[timing.Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data-dir", help="where MNIST is; by default as for the experiments")
+    parser.add_argument("--data-dir", help="folder of MNIST; the default is that of the experiments")
     parser.add_argument("--projection", type=int, help=argparse.SUPPRESS)
     options = timing.parse(__doc__, parser)
     if options.projection:

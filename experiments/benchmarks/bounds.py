@@ -1,15 +1,15 @@
 """Interval and linear bounds, and their gradients, against auto_LiRPA (PyTorch) on the same weights and images.
 
 `python -m experiments.benchmarks.bounds [--quick] [--out FILE]`; needs the `bench` extra, and
-`pip install --no-deps auto_LiRPA==0.3 appdirs`: by its own word that release is for PyTorch before 1.13, see `lirpa`
+`pip install --no-deps auto_LiRPA==0.3 appdirs`. The metadata of that release ask for PyTorch before 1.13, see `lirpa`.
 
-The network of Wong & Kolter 2018 on MNIST (two 4x4 convolutions of stride 2, two dense layers) with random weights. A
-bound is that of every margin of each image, as `bounds.margins` gives it; a gradient is that of certified training's
-loss, for the parameters. Each side runs on one core, in turn in one process; times are those on the processor. The
-peer's bounds alone are computed under `torch.no_grad`.
+The network is that of Wong & Kolter 2018 on MNIST (two 4x4 convolutions of stride 2, two dense layers) with random
+weights. A bound is the lower bound of every margin of each image, as in `bounds.margins`. A gradient is that of the
+loss of certified training by the parameters. Both sides run in turn on one core of one process, and the benchmark
+measures processor time. Bounds without a gradient run under `torch.no_grad` in PyTorch.
 
-Our CROWN-IBP is the better of its own bound and of IBP's for each margin, so that tightness is compared with the better
-of theirs. Both sides choose the slope below a ReLU in the same way.
+Our CROWN-IBP takes the better of its own bound and the IBP bound for each margin, so the table compares it with the
+better of the two bounds of auto_LiRPA. Both sides choose the slope below a ReLU in the same way.
 """
 
 import argparse
@@ -41,17 +41,17 @@ except ModuleNotFoundError as error:
 
 EPS = 0.1
 METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP"}
-"""Our names, and theirs."""
+"""Names of the methods in this library and in auto_LiRPA."""
 GOALS = {"ibp": 0.75, "ibp, gradient": 1.0, "crown-ibp": 0.7, "crown-ibp, gradient": 1.5}
 TIGHTNESS = {"ibp": 1e-4, "crown-ibp": 1e-3}
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_ARENA_MAX": "1"}
-"""For the C library: what is freed stays in the process. Otherwise a call takes up to twice as long on either side, for
-it gets its memory from the system again, and how long is a matter of what was called before."""
+"""Settings of the C library that keep freed memory in the process. Without them a call takes up to twice as long on
+either side, because it requests its memory from the system again; the time then depends on earlier calls."""
 OURS, THEIRS = "invjax {}", "auto_LiRPA {}"
 
 
 def network() -> torch.nn.Module:
-    """The network with PyTorch's random weights."""
+    """The network with random weights from PyTorch."""
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 16, 4, 2, 1),
@@ -79,13 +79,13 @@ def without_gradient(run: Callable[[], torch.Tensor]) -> torch.Tensor:
 
 
 def apart(ours: Any, theirs: Any) -> float:
-    """The largest difference, as a share of the largest value."""
+    """The largest difference divided by the largest absolute value."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def measure(batch: int, repeats: int) -> dict[str, Any]:
-    """Seconds of each round by name, and how far bounds are apart; for a process of its own on one core."""
+    """Seconds of each round and differences of the bounds, by name. Call it in a new process with one core."""
     torch.set_num_threads(1)
     net, rng = network(), np.random.default_rng(0)
     params = wong_kolter({name: value.detach().numpy() for name, value in net.state_dict().items()})
@@ -107,7 +107,7 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
     differences = {"ibp": apart(found[OURS.format("ibp")], best)}
     best = torch.maximum(best, found[THEIRS.format("crown-ibp")])
     differences["crown-ibp"] = apart(found[OURS.format("crown-ibp")], best)
-    for name in METHODS:  # a ReLU on the edge of two slopes changes the gradient, so that single values may differ
+    for name in METHODS:  # a ReLU between two slopes may change single values of the gradient
         ours = found[OURS.format(f"{name}, gradient")]["dense1"]["kernel"]
         theirs = found[THEIRS.format(f"{name}, gradient")][-2].T
         difference = float(np.median(np.abs(np.asarray(ours) - theirs.numpy())) / np.abs(ours).max())

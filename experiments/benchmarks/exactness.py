@@ -1,10 +1,9 @@
-"""How exact a deep trained net is: its round trip, and the logits of its metamers.
+"""Errors of a deep trained net: its round trip, and the logits of its metamers.
 
 `python -m experiments.benchmarks.exactness [--quick] [--out FILE] [--data-dir FOLDER]`
 
-The MNIST preset with 32 blocks on each level, trained with cross-entropy on MNIST; test images, errors in the maximum
-norm, the worst of the seeds. A metamer decodes a code that no image has, so it asks more of the inverse than a round
-trip does.
+The net is the MNIST preset with 32 blocks on each level, trained with cross-entropy on MNIST. The errors are maxima
+over test images and seeds. A metamer decodes a code that no image has, so its error exceeds that of a round trip.
 """
 
 import argparse
@@ -33,7 +32,7 @@ NAMES = {"round_trip": "round trip", "logit_error": "logits of metamers"}
 
 
 def measure(train: Dataset, test: Dataset, blocks: int, steps: int, pairs: int, seed: int) -> dict:
-    """Train one net; its test error, and its errors in both precisions."""
+    """Train one net, and measure its test error and its inversion errors in both precisions."""
     model = preset("mnist", blocks=(blocks, blocks))
     plain = preset("mnist", blocks=(blocks, blocks), save_memory=False)
 
@@ -66,7 +65,7 @@ def measure(train: Dataset, test: Dataset, blocks: int, steps: int, pairs: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data-dir", help="where MNIST is; by default as for the experiments")
+    parser.add_argument("--data-dir", help="folder of MNIST; the default is that of the experiments")
     options = timing.parse(__doc__, parser)
     common.use_all_cores()
     train, test = (load("mnist", split, options.data_dir) for split in ("train", "test"))

@@ -3,9 +3,10 @@
 `python -m experiments.benchmarks.freia [--quick] [--out FILE]`; needs the `bench` extra
 
 A step is the loss (bits per dimension + cross-entropy), its gradient and Adam's update, on the same batch. Both sides
-use two cores: FrEIA by two threads, JAX by two CPU devices that share the batch. On a busy machine two threads of torch
-wait for each other and lose to one, by a factor of up to 100; so the peer is the faster of the two, and where that is
-one thread there is no verdict: measure again. Peak memory is measured in a process of its own for each side.
+use two cores: FrEIA has two threads, and JAX has two CPU devices that share the batch. On a busy machine two threads of
+PyTorch wait for each other and can be up to 100 times slower than one, so the peer is the faster of the two. If one
+thread is faster, the table has no goals, and the benchmark must be repeated. Peak memory is measured in a separate
+process for each side.
 """
 
 import argparse
@@ -45,7 +46,7 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 def batch_of(name: str, size: int) -> Batch:
-    """Images of noise in the preset's shape, and labels."""
+    """Images of noise in the shape of the preset, and random labels."""
     rng = np.random.default_rng(0)
     return rng.random((size, *PRESETS[name]["shape"]), np.float32), rng.integers(0, 10, size).astype(np.int32)
 
@@ -58,7 +59,7 @@ def losses(model: InvertibleClassifier, params, batch):
 
 
 def jax_training(name: str, batch: Batch, devices: int) -> tuple[TrainState, Callable]:
-    """A state, and the step `(state, batch of host arrays) -> state` on so many devices."""
+    """A training state, and the step `(state, batch of host arrays) -> state` on `devices`."""
     model, mesh = preset(name), data_mesh(jax.devices()[:devices])
     params = jax.jit(model.bijector.init)(jax.random.key(0), batch[0])
     train_step = jax.jit(
@@ -70,7 +71,7 @@ def jax_training(name: str, batch: Batch, devices: int) -> tuple[TrainState, Cal
 
 
 def torch_training(name: str, batch: Batch) -> tuple:
-    """FrEIA's net with its actnorm initialised, and the batch as tensors."""
+    """FrEIA's net with initialised actnorm layers, and the batch as tensors."""
     net = freia_net.build(**ARCHITECTURES[name])
     x = torch.from_numpy(batch[0]).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(batch[1]).long()
@@ -80,10 +81,10 @@ def torch_training(name: str, batch: Batch) -> tuple:
 
 
 def check_same(name: str, batch: Batch, net, x, labels) -> None:
-    """Both sides have as many parameters, and give the data the same density before training.
+    """Check that both nets have equally many parameters and give the data the same density before training.
 
     Raises:
-        AssertionError: they do not, so the comparison would be invalid.
+        AssertionError: the nets differ, so the comparison would be invalid.
     """
     model = preset(name)
     params = jax.jit(model.bijector.init)(jax.random.key(0), batch[0])
@@ -136,9 +137,9 @@ def resident(field: str) -> float:
 
 
 def peak_memory(side: str, name: str, batch_size: int) -> float:
-    """MiB that three steps need beyond what is resident after a first one; for a process that does nothing else.
+    """MiB that three steps need in addition to the resident memory after a first step. Call it in a new process.
 
-    Not `getrusage`: its peak is that of the process's whole life, with compilation, and of its parent before `exec`.
+    The peak of `getrusage` does not serve, because it includes compilation and the parent process before `exec`.
     """
     batch = batch_of(name, batch_size)
     if side == "FrEIA":
@@ -153,8 +154,8 @@ def peak_memory(side: str, name: str, batch_size: int) -> float:
 
     step()
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still resident would hide what the steps need
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    ctypes.CDLL(None).malloc_trim(0)  # free memory that is still resident would hide the memory of the steps
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = resident("VmRSS")
     for _ in range(3):
         step()
@@ -162,7 +163,7 @@ def peak_memory(side: str, name: str, batch_size: int) -> float:
 
 
 def memory_table(name: str, batch_size: int) -> list[timing.Row]:
-    """The peak memory of a step, each side in its own process."""
+    """The peak memory of a step, with a new process for each side."""
     peak = {}
     for side in ("FrEIA", "invjax"):
         command = [sys.executable, "-m", "experiments.benchmarks.freia", "--memory", side, name, str(batch_size)]

@@ -12,7 +12,7 @@ from invjax.bijectors import dct_matrix
 
 
 class _VolumePreserving(InvertibleModule):
-    """A module of one input that keeps its shape, with log-determinant 0."""
+    """A module with one input and log-determinant 0, which keeps the shape."""
 
     def forward(self, x_or_z, c=None, rev=False, jac=True):
         return (self._undo(x_or_z[0]) if rev else self._run(x_or_z[0]),), 0.0
@@ -22,7 +22,7 @@ class _VolumePreserving(InvertibleModule):
 
 
 class ReverseChannels(_VolumePreserving):
-    """The channels in reverse order; FrEIA itself has only random permutations."""
+    """Reverse the order of the channels; FrEIA itself has only random permutations."""
 
     def _run(self, x):
         return x.flip(1)
@@ -82,7 +82,7 @@ def build(shape: Sequence[int], blocks: Sequence[int], hidden: Sequence[Sequence
 
 
 def losses(net: SequenceINN, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bits per dimension, and cross-entropy of the first ten channels at the lowest frequency; means over the batch."""
+    """Mean bits per dimension, and mean cross-entropy of the first ten channels at the lowest frequency."""
     z, logdet = net(x)
     dimensions = z[0].numel()
     nats = 0.5 * z.flatten(1).square().sum(1) + 0.5 * dimensions * math.log(2 * math.pi) - logdet
@@ -91,7 +91,7 @@ def losses(net: SequenceINN, x: torch.Tensor, labels: torch.Tensor) -> tuple[tor
 
 
 def train_step(net: SequenceINN, x: torch.Tensor, labels: torch.Tensor, learning_rate: float) -> Callable[[], float]:
-    """One step of Adam at each call."""
+    """A function that takes one step of Adam in each call."""
     optimizer = torch.optim.Adam(net.parameters(), learning_rate)
 
     def step():
@@ -105,5 +105,5 @@ def train_step(net: SequenceINN, x: torch.Tensor, labels: torch.Tensor, learning
 
 
 def num_params(net: SequenceINN) -> int:
-    """The number of trained values."""
+    """The number of trained parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -1,11 +1,11 @@
-"""Gamma and the logit Jacobian on the MNIST CNN, against the plain ways in JAX and PyTorch on the same weights.
+"""Gamma and the logit Jacobian of the MNIST CNN, against plain code in JAX and PyTorch with the same weights.
 
 `python -m experiments.benchmarks.gamma [--quick] [--out FILE]`; needs the `bench` extra
 
-Each number of cores has a process of its own, which sees no other core; with two, JAX shares the batch between two CPU
-devices and PyTorch runs two threads. Goals are for one core. Memory is XLA's temporary memory of the compiled function,
-on one device. Forward mode is too slow for the whole batch: it is measured on a few images, one of them after another,
-and extrapolated in proportion.
+Each number of cores has a new process that is restricted to these cores. With two cores, JAX splits the batch between
+two CPU devices and PyTorch runs two threads. Goals are for one core. Memory is XLA's temporary memory of the compiled
+function on one device. Forward mode is too slow for the whole batch, so the benchmark measures it on a few images, one
+after another, and extrapolates in proportion.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from experiments.benchmarks import attacks, torch_nets
 
 CASE = attacks.CASES["MNIST CNN"]
 FEW = 2
-"""Images for forward mode."""
+"""Number of images for forward mode."""
 
 
 def gamma(params: Params, x: jax.Array, labels: jax.Array) -> Array:
@@ -63,7 +63,7 @@ def gradient(params: Params, x: jax.Array, labels: jax.Array) -> Array:
 
 
 def through(full: Callable[..., Array]) -> Callable[..., Array]:
-    """Gamma as the paper writes it, from a full Jacobian `[B, K, ...]`."""
+    """Gamma by the formula of the paper, from a full Jacobian `[B, K, ...]`."""
 
     def run(params, x, labels):
         rows = full(params, x, labels).reshape(len(x), -1, x[0].size)
@@ -85,7 +85,7 @@ OURS: dict[str, Callable[..., Array]] = {
 
 
 def torch_gamma(module: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """One vjp and one jvp of `torch.func`."""
+    """Gamma by one vjp and one jvp of `torch.func`."""
     logits, pull = torch.func.vjp(module, x)
     others = logits.scatter(1, labels[:, None], -torch.inf).softmax(1)  # the gradient of the log-odds
     step = pull(others.scatter(1, labels[:, None], -1.0))[0]
@@ -94,7 +94,7 @@ def torch_gamma(module: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) 
 
 
 def torch_jacobian(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """As many gradients as there are logits."""
+    """The Jacobian by one gradient for each logit."""
     x = x.detach().requires_grad_()
     logits = module(x)
     rows = [torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < logits.shape[1])[0] for k in range(10)]
@@ -102,10 +102,10 @@ def torch_jacobian(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def check_same(name: str, ours: Any, theirs: Any) -> None:
-    """Both sides compute the same, up to what rounding does to ReLUs.
+    """Check that both sides agree, except for ReLUs that rounding switches.
 
     Raises:
-        AssertionError: they do not.
+        AssertionError: the values differ.
     """
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     difference = float(np.median(np.abs(ours - theirs)) / np.abs(ours).max())
@@ -113,7 +113,7 @@ def check_same(name: str, ours: Any, theirs: Any) -> None:
 
 
 def time_all(cores: int, batch: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each round by name; for a process of its own on so many cores."""
+    """Seconds of each round by name. Call it in a new process with `cores` cores."""
     torch.set_num_threads(cores)
     params, (x, labels) = attacks.random_params(CASE.net, CASE.shape), attacks.random_batch(CASE.shape, batch)
     module = attacks.frozen(CASE.module(params["params"]).eval())
@@ -145,7 +145,7 @@ def time_all(cores: int, batch: int, repeats: int) -> dict[str, list[float]]:
 
 
 def time_table(cores: int, batch: int, repeats: int) -> list[timing.Row]:
-    """The lines of so many cores."""
+    """The rows of the table for `cores` cores."""
     command = [sys.executable, "-m", "experiments.benchmarks.gamma", "--cores", str(cores)]
     command += ["--batch", str(batch), "--repeats", str(repeats)]
     times = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -172,7 +172,7 @@ def time_table(cores: int, batch: int, repeats: int) -> list[timing.Row]:
 
 
 def memory_table(batch: int) -> list[timing.Row]:
-    """Temporary memory; that of jacfwd is compiled for a few images and extrapolated."""
+    """Temporary memory; that of jacfwd is extrapolated from a few images."""
     params = attacks.random_params(CASE.net, CASE.shape)
 
     def mebibytes(run, size):

@@ -1,8 +1,8 @@
-"""Time of `import invjax` against that of the packages it stands on.
+"""Time of `import invjax` against that of `import jax, flax, optax`.
 
 `python -m experiments.benchmarks.import_time [--quick] [--out FILE]`
 
-Each import runs in a fresh interpreter, whose own start is part of the time.
+Each import runs in a fresh interpreter, and the time includes the start of the interpreter.
 """
 
 import subprocess

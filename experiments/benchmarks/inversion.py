@@ -1,10 +1,10 @@
-"""Images rebuilt from their representation, `features.robustify`, against the same loop by hand in PyTorch.
+"""Images rebuilt from their representation (`features.robustify`), against the same loop written in PyTorch.
 
 `python -m experiments.benchmarks.inversion [--quick] [--out FILE]`; needs PyTorch, of the `bench` extra
 
-The same weights, images, starts and steps on both sides. Each number of cores has a process of its own, which sees no
-other core; with two, JAX shares the batch between two CPU devices and PyTorch runs two threads. That both give the same
-images is checked on a size for which both networks are the same function (see `torch_nets.ResNet`).
+Both sides use the same weights, images, starts and steps. Each number of cores has a new process that is restricted to
+these cores. With two cores, JAX splits the batch between two CPU devices and PyTorch runs two threads. A check compares
+the images of both sides at a size for which both networks are the same function (see `torch_nets.ResNet`).
 """
 
 import argparse
@@ -38,9 +38,9 @@ except ModuleNotFoundError as error:
 
 STEP_SIZE = 0.1
 GOALS = {1: 1.15, 2: 0.9}
-"""By cores, the largest ratio of times to the loop by hand that is good enough."""
+"""Largest ratio of times to the PyTorch loop that meets the goal, by number of cores."""
 STRETCH = 1.0
-"""The same to the loop by hand with channels last, beyond what is expected."""
+"""Harder goal: largest ratio of times to the PyTorch loop with channels last."""
 OURS, HAND, LAST = "invjax", "a loop by hand", "a loop by hand, channels last"
 
 
@@ -48,11 +48,11 @@ class Case(NamedTuple):
     """A network on both sides.
 
     Attributes:
-        net: in JAX.
-        module: `weights -> torch module`, whose last layer is called `logits`.
-        shape: of an image.
-        same_at: of an image for which both are the same function.
-        goals: whether this case has them.
+        net: network in JAX.
+        module: function `weights -> torch module`; the last layer of the module is called `logits`.
+        shape: shape of an image.
+        same_at: shape of an image for which both networks are the same function.
+        goals: whether the case has goals.
     """
 
     net: Net
@@ -71,7 +71,7 @@ CASES = {
 
 
 def random_params(net: Net, shape: tuple[int, ...]) -> Params:
-    """Parameters of the usual size."""
+    """Random parameters of the usual scale."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -86,7 +86,7 @@ def random_params(net: Net, shape: tuple[int, ...]) -> Params:
 def hand_loop(
     representation: Callable, x: torch.Tensor, start: torch.Tensor, steps: int, step_size: float = STEP_SIZE
 ) -> torch.Tensor:
-    """The inversion with nothing else around it."""
+    """The inversion as a plain loop in PyTorch."""
     with torch.no_grad():
         wanted = representation(x)
     z = start
@@ -100,12 +100,12 @@ def hand_loop(
 
 
 def ours(case: Case, steps: int) -> Callable[..., Any]:
-    """`(params, x, start) -> images`, compiled."""
+    """The compiled function `(params, x, start) -> images`."""
 
     @jax.jit
     def run(params, x, start):
         representation = partial(penultimate(case.net), params)
-        key = jax.random.key(0)  # of the noise to start from, which is not used
+        key = jax.random.key(0)  # for a start of noise, which this call does not use
         return features.robustify(key, representation, x, start, steps=steps, step_size=STEP_SIZE).x
 
     return run
@@ -119,16 +119,16 @@ def representation_of(case: Case, params: Params) -> torch.nn.Module:
 
 
 def random_images(shape: tuple[int, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and starts of noise."""
+    """Images and starts, both of uniform noise."""
     found = np.random.default_rng(1).random((2, size, *shape), np.float32)
     return found[0], found[1]
 
 
 def check_same(name: str, steps: int = 5) -> None:
-    """Both sides rebuild the same images, up to what rounding does to ReLUs.
+    """Check that both sides rebuild the same images, except for ReLUs that rounding switches.
 
     Raises:
-        AssertionError: they do not, so the comparison would be invalid.
+        AssertionError: the images differ, so the comparison would be invalid.
     """
     case = CASES[name]
     params = random_params(case.net, case.same_at)
@@ -141,7 +141,7 @@ def check_same(name: str, steps: int = 5) -> None:
 
 
 def time_all(cores: int, batch: int, steps: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each round by network and name; for a process of its own on so many cores."""
+    """Seconds of each round by network and name. Call it in a new process with `cores` cores."""
     torch.set_num_threads(cores)
     mesh, found = data_mesh(), {}
     for name, case in CASES.items():
@@ -162,7 +162,7 @@ def time_all(cores: int, batch: int, steps: int, repeats: int) -> dict[str, dict
 
 
 def table(cores: int, batch: int, steps: int, repeats: int) -> list[timing.Row]:
-    """The lines of so many cores."""
+    """The rows of the table for `cores` cores."""
     command = [sys.executable, "-m", "experiments.benchmarks.inversion", "--cores", str(cores)]
     command += ["--batch", str(batch), "--steps", str(steps), "--repeats", str(repeats)]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -1,7 +1,8 @@
-"""auto_LiRPA 0.3, the last release on PyPI, on versions of PyTorch and NumPy that are newer than it.
+"""Run auto_LiRPA 0.3, the last release on PyPI, with newer versions of PyTorch and NumPy.
 
-It reads a module's graph by functions of PyTorch's ONNX exporter that have since moved, or that nobody else needed any
-more. This module puts them where it looks; its own code and the operations that it runs stay as they are.
+auto_LiRPA reads the graph of a module by functions of PyTorch's ONNX exporter that later versions moved or removed.
+This module restores them at their old places. It changes neither the code of auto_LiRPA nor the operations that it
+runs.
 """
 
 import sys
@@ -37,11 +38,11 @@ from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # noqa:
 
 
 class Peer:
-    """Lower bounds of the margins of one network over boxes, `[B, K - 1]`, as `invjax.bounds.margins`."""
+    """Lower bounds `[B, K - 1]` of the margins of one network over boxes, like `invjax.bounds.margins`."""
 
     def __init__(self, net: torch.nn.Module, lower: torch.Tensor, upper: torch.Tensor, labels: torch.Tensor, k: int):
         self.parameters = list(net.parameters())
-        # its adaptive slopes are those of Zhang et al. 2018: 1 below a ReLU if upper > -lower, else 0
+        # the adaptive slopes are those of Zhang et al. 2018: 1 below a ReLU if upper > -lower, else 0
         self.net = BoundedModule(net, lower, bound_opts={"activation_bound_option": "adaptive"})
         box = PerturbationLpNorm(norm=np.inf, x_L=lower, x_U=upper)
         self.x = BoundedTensor((lower + upper) / 2, box)
@@ -50,11 +51,11 @@ class Peer:
         self.rows = eye[labels][:, None] - others
 
     def margins(self, method: str) -> torch.Tensor:
-        """By its method "IBP" or "CROWN-IBP"."""
+        """Lower bounds of the margins by the method "IBP" or "CROWN-IBP"."""
         return self.net.compute_bounds(x=(self.x,), C=self.rows, method=method, bound_upper=False)[0]
 
     def gradient(self, method: str) -> tuple[torch.Tensor, ...]:
-        """Of the mean cross-entropy of the logits `(0, -margins)`, for every parameter of the network."""
+        """Gradient of the mean cross-entropy of the logits `(0, -margins)`, by every parameter of the network."""
         worst = torch.nn.functional.pad(-self.margins(method), (1, 0))
         loss = torch.nn.functional.cross_entropy(worst, torch.zeros(len(worst), dtype=torch.long))
         return torch.autograd.grad(loss, self.parameters)

@@ -1,9 +1,10 @@
-"""Loops that XLA compiles whole, against the same steps as a Python loop of the jitted step; convolutional models, CPU.
+"""Loops that XLA compiles as one program, against Python loops of the jitted step; convolutional models, CPU.
 
 `python -m experiments.benchmarks.loops [--quick] [--out FILE]`
 
-The library's loops must not be slower than the plain Python loop: `invjax/_conv` says why they might be. The lines
-without a goal show a flax network without that file; when they fall to about 1 on a new JAX, delete it.
+The library's loops must not be slower than the plain Python loop; `invjax/_conv` explains why XLA's loops can be slow.
+The rows without a goal show a flax network without `_conv`. If these ratios fall to about 1 with a new version of JAX,
+`_conv` can be deleted.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ GOAL = 1.2
 
 
 class PlainCnn(nn.Module):
-    """A user's network: convolutions of flax as they come, two of them with stride 2."""
+    """A user's network with the usual flax convolutions, two of them with stride 2."""
 
     @nn.compact
     def __call__(self, x):
@@ -38,13 +39,13 @@ class PlainCnn(nn.Module):
 
 
 def noise(shapes: Params) -> Params:
-    """Small random parameters: to compile a network's own initialisation takes longer than all the rest."""
+    """Small random parameters. The compilation of the network's own initialisation would dominate."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(0.05 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def sign_step(apply: ApplyFn) -> Callable:
-    """`(x, (params, labels)) -> x`: a step of the iterated sign-gradient attack, without its ball."""
+    """`(x, (params, labels)) -> x`: a step of the iterated sign-gradient attack, without a projection."""
 
     def step(x, data):
         params, labels = data
@@ -66,7 +67,7 @@ def sgd_step(apply: ApplyFn) -> Callable:
 
 
 def python_loop(step: Callable, steps: int) -> Callable:
-    """`steps` calls of the jitted step."""
+    """A Python loop of `steps` calls of the jitted step."""
     step = jax.jit(step)
 
     def run(carry, data):
@@ -108,16 +109,16 @@ def loop_table(batch: int, steps: int, repeats: int, with_plain: bool) -> list[t
     """Loops of input gradients and of weight gradients, for the library's network and for a user's.
 
     Args:
-        batch: images.
-        steps: of each loop.
-        repeats: rounds.
-        with_plain: also time the user's network without `fast_convs`, which is slow.
+        batch: number of images.
+        steps: number of steps in each loop.
+        repeats: number of rounds.
+        with_plain: whether to time the user's network also without `fast_convs`, which is slow.
     """
     x = jax.random.uniform(jax.random.key(0), (batch, 28, 28, 1))
     labels = jax.random.randint(jax.random.key(1), (batch,), 0, 10)
     module: Any = PlainCnn()
     ours, plain = mnist_cnn(), Net(module.init, module.apply)
-    nets: dict[str, tuple[Net, ApplyFn, int, float | None]] = {  # net, what the compiled loop runs, rounds, goal
+    nets: dict[str, tuple[Net, ApplyFn, int, float | None]] = {  # net, apply_fn of the compiled loop, rounds, goal
         "mnist_cnn": (ours, ours.apply, repeats, GOAL),
         "a flax CNN through fast_convs": (plain, fast_convs(plain.apply), repeats, GOAL),
     }

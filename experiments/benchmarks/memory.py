@@ -2,7 +2,7 @@
 
 `python -m experiments.benchmarks.memory [--quick] [--out FILE]`
 
-Memory is XLA's temporary memory of the compiled step: all that is neither an argument nor a result. Nothing is run.
+Memory is XLA's temporary memory of the compiled step, without arguments and results. The benchmark runs no step.
 """
 
 import time
@@ -40,7 +40,7 @@ def measure(bijector: Bijector) -> tuple[float, float, float]:
 
 
 def table(net: str, depths: list[int], repeats: int) -> list[timing.Row]:
-    """The lines of one net."""
+    """The rows of the table for one net."""
     memory, rows, first, last = {}, [], depths[0], depths[-1]
     for mode in stacks.MODES:
         for depth in depths:

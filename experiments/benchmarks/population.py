@@ -2,10 +2,10 @@
 
 `python -m experiments.benchmarks.population [--quick] [--out FILE]`
 
-The peer is `models.mlp` of each network's own widths with a jitted training step of its own, called in a Python loop;
-an eighth of the networks stand for all of them, since to compile all takes minutes. The steps are timed by themselves,
-when all is compiled, and with everything that comes before them: initialisation and compilation, with no cache kept
-between runs.
+The peer is a separate `models.mlp` for each network, with its own widths and its own jitted training step in a Python
+loop. The benchmark trains an eighth of these networks and scales the time, since the compilation of all of them takes
+minutes. It measures the compiled steps alone, and the steps together with initialisation and compilation. The runs
+share no cache of compiled programs.
 """
 
 import os
@@ -28,7 +28,7 @@ OPTIMIZER = optax.adam(1e-3)
 
 
 class Task(NamedTuple):
-    """What is trained: inputs, units of a hidden layer from and to, networks, and steps on batches of 64."""
+    """Inputs, smallest and largest number of hidden units, number of networks, and steps on batches of 64."""
 
     inputs: int
     units: tuple[int, int]
@@ -37,7 +37,7 @@ class Task(NamedTuple):
 
 
 def architectures(task: Task) -> np.ndarray:
-    """`[N, 4]`: one to four hidden layers."""
+    """Widths `[N, 4]` of one to four hidden layers; 0 stands for a missing layer."""
     rng = np.random.default_rng(0)
     depth = rng.integers(1, 5, task.networks)
     widths = rng.integers(task.units[0], task.units[1] + 1, (task.networks, 4))
@@ -45,14 +45,14 @@ def architectures(task: Task) -> np.ndarray:
 
 
 def data(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Batches: `[steps, 64, inputs]` and labels."""
+    """Random batches `[steps, 64, inputs]` and labels `[steps, 64]`."""
     rng = np.random.default_rng(1)
     x = rng.random((task.steps, 64, task.inputs), np.float32)
     return x, rng.integers(0, 10, (task.steps, 64)).astype(np.int32)
 
 
 def populations(task: Task, mesh: Any = None) -> Callable[[], Any]:
-    """Trains all networks, group after group."""
+    """A function that trains all networks, one group after another."""
     x, y = data(task)
     groups = []
     for ids in groups_of_one_shape(architectures(task), task.networks):
@@ -80,7 +80,7 @@ def populations(task: Task, mesh: Any = None) -> Callable[[], Any]:
 
 
 def one_by_one(task: Task, every: int) -> Callable[[], Any]:
-    """Trains each `every`-th network by itself; the first call compiles."""
+    """A function that trains every `every`-th network alone; the first call compiles."""
     x, y = data(task)
     runs = []
     for widths in architectures(task)[::every]:
@@ -105,14 +105,14 @@ def one_by_one(task: Task, every: int) -> Callable[[], Any]:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
 
 
 def table(name: str, task: Task, every: int, repeats: int) -> list[timing.Row]:
-    """Ratios of the time for a network in a population to its time alone."""
+    """Ratios of the time of a network in a population to the time of a network trained alone."""
     several = population_mesh().size > 1
     together, alone = populations(task), one_by_one(task, every)
     share = len(range(0, task.networks, every)) / task.networks
@@ -138,7 +138,7 @@ def table(name: str, task: Task, every: int, repeats: int) -> list[timing.Row]:
 def main() -> None:
     options = timing.parse(__doc__)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", min(8, cores))  # and no cache of compiled programs
+    jax.config.update("jax_num_cpu_devices", min(8, cores))  # the cache of compiled programs stays off
     tasks = {
         "digits, 64 inputs, 8 to 64 units": Task(64, (8, 64), 64, 200),
         "MNIST, 784 inputs, 30 to 300 units": Task(784, (30, 300), 64, 50),

@@ -1,13 +1,14 @@
-"""The standard ensemble and the smallest radii against PyTorch, on the same adversarially trained network and images.
+"""AutoAttack and the smallest radii against PyTorch, on the same adversarially trained network and images.
 
 `python -m experiments.benchmarks.reference_ensemble [--quick] [--out FILE] [--data-dir FOLDER] [--out-dir FOLDER]
 [--images N] [--radius-images N] [--steps N] [--queries N]`; needs the `bench` extra
 
-The peer of the ensemble is the port of Croce & Hein's code in torchattacks: the four attacks that its `AutoAttack`
-puts into its standard version, but with as many steps as here; left alone, `AutoAttack` takes 10 steps where the
-published ensemble takes 100. The peer of the smallest radii is, image by image, the best of several attacks of foolbox.
+The peer of AutoAttack is the port of Croce & Hein's code in torchattacks. The benchmark runs the four attacks of its
+standard `AutoAttack` with the number of steps of this library; by default `AutoAttack` of torchattacks takes 10 steps,
+but the published ensemble takes 100. The peer of the smallest radii is, for each image, the best of several attacks of
+foolbox.
 
-The trained network and every part that is done are kept in `--out-dir`; a run that was stopped goes on from there.
+The benchmark keeps the trained network and every finished part in `--out-dir`, and an interrupted run continues there.
 """
 
 import argparse
@@ -42,10 +43,10 @@ CORES = 2
 EPS = 0.3
 CLASSES = 10
 PART = 200
-"""Images that are attacked together, and kept when they are done."""
+"""Number of images that are attacked and kept together."""
 NET = mnist_cnn(channels=(16, 32), dense=128)
 FARTHEST = {"linf": 1.0, "l2": 8.0}
-"""Where the bisections start: far beyond the median."""
+"""Radii at the start of the bisections, far beyond the median."""
 NORMS: dict[str, Any] = {"linf": np.inf, "l2": 2}
 PACKAGES = ("torch", "torchattacks", "foolbox")
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -53,7 +54,7 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def train(folder: Path, data_dir: str | None, steps: int) -> Params:
-    """Parameters trained on images attacked by PGD, the radius growing over the first half of the steps."""
+    """Parameters after training against PGD; the radius grows over the first half of the steps."""
 
     def compute():
         data = load("mnist", "train", data_dir)
@@ -82,9 +83,9 @@ def train(folder: Path, data_dir: str | None, steps: int) -> Params:
 
 
 def in_parts(folder: Path, run: Run, images: np.ndarray, labels: np.ndarray, part: int = PART) -> np.ndarray:
-    """`run` on a part of the images after the other, each kept in `folder`: the images found.
+    """Apply `run` to one part of the images after another, and keep each result in `folder`.
 
-    Times are printed, not reported: the sides do not alternate, so whatever else the machine does falls on one of them.
+    The times are printed but not reported: the sides do not alternate, so other load may affect only one side.
     """
     found = []
     for start in range(0, len(images), part):
@@ -104,12 +105,12 @@ def in_parts(folder: Path, run: Run, images: np.ndarray, labels: np.ndarray, par
 
 
 def lengths(change: np.ndarray, norm: str) -> np.ndarray:
-    """Of each image's change, in float64."""
+    """Length of the change of each image, in float64."""
     return np.linalg.norm(change.reshape(len(change), -1).astype(np.float64), NORMS[norm], axis=1)
 
 
 def invjax_ensemble(params: Params, steps: int, queries: int) -> Run:
-    """AutoAttack of this library."""
+    """AutoAttack by this library."""
     stages = attacks.autoattack_stages(attacks.linf(), num_classes=CLASSES, steps=steps, queries=queries)
     options = evaluation.Options(PART, data_mesh(jax.devices()[:CORES]))
     run = partial(evaluation.benchmark, jax.random.key(0), NET.apply, params)
@@ -117,7 +118,7 @@ def invjax_ensemble(params: Params, steps: int, queries: int) -> Run:
 
 
 def torch_ensemble(module: torch.nn.Module, steps: int, queries: int) -> Run:
-    """The parts of `torchattacks.AutoAttack(version="standard")` with their steps and queries given."""
+    """The attacks of `torchattacks.AutoAttack(version="standard")` with the given steps and queries."""
     shared = {"eps": EPS, "norm": "Linf", "seed": 0}
     attack = torchattacks.MultiAttack([
         torchattacks.APGD(module, steps=steps, loss="ce", **shared),
@@ -141,7 +142,7 @@ def ensemble_table(
     logits = jax.jit(partial(NET.apply, params))
 
     def predicted(x):
-        """In both frameworks; a tie or a rounding error may separate them."""
+        """Predictions of both frameworks, which may differ after a tie or a rounding error."""
         with torch.no_grad():
             return np.asarray(logits(x)).argmax(1), module(torch_nets.images(x)).argmax(1).numpy()
 
@@ -177,7 +178,7 @@ def ensemble_table(
 
 
 def invjax_smallest(norm: str, params: Params, steps: int) -> dict[str, Run]:
-    """This library's ways to a nearest adversarial image."""
+    """Searches of this library for the nearest adversarial image."""
     threat = {"linf": attacks.linf, "l2": attacks.l2}[norm]()
     searches = {
         "smallest(apgd)": attacks.smallest(attacks.apgd(threat, steps=steps), steps=10),
@@ -198,7 +199,7 @@ def invjax_smallest(norm: str, params: Params, steps: int) -> dict[str, Run]:
 
 
 def bisected_pgd(attack: Any, model: Any, x: torch.Tensor, classes: torch.Tensor, farthest: float) -> torch.Tensor:
-    """Ten bisections of each image's radius; foolbox's PGD takes a tensor of radii where it expects one."""
+    """Ten bisections of each image's radius. As `epsilon`, foolbox's PGD also accepts a tensor of radii."""
     low, high = torch.zeros(len(x), 1, 1, 1), torch.full((len(x), 1, 1, 1), farthest)
     best = x.clone()
     for i in range(11):
@@ -211,7 +212,7 @@ def bisected_pgd(attack: Any, model: Any, x: torch.Tensor, classes: torch.Tensor
 
 
 def foolbox_smallest(norm: str, module: torch.nn.Module, steps: int) -> dict[str, Run]:
-    """Foolbox's ways: FMN and DDN with five times as many steps, DeepFool and PGD with as many."""
+    """Searches of foolbox: FMN and DDN with `5 * steps` steps, DeepFool and PGD with `steps` steps."""
     model, of = foolbox.PyTorchModel(module, (0, 1), "cpu"), foolbox.attacks
     searches: dict[str, Any] = {
         "linf": {
@@ -243,7 +244,7 @@ def foolbox_smallest(norm: str, module: torch.nn.Module, steps: int) -> dict[str
 def radius_table(
     norm: str, folder: Path, params: Params, module: torch.nn.Module, images: np.ndarray, labels: np.ndarray, steps: int
 ) -> list[timing.Row]:
-    """Medians of the smallest radius on both sides, each image's found point checked by the PyTorch network."""
+    """Medians of the smallest radius on both sides; the PyTorch network checks every adversarial image."""
     sides = {"invjax": invjax_smallest(norm, params, steps), "foolbox": foolbox_smallest(norm, module, steps)}
     about, rows, nearest = f"{len(images)} MNIST images, median of the smallest {norm} radius", [], {}
     for side, searches in sides.items():
@@ -262,15 +263,15 @@ def radius_table(
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data-dir", help="where MNIST is; by default as for the experiments")
-    parser.add_argument("--out-dir", type=Path, default=Path("runs/benchmarks"), help="what is done is kept here")
-    parser.add_argument("--images", type=int, default=1000, help="of the test set, for the ensemble")
+    parser.add_argument("--data-dir", help="folder of MNIST; the default is that of the experiments")
+    parser.add_argument("--out-dir", type=Path, default=Path("runs/benchmarks"), help="folder of the finished parts")
+    parser.add_argument("--images", type=int, default=1000, help="number of test images for AutoAttack")
     parser.add_argument(
-        "--radius-images", type=int, default=200, help="that are classified right, for the smallest radii"
+        "--radius-images", type=int, default=200, help="number of correctly classified images for the smallest radii"
     )
-    parser.add_argument("--steps", type=int, default=100, help="of APGD and FAB, on both sides")
-    parser.add_argument("--queries", type=int, default=5000, help="of Square, on both sides")
-    parser.add_argument("--train-steps", type=int, default=1500, help="of adversarial training")
+    parser.add_argument("--steps", type=int, default=100, help="number of steps of APGD and FAB, on both sides")
+    parser.add_argument("--queries", type=int, default=5000, help="number of queries of Square, on both sides")
+    parser.add_argument("--train-steps", type=int, default=1500, help="number of steps of adversarial training")
     options = timing.parse(__doc__, parser)
     jax.config.update("jax_num_cpu_devices", CORES)
     torch.set_num_threads(CORES)
@@ -290,7 +291,7 @@ def main() -> None:
     assert difference < 1e-4, f"logits differ by {difference}"
     kept = folder / f"attacked-{train_steps}"
     rows = ensemble_table(kept, params, module, x[:images], labels[:images], steps, queries)
-    with torch.no_grad():  # an image that is misclassified as it is has no radius
+    with torch.no_grad():  # a misclassified image has no smallest radius
         some = slice(2 * radius_images + 200)
         right = module(torch_nets.images(x[some])).argmax(1).numpy() == labels[some]
     chosen = np.flatnonzero(right)[:radius_images]

@@ -2,9 +2,10 @@
 
 `python -m experiments.benchmarks.reversible_step [--quick] [--out FILE]`
 
-One CPU device, float32, images of noise. The round trip is `max |f^-1(f(x)) - x|`; the error of a gradient is its
-relative l2 distance from plain automatic differentiation; `gain` scales the last kernel of each coupling network. Now
-and then a rounding error flips one ReLU of a rebuilt activation, which alone is worth 1e-4 of a small batch's gradient.
+The benchmark uses one CPU device, float32 and images of noise. The round trip is `max |f^-1(f(x)) - x|`. The error of a
+gradient is its relative l2 distance from plain automatic differentiation. `gain` scales the last kernel of each
+coupling network. Occasionally a rounding error switches one ReLU of a rebuilt activation, which alone changes
+the gradient of a small batch by 1e-4.
 """
 
 from functools import partial
@@ -24,12 +25,12 @@ SEEDS = 3
 
 
 def images(batch: int) -> jax.Array:
-    """Uniform noise in the shape of MNIST."""
+    """Images of uniform noise in the shape of MNIST."""
     return jax.random.uniform(jax.random.key(0), (batch, 28, 28, 1))
 
 
 def time_table(name: str, net, depths: list[int], batch: int, repeats: int) -> list[timing.Row]:
-    """Step time at each depth, over that of `chain`."""
+    """Time of a step at each depth, divided by that of `chain`."""
     rows = []
     for depth in depths:
         x = images(batch)
@@ -45,7 +46,7 @@ def time_table(name: str, net, depths: list[int], batch: int, repeats: int) -> l
 
 
 def accuracy_table(name: str, depth: int, gain: float, goals: dict[str, float]) -> list[timing.Row]:
-    """Errors of the inversion and of the gradients, medians over seeds."""
+    """Median errors over the seeds, of the inversion and of the gradients."""
     net = partial(stacks.one_level, depth, coupling=COUPLINGS[name], gain=gain)
     x, plain = images(32), net("chain")
     init = jax.jit(plain.init)

@@ -15,11 +15,11 @@ MODES: dict[str, dict[str, Any]] = {
     "no anchors": {"anchor_every": None},
     "default anchors": {},
 }
-"""Where the backward pass gets the activations, as arguments of `models.preset`: kept; all rebuilt; from each 8th."""
+"""Arguments of `models.preset`. Activations are kept, all rebuilt, or rebuilt from every 8th block."""
 
 
 def noisy_conv_net(channels: int, hidden: tuple[int, ...], gain: float) -> Net:
-    """`conv_net` whose last kernel is random, of `gain` times the usual scale: a coupling that is not the identity."""
+    """`conv_net` with a random last kernel of `gain` times the usual scale, so the coupling is not the identity."""
     net = conv_net(channels, hidden)
 
     def init(key, x):
@@ -32,12 +32,12 @@ def noisy_conv_net(channels: int, hidden: tuple[int, ...], gain: float) -> Net:
 
 
 def block(coupling: Callable[..., Bijector], gain: float = 0.05) -> Bijector:
-    """Actnorm, reversal of the channels, and a coupling with 32 hidden channels."""
+    """A block of actnorm, reversal of the channels, and a coupling with 32 hidden channels."""
     return chain([actnorm(), reverse(), coupling(lambda channels: noisy_conv_net(channels, (32,), gain))])
 
 
 def one_level(depth: int, mode: str, coupling: Callable[..., Bijector], gain: float = 0.05) -> Bijector:
-    """Squeeze, then `depth` blocks.
+    """A squeeze and then `depth` blocks.
 
     Args:
         depth: number of blocks.
@@ -58,7 +58,7 @@ def mnist(depth: int, mode: str) -> Bijector:
 
 
 def gradient_step(bijector: Bijector) -> Callable:
-    """`(params, x) -> (loss, gradients)` for `-log N(z; 0, I) - logdet`, a mean over the batch and up to a constant."""
+    """`(params, x) -> (loss, gradients)` for the mean of `-log N(z; 0, I) - logdet` up to a constant."""
 
     def loss(params, x):
         z, logdet = bijector.forward(params, x)

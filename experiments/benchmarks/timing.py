@@ -1,4 +1,4 @@
-"""The framework of all benchmarks: candidates timed in turn in one process, and a table of ratios with their goals.
+"""The framework of all benchmarks: it times candidates in turn in one process and prints ratios with their goals.
 
 A ratio of two times is more reliable than either time, because both are measured on the same machine at nearly the same
 moment. The candidates are called in turn (A B A B), each round gives one ratio, and the table has the median over
@@ -21,18 +21,18 @@ import jax
 from experiments import common
 
 PAUSE = 0.02
-"""Seconds between two calls: worker threads that spin after one candidate must not run into the next."""
+"""Seconds between two calls, in which the worker threads of the first candidate stop spinning."""
 
 
 class Row(NamedTuple):
-    """One line of a benchmark's table.
+    """One row of the table of a benchmark.
 
     Attributes:
-        name: what is measured, and the peer.
-        goal: the largest value that is good enough, or None where the value is for information only.
-        measured: the value; None where it is not finite.
-        unit: "x" is a ratio to the named peer.
-        met: whether the goal is met; None without a goal.
+        name: name of the quantity, with the peer of a ratio.
+        goal: largest value that meets the goal, or None if the row has no goal.
+        measured: measured value, or None if it is not finite.
+        unit: unit of the value; "x" is a ratio to the named peer.
+        met: whether the value meets the goal, or None if the row has no goal.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def row(name: str, measured: float, unit: str = "x", goal: float | None = None) -> Row:
-    """A `Row` that knows whether its goal is met."""
+    """Make a `Row` and compare the measured value with its goal."""
     met = None if goal is None else bool(measured <= goal)
     return Row(name, goal, measured if math.isfinite(measured) else None, unit, met)
 
@@ -51,12 +51,12 @@ def row(name: str, measured: float, unit: str = "x", goal: float | None = None) 
 def alternate(
     candidates: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Call each candidate once to warm up, then all of them in turn, `repeats` times.
+    """Call each candidate once as a warm-up, then all candidates in turn, `repeats` times.
 
     Args:
         candidates: functions without arguments; a call lasts until the arrays that it returns are ready.
         repeats: number of rounds.
-        clock: `time.process_time`, the time on the processor, for calls of milliseconds on one core of a busy machine.
+        clock: clock in seconds; `time.process_time` suits short calls on one core of a busy machine.
 
     Returns:
         Seconds of each round, by name.
@@ -80,7 +80,7 @@ def ratio(times: dict[str, list[float]], name: str, peer: str) -> float:
 
 
 def milliseconds(name: str, times: Sequence[float]) -> Row:
-    """A line that gives the median time of a candidate, without a goal."""
+    """A row with the median time of a candidate, without a goal."""
     return row(name, 1e3 * median(times), "ms")
 
 
@@ -89,9 +89,9 @@ def parse(doc: str, parser: argparse.ArgumentParser | None = None) -> argparse.N
     parser = parser or argparse.ArgumentParser()
     parser.description = doc.partition("\n")[0]
     parser.add_argument(
-        "--quick", action="store_true", help="few repeats, small sizes: a test that it runs, not a measurement"
+        "--quick", action="store_true", help="run few repeats of small sizes, as a test and not as a measurement"
     )
-    parser.add_argument("--out", type=Path, help="the JSON file; default experiments/results/benchmarks/NAME.json, "
+    parser.add_argument("--out", type=Path, help="JSON file; default experiments/results/benchmarks/NAME.json, "
                         "or runs/benchmarks/NAME.json with --quick")  # fmt: skip
     options = parser.parse_args()
     options.load = os.getloadavg()[0]
@@ -102,10 +102,10 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, packages
     """Print the table as Markdown and write it as JSON.
 
     Args:
-        name: of the benchmark's module.
-        rows: the table.
-        options: from `parse`; it also holds the load average at the start, since a busy machine spoils a table.
-        packages: distributions, other than the library's own dependencies, whose versions belong to the environment.
+        name: name of the benchmark's module.
+        rows: rows of the table.
+        options: options from `parse`, with the load average at the start, since load makes times unreliable.
+        packages: distributions beyond the library's own dependencies; the report lists their versions.
     """
     # the folders of data and results depend on the machine, so they are not settings
     named = ("--data-dir", "--out-dir", "--out", "--released")

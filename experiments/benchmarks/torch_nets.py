@@ -1,4 +1,4 @@
-"""Networks of `invjax.models` in PyTorch with the same weights: what the peers of `attacks` attack."""
+"""Networks of `invjax.models` in PyTorch with the same weights, for the peers in the benchmarks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,8 +50,9 @@ class _Block(nn.Module):
 class ResNet(nn.Module):
     """`invjax.models.resnet`.
 
-    A convolution with stride 2 pads an image of odd size alike in both libraries, where the two networks are the same
-    function. An image of even size is padded on both sides here and at its end there: equal work, other logits.
+    A convolution with stride 2 pads an image of odd size equally in both libraries, so the two networks are the same
+    function. PyTorch pads an image of even size on both sides, and flax pads it at its end; the amount of work is then
+    equal but the logits differ.
     """
 
     def __init__(self, weights: Weights, groups: int = 8):
@@ -83,7 +84,7 @@ def _norm(weights, groups):
 
 
 def _dense(weights, channels=1):
-    """A dense layer; its inputs are an image of so many channels, flattened with the channel last."""
+    """A dense layer whose inputs are an image with `channels` channels, flattened with the channel last."""
     inputs, outputs = weights["kernel"].shape
     kernel = np.asarray(weights["kernel"]).reshape(-1, channels, outputs).transpose(2, 1, 0).reshape(outputs, inputs)
     return _fill(nn.Linear(inputs, outputs), weights, kernel)

@@ -74,7 +74,7 @@ def rank_means(logits: Logits, gamma: Logits) -> Float[np.ndarray, " classes"]:
         gamma: the linear response, `[N, K]`.
 
     Returns:
-        `[K]`, float64.
+        The means, `[K]`, largest logit first, in float64.
 
     Raises:
         ValueError: as for `linear_epsilon`.
@@ -94,7 +94,7 @@ def mean_field_epsilon(logits: Logits, gamma: Logits) -> Float[np.ndarray, " bat
         gamma: the linear response, `[N, K]`.
 
     Returns:
-        `[N]`; infinity for all images if the runner-up does not gain on the first class on average.
+        The radii, `[N]`; infinity for all images if the runner-up does not gain on the first class on average.
 
     Raises:
         ValueError: as for `linear_epsilon`.
@@ -122,11 +122,11 @@ def true_epsilon(
     Args:
         logits_fn: `x [B, ...] -> logits [B, K]`.
         x: images, `[B, ...]`.
-        labels: `[B]`; an image that is misclassified without a change has radius 0.
+        labels: true classes, `[B]`; an image that is misclassified without a change has radius 0.
         direction: from `attack_direction` or `linear_response`, `[B, ...]`.
         eps: the largest radius to search.
         points: number of equally spaced radii in the first pass.
-        steps: number of bisections after it.
+        steps: number of bisections after the first pass.
 
     Returns:
         A `Crossing`: infinity and -1 where the prediction keeps the label up to `eps`.

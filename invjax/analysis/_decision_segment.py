@@ -34,7 +34,7 @@ def decision_segment(
         mesh: devices over which each batch is spread.
 
     Returns:
-        `[B, R, K]`.
+        The logits, `[B, R, K]`.
 
     Raises:
         ValueError: the batches have different shapes or an integer dtype or contain NaN; the resolution is below 2; the

@@ -29,7 +29,7 @@ class Slice(NamedTuple):
     Attributes:
         first_axis: ascending coordinates along u, `[R]`.
         second_axis: ascending coordinates along v, `[R]`.
-        logits: `[R, R, K]`.
+        logits: the logits at each point of the grid, `[R, R, K]`.
         anchors: coordinates of origin, first and second, `[3, 2]`.
     """
 
@@ -89,18 +89,18 @@ def decision_slice(
 
     Args:
         logits_fn: `x [B, ...] -> logits [B, K]`; compile it with `jax.jit` first.
-        origin: one image, `[...]`.
+        origin: the image at coordinates (0, 0), `[...]`.
         first: another image of the same shape.
         second: an image of the same shape that is not on the line through the other two.
         orthonormal: whether the basis is orthonormal.
-        extent: `((low, high), (low, high))`, the range of each coordinate. By default a square around the three points,
-            twice as wide as their larger distance along an axis.
+        extent: `((low, high), (low, high))`, the range of each coordinate. The default is a square around the three
+            points, twice as wide as their largest extent along an axis.
         resolution: number R of grid points along each axis.
         batch_size: number of points per batch.
         mesh: devices over which each batch is spread.
 
     Returns:
-        A `Slice`.
+        The logits, with the coordinates of the grid and of the three points.
 
     Raises:
         ValueError: the points have different shapes or an integer dtype, contain NaN or lie on one line; the extent is

@@ -33,8 +33,8 @@ def train_head(
     """Train a head to predict the labels from a frozen representation.
 
     Each feature is standardized by its mean and standard deviation over the training set, so that no head fails merely
-    because of the scale of the features. The optimizer is Adam with a cosine decay to zero, and the last iterate is
-    returned.
+    because of the scale of the features. The optimizer is Adam with a cosine decay to zero, and the function returns
+    the last iterate.
 
     Args:
         key: random key for the initial parameters of the head and the order of the data.
@@ -54,7 +54,7 @@ def train_head(
             set.
     """
     _check_examples(net, train)
-    # float32 would give many equal values a mean other than their value and a std other than zero
+    # in float32 the mean of many equal values may differ from them, and their std from zero
     mean, std = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64)
     mean, scale = mean.astype(np.float32), np.where(std > 1e-12, std, 1.0).astype(np.float32)
 

@@ -92,11 +92,11 @@ def gap_coefficient(
             smaller).
 
     Returns:
-        C_j.
+        The coefficient C_j.
 
     Raises:
         ValueError: j is not the rank of a class behind the first; the support is not an ascending pair; the functions
-            are not a density on it and its cdf.
+            are not a density on the support and its cdf.
     """
     check_rank(j, num_classes)
     low, high = support

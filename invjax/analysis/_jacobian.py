@@ -26,7 +26,7 @@ def logit_jacobian(
             By default it depends on the backend: True except on CPU (measured in `experiments/benchmarks/gamma.py`).
 
     Returns:
-        `[B, K, ...]`.
+        The Jacobian of each image, `[B, K, ...]`.
 
     Raises:
         ValueError: the mode is unknown, the images are integers or contain NaN, or the output of the model is not

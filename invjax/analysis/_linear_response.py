@@ -4,8 +4,8 @@ With J the Jacobian of the logits h and u the direction of the attack, a step of
 
     h(x + eps u) = h(x) + eps Gamma + O(eps^2),        Gamma = J u,        u = J^T delta / |J^T delta|    for l2.
 
-Gamma needs no Jacobian: `J^T delta` is one vector-Jacobian product and `J u` one Jacobian-vector product. It depends on
-the direction of delta alone. The gradient of cross-entropy rounds to 0 where a model is confident, so delta is the
+Gamma needs no Jacobian: `J^T delta` is one vector-Jacobian product and `J u` one Jacobian-vector product. Gamma depends
+on the direction of delta alone. The gradient of cross-entropy rounds to 0 where a model is confident, so delta is the
 gradient of `losses.log_odds` here, which points in the same direction and does not vanish.
 
 All functions need a model whose logits of an image depend on that image alone (no batch norm in training mode).
@@ -66,7 +66,7 @@ def attack_direction(
         kind: one of `DIRECTIONS`.
 
     Returns:
-        `[B, ...]`; 0 where the gradient is 0.
+        The directions, `[B, ...]`; 0 where the gradient is 0.
 
     Raises:
         ValueError: the kind is unknown, the images are integers or contain NaN, the labels are out of range or have
@@ -88,7 +88,7 @@ def linear_response(
         direction: one of `DIRECTIONS`.
 
     Returns:
-        A `LinearResponse`.
+        Logits, attack direction and Gamma of each image.
 
     Raises:
         ValueError: as for `attack_direction`.
@@ -100,7 +100,7 @@ def linear_response(
 
 
 def gamma(logits_fn: LogitsFn, x: Float[Array, "batch ..."], labels: Labels, *, direction: str = "l2") -> Logits:
-    """Gamma alone, `[B, K]`.
+    """The linear response Gamma, `[B, K]`, without logits and attack direction.
 
     Args:
         logits_fn: `x [B, ...] -> logits [B, K]`.
@@ -129,7 +129,7 @@ def dataset_response(
     Args:
         apply_fn: `(params, x) -> logits`.
         params: parameters of the model.
-        images: `[N, ...]`, floating point.
+        images: the images of the data set, `[N, ...]`, floating point.
         labels: the classes to move away from, `[N]`.
         direction: one of `DIRECTIONS`.
         batch_size: number of images per batch.
@@ -171,7 +171,7 @@ def _direction(logits, pull, x, labels, kind):
 
 
 def check_response(logits, gamma):
-    """Refuse logits and a Gamma that do not belong together or are not finite."""
+    """Refuse logits and a Gamma that differ in shape, hold no images, or are not finite."""
     if logits.ndim != 2 or logits.shape[1] < 2 or logits.shape != gamma.shape:
         raise ValueError(
             f"logits and gamma must both be [N, classes] with 2 classes or more; got {logits.shape} and {gamma.shape}"

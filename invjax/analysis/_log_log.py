@@ -26,8 +26,8 @@ class LogLogFit(NamedTuple):
 def log_log_fit(epsilons: Float[Array, " points"], errors: Float[Array, " points"]) -> LogLogFit:
     """Fit a straight line through log error against log eps by least squares.
 
-    The points share their images, so the residuals do not measure the error of the exponent, and the few images at
-    small eps weigh as much as the many at large eps.
+    All points count the same images, so the residuals do not measure the error of the exponent. The few images at small
+    eps weigh as much as the many at large eps.
 
     >>> log_log_fit(np.array([0.1, 0.2, 0.4]), np.array([0.02, 0.04, 0.08])).exponent.__round__(6)
     1.0
@@ -41,7 +41,7 @@ def log_log_fit(epsilons: Float[Array, " points"], errors: Float[Array, " points
 
     Raises:
         ValueError: there are fewer than two points; epsilons are not positive, finite and increasing; errors are
-            outside (0, 1], where they have no logarithm or are no fractions.
+            outside (0, 1].
     """
     eps, error = np.asarray(epsilons, np.float64), np.asarray(errors, np.float64)
     if eps.ndim != 1 or eps.size < 2 or eps.shape != error.shape:

@@ -1,8 +1,8 @@
 r"""Logit gaps: how far the other classes are behind the predicted one, `Delta_1j = h_(1) - h_(j)` of ordered logits.
 
-If logits were drawn independently from any continuous density, the density of small gaps would be `C_j d^(j-2)`: small
-gaps to the runner-up are as likely as any other (exponent 0), which makes adversarial error linear in eps. The theory
-of this law is in `uniform_gap_law` and `gap_coefficient`; here the law of measured logits is fitted.
+If logits were independent draws from one continuous density, the density of small gaps would be `C_j d^(j-2)`. The
+density of the gap to the runner-up would then be constant near 0 (exponent 0), and adversarial error linear in eps.
+`uniform_gap_law` and `gap_coefficient` give the theory, and `gap_power_law` fits the law to measured logits.
 
 Source: Cubuk et al. 2018, *Intriguing Properties of Adversarial Examples*, section on logit differences.
 """
@@ -23,10 +23,10 @@ def logit_gaps(logits: Logits) -> Float[Array, "batch others"]:
     [[2.0, 4.0]]
 
     Args:
-        logits: `[N, K]`.
+        logits: logits of N images, `[N, K]`.
 
     Returns:
-        `[N, K - 1]`.
+        The gaps, `[N, K - 1]`.
 
     Raises:
         ValueError: there are fewer than two classes, or logits are not finite.
@@ -54,11 +54,11 @@ def gap_power_law(
     density is one less. At a finite quantile the estimate is biased downward, and more so for larger j.
 
     Args:
-        logits: `[N, K]`.
+        logits: logits of N images, `[N, K]`.
         j: rank of the class whose gap is fitted, 2..K.
         upto: the largest gap that is used.
         quantile: the fraction of gaps that is used if `upto` is not given.
-        resolution: gaps at or below this value, ties included, are treated as known only to lie there.
+        resolution: gaps at or below this value, including ties, are censored: only this upper bound is known.
         key: random key for a bootstrap interval; without it the interval is the asymptotic one.
         num_resamples: number of bootstrap samples.
 

@@ -44,7 +44,7 @@ def distances(x: Float[Array, "examples ..."], references: Float[Array, "referen
         norm: a key of `NORMS`: 'l0', 'l1', 'l2' or 'linf'.
 
     Returns:
-        `[B, N]`.
+        The distances, `[B, N]`.
 
     Raises:
         ValueError: the norm is unknown, or images and references have different shapes.
@@ -74,7 +74,7 @@ def order_violations(
         reference_labels: classes of the references, `[N]`; each label needs references of its class and of others.
 
     Returns:
-        `[B]`.
+        The fraction for each image, `[B]`.
 
     Raises:
         ValueError: the shapes do not match, or a label has no reference of its class or none of another.
@@ -101,7 +101,7 @@ def beyond_nearest_other(
         reference_labels: classes of the references, `[N]`.
 
     Returns:
-        `[B]`.
+        The fraction for each image, `[B]`.
 
     Raises:
         ValueError: as for `order_violations`.

@@ -1,13 +1,13 @@
 r"""Power laws of small values: `P(value < eps) = A eps^B` up to a cutoff.
 
-The smallest radii that flip each image contain the same information as a curve of error against eps, and they are
-independent of each other while the points of the curve are not. The law is therefore fitted to the radii by maximum
-likelihood (Hill's estimator). With n of N values below the cutoff c,
+The smallest radii of all images contain the same information as a curve of error against eps. Unlike the points of the
+curve, the radii are independent of each other, so the law is fitted to them by maximum likelihood (Hill's estimator).
+With n of N values below the cutoff c,
 
     B = n / sum log(c / value),        A c^B = n / N.
 
-Values below a resolution (that of a bisection or of float32) are known only to lie there. They enter the sum with the
-resolution in their place and do not enter the numerator, as the likelihood of censored values requires.
+Values up to a resolution (of a bisection or of float32) are censored: only this upper bound is known. Each of them
+enters the sum as the resolution and does not enter the numerator, as the likelihood of censored values requires.
 
 Source: Hill 1975. Cubuk et al. 2018, *Intriguing Properties of Adversarial Examples*, use `log_log_fit` instead.
 """
@@ -76,8 +76,8 @@ def power_law(
             have no radius: remove them, or set them to infinity so that they count in N (as in the paper's adversarial
             error).
         upto: the largest eps that is used; it must be below the largest eps of the search.
-        quantile: the fraction of radii that is used if `upto` is not given. Above about 0.1 the law bends.
-        resolution: radii at or below this value are treated as known only to lie there.
+        quantile: the fraction of radii that is used if `upto` is not given. Above about 0.1 the law fails.
+        resolution: radii at or below this value are censored: only this upper bound is known.
         confidence: confidence level of the interval.
         key: random key for a bootstrap interval at the fitted cutoff. Without it the interval is the asymptotic one,
             `B (1 ± 1.96 / sqrt n)` at 0.95, where n counts radii above the resolution.

@@ -4,8 +4,8 @@ For any classifier q of a representation z (Barber & Agakov 2003; lemma 9 of Jac
 
     I(y; z) >= H(y) + E log q(y | z) = H(y) - cross-entropy of q,
 
-with equality if q is the true posterior. A low cross-entropy proves that z contains the information; a high one only
-shows that this classifier does not find it.
+with equality if q is the true posterior. A low cross-entropy proves that z contains the information. A high
+cross-entropy shows only that this classifier does not find the information.
 """
 
 from typing import NamedTuple
@@ -39,10 +39,10 @@ def reading(logits: np.ndarray, labels: np.ndarray) -> Reading:
 
     Args:
         logits: logits of the classifier, `[N, K]`.
-        labels: `[N]`.
+        labels: true classes, `[N]`.
 
     Returns:
-        A `Reading`.
+        The error, the cross-entropy and the bound on the information.
     """
     counts = np.bincount(labels)
     frequencies = counts[counts > 0] / labels.size

@@ -1,4 +1,4 @@
-"""Adversarial attacks. `Attack` says what an attack is, `Threat` what it may do to one image."""
+"""Adversarial attacks. An `Attack` is the record of one attack; a `Threat` bounds its change of an image."""
 
 from invjax._warps import affine_grid, unwarp, warp
 from invjax.attacks import building

@@ -13,14 +13,14 @@ _UNITS = np.array([7, 1, 1, 0.12, 0.12], np.float32)  # each unit moves the pixe
 
 @jax.jit
 def improved(x, images, starts, low, high, norm, steps, min_brightness):
-    """Move each image onto x, by the best transform on a descent of the l2 distance.
+    """Move each image onto x, by the best of the transforms that a descent of the l2 distance visits.
 
     Args:
-        x: `[H, W, C]`.
-        images: `[N, H, W, C]`.
+        x: `[H, W, C]`, the image that stays in place.
+        images: `[N, H, W, C]`, the images to move.
         starts: `[N, 5]`, the transforms to start from.
         low: `[5]`, the smallest numbers of a transform.
-        high: `[5]`, the largest ones.
+        high: `[5]`, the largest numbers of a transform.
         norm: the index in `NORMS` of the norm that measures distance.
         steps: the number of steps.
         min_brightness: the smallest fraction of its brightness that an image may keep.

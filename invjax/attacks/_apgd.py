@@ -1,4 +1,4 @@
-r"""Auto-PGD: projected ascent that finds its own step size.
+r"""Auto-PGD: projected ascent that adapts its step size.
 
 The loop is in `_apgd_search` (linf and l2, with momentum) and `_apgd_sparse` (l1). The default loss has the gradient
 direction of cross-entropy and does not saturate.
@@ -30,7 +30,7 @@ def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable) ->
     check_supported("apgd", threat, "order")
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        del step_size  # the attack finds its own
+        del step_size  # the attack adapts its own step size
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         objective = objective_for(logits_fn, x, labels)
         keys, sample = example_keys(key, ids, len(x)), jax.vmap(threat.sample, (0, 0, None))
@@ -51,7 +51,7 @@ def _outermost(threat, z, x, eps):
 
 
 def apgd(threat: Threat | None = None, *, steps: int = 100, loss: Loss = log_odds) -> Attack:
-    """Auto-PGD on a loss.
+    """Auto-PGD on any loss of the logits.
 
     >>> from invjax import attacks
     >>> logits_fn = lambda x: jnp.stack([1 - x.sum(-1), x.sum(-1)], -1)
@@ -61,14 +61,14 @@ def apgd(threat: Threat | None = None, *, steps: int = 100, loss: Loss = log_odd
 
     Args:
         threat: a norm, such as `linf()` (the default), `l2()` or `l1()`.
-        steps: gradients taken.
-        loss: what to climb: `losses.log_odds` is the "CE" form of AutoAttack, `losses.dlr` its "DLR" form.
+        steps: number of gradient steps.
+        loss: the loss to maximise: `losses.log_odds` is the "CE" form of AutoAttack, `losses.dlr` its "DLR" form.
 
     Returns:
-        An untargeted `Attack`; it ignores `step_size`.
+        An untargeted `Attack` that ignores `step_size`.
 
     Raises:
-        ValueError: a threat that is not a norm, `steps` below 1.
+        ValueError: the threat is not a norm, or `steps` is below 1.
     """
 
     def objective_for(logits_fn, x, labels):
@@ -88,12 +88,12 @@ def apgd_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) ->
     The labels are the true classes, and any wrong prediction is a success, so the record is untargeted.
 
     Args:
-        rank: 0 is the most likely wrong class; may be a traced integer.
+        rank: the rank of the class among the wrong ones, 0 for the most likely one; may be a traced integer.
         threat: a norm, such as `linf()` (the default), `l2()` or `l1()`.
-        steps: gradients taken.
+        steps: number of gradient steps.
 
     Raises:
-        ValueError: a threat that is not a norm, `steps` below 1.
+        ValueError: the threat is not a norm, or `steps` is below 1.
     """
 
     def objective_for(logits_fn, x, labels):
@@ -117,10 +117,10 @@ def apgd_targeted(threat: Threat | None = None, *, steps: int = 100, targets: in
 
     Args:
         threat: a norm, such as `linf()` (the default), `l2()` or `l1()`.
-        steps: gradients taken for each class.
+        steps: number of gradient steps for each class.
         targets: number of wrong classes, less than the number of classes.
 
     Raises:
-        ValueError: a threat that is not a norm, `steps` or `targets` below 1.
+        ValueError: the threat is not a norm, or `steps` or `targets` is below 1.
     """
     return over_ranks(lambda rank: apgd_toward(rank, threat, steps=steps), targets, "apgd_targeted", steps=steps)

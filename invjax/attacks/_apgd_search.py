@@ -1,11 +1,11 @@
-r"""The search of Auto-PGD: projected ascent whose step size follows from how the loss has risen.
+r"""The search of Auto-PGD: projected ascent whose step size adapts to the rise of the loss.
 
 `search` is the loop, and `ascend` is its form for linf and l2:
 
     z_{i+1} = project(z_i + 0.75 (project(z_i + step ascent) - z_i) + 0.25 (z_i - z_{i-1})).
 
-At checkpoints that come ever more often, an example halves its step and returns to its best point if its loss rose in
-at most three quarters of the last steps, or if its best loss has not improved.
+The intervals between checkpoints shrink. At a checkpoint, the search halves the step of an example and returns to its
+best point if the loss rose in at most three quarters of the last steps, or if the best loss has not improved.
 
 Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness*, algorithm 1.
 """
@@ -22,7 +22,7 @@ from invjax.attacks.building import value_and_gradient, where
 from invjax.types import Array, PerExample, Scalar
 
 Objective = Callable[[Array], tuple[PerExample, Array]]
-"""`z [B, ...] -> (what to climb [B], whether z is already a success [B])`."""
+"""`z [B, ...] -> (value to maximise [B], whether z is a success [B])`."""
 
 
 class Search(NamedTuple):
@@ -37,7 +37,7 @@ class Search(NamedTuple):
         best: the point of largest loss, its loss, its gradient.
         found: the best adversarial point (a success if there is one, then the largest loss), its loss, its success.
         rises: `[B]`, the number of steps since the last checkpoint that raised the loss.
-        memory: what the rule of the step size remembers from its last checkpoint, `Halving` or `Support`.
+        memory: the memory of the step-size rule from the last checkpoint, `Halving` or `Support`.
     """
 
     z: Array
@@ -52,11 +52,11 @@ class Search(NamedTuple):
 
 
 class Halving(NamedTuple):
-    """What the rule for linf and l2 remembers.
+    """The memory of the step-size rule for linf and l2.
 
     Attributes:
         checked: `[B]`, the best loss at the last checkpoint.
-        reduced: `[B]`, whether the step was halved there.
+        reduced: `[B]`, whether the step was halved at that checkpoint.
     """
 
     checked: Array
@@ -81,13 +81,13 @@ def schedule(steps: int, window: float, shortest: float, shrink: float) -> tuple
     """The checkpoints of a run.
 
     Args:
-        steps: length of the run.
-        window: steps before the first checkpoint, as a fraction of the run.
-        shortest: fewest steps between two checkpoints, as a fraction of the run.
-        shrink: how much shorter each window is than the one before it, as a fraction of the run.
+        steps: number of steps of the run.
+        window: number of steps before the first checkpoint, as a fraction of the run.
+        shortest: smallest number of steps between two checkpoints, as a fraction of the run.
+        shrink: number of steps by which each window is shorter than the one before it, as a fraction of the run.
 
     Returns:
-        For each step, whether a checkpoint follows it, and how many steps that checkpoint looks back on.
+        For each step, whether a checkpoint follows it, and the number of steps in the window of that checkpoint.
     """
     length = max(int(window * steps), 1)
     least, less = max(int(shortest * steps), 1), max(int(shrink * steps), 1) if shrink else 0
@@ -101,7 +101,7 @@ def schedule(steps: int, window: float, shortest: float, shrink: float) -> tuple
 
 
 def expand(values: Array, like: Array) -> Array:
-    """One number an example, `[B]`, with the axes of `like`."""
+    """Reshape one number for each example, `[B]`, so that it broadcasts against `like`."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
@@ -117,14 +117,14 @@ def search(
     """The loop of Auto-PGD at one radius.
 
     Args:
-        objective: what to climb.
-        start: `[B, ...]`, inside the ball.
+        objective: the function to maximise.
+        start: `[B, ...]`, the first points, inside the ball.
         step: `[B]`, the first step size.
-        remember: `loss of the start [B] -> memory`, what the rule of the step size remembers at first.
-        checkpoints: from `schedule`.
+        remember: `loss of the start [B] -> memory`, the first memory of the step-size rule.
+        checkpoints: the checkpoints, as `schedule` returns them.
         move: `(state, momentum) -> z`, the next point.
-        check: `(state, window) -> (back [B], step [B], memory)`, the rule of the step size: which examples return to
-            their best point, and with which step they go on.
+        check: `(state, window) -> (back [B], step [B], memory)`, the step-size rule: whether each example returns
+            to its best point, and its next step size.
     """
 
     def evaluate(z):
@@ -174,12 +174,12 @@ def ascend(objective: Objective, threat: Threat, start: Array, x: Array, eps: Sc
     """Auto-PGD in linf or l2: momentum, and steps that are halved where the loss stops rising.
 
     Args:
-        objective: what to climb.
-        threat: the geometry.
-        start: `[B, ...]`, inside the ball.
-        x: `[B, ...]`, its center.
-        eps: its radius; the first step is twice as long.
-        steps: gradients taken.
+        objective: the function to maximise.
+        threat: the linf or l2 threat.
+        start: `[B, ...]`, the first points, inside the ball.
+        x: `[B, ...]`, the center of the ball.
+        eps: the radius of the ball; the first step is twice as long.
+        steps: number of gradient steps.
     """
     project, ascent = jax.vmap(threat.project, (0, 0, None)), jax.vmap(threat.ascent, (0, 0, None))
 

@@ -1,7 +1,7 @@
 """The search of Auto-PGD in l1, where the best steps move few coordinates.
 
-A step moves as many coordinates as the best point so far has moved, divided by 1.5, without momentum. The radius
-shrinks from 3 eps over 2 eps to eps.
+A step moves 1.5 times fewer coordinates than the best point so far has moved, and uses no momentum. The radius is first
+3 eps, then 2 eps, then eps.
 
 Source: Croce & Hein 2021, *Mind the Box*, algorithm 1.
 """
@@ -17,11 +17,11 @@ from invjax.types import Array, Scalar
 
 
 class Support(NamedTuple):
-    """What the rule for l1 remembers.
+    """The memory of the step-size rule for l1.
 
     Attributes:
         fraction: `[B]`, the fraction of the coordinates that a step moves.
-        moved: `[B]`, how many coordinates the best point had moved at the last checkpoint.
+        moved: `[B]`, the number of coordinates that the best point had moved at the last checkpoint.
     """
 
     fraction: Array
@@ -29,7 +29,7 @@ class Support(NamedTuple):
 
 
 def radii(steps: int) -> tuple[tuple[int, int], ...]:
-    """Radius in units of eps, and steps at it: 30, 30 and 40 % of the steps, at least three steps in all.
+    """The radii in units of eps and the steps at each: 30, 30 and 40 % of the steps, at least one each.
 
     >>> radii(100)
     ((3, 30), (2, 30), (1, 40))
@@ -44,13 +44,14 @@ def ascend_sparse(
     """Auto-PGD in l1 at one radius.
 
     Args:
-        objective: what to climb.
-        threat: the geometry.
-        start: `[B, ...]`, inside the ball.
-        x: `[B, ...]`, its center.
-        eps: its radius, and the first and longest step.
-        steps: gradients taken.
-        warm: whether the start is the best point at a larger radius, so that its support counts.
+        objective: the function to maximise.
+        threat: the l1 threat.
+        start: `[B, ...]`, the first points, inside the ball.
+        x: `[B, ...]`, the center of the ball.
+        eps: the radius of the ball, which is also the length of the first and longest step.
+        steps: number of gradient steps.
+        warm: whether the start is the best point of a search at a larger radius. The coordinates that it has moved then
+            set how many the first step moves.
     """
     project, size = jax.vmap(threat.project, (0, 0, None)), x[0].size
 
@@ -83,15 +84,15 @@ def ascend_sparse(
 
 
 def ascend_radii(objective: Objective, threat: Threat, start: Array, x: Array, eps: Scalar, steps: int) -> Run:
-    """Auto-PGD in l1 at radii that shrink to `eps`, each run from the best point of the one before it.
+    """Auto-PGD in l1 at radii that shrink to `eps`, each search from the best point of the one before it.
 
     Args:
-        objective: what to climb.
-        threat: the geometry.
-        start: `[B, ...]`, inside the ball of radius `3 * eps`.
-        x: `[B, ...]`, its center.
+        objective: the function to maximise.
+        threat: the l1 threat.
+        start: `[B, ...]`, the first points, inside the ball of radius `3 * eps`.
+        x: `[B, ...]`, the center of the balls.
         eps: the last radius.
-        steps: gradients taken in all.
+        steps: number of gradient steps at all radii together.
     """
     traces = []
     for i, (radius, count) in enumerate(radii(steps)):

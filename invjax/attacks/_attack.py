@@ -2,12 +2,12 @@
 
     attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None) -> AttackResult
 
-Everything static (threat, loss, number of steps) is fixed by the factory that made the attack. `eps` and `step_size`
-are traced numbers, so that one compilation serves a whole curve. Example i draws its random numbers from
-`fold_in(key, ids[i])`. If `ids` are positions in the data set, an image gets the same adversarial example in any batch,
-in any order and on any number of devices.
+The factory that makes the attack fixes its threat, its loss and its number of steps. `eps` and `step_size` are traced
+numbers, so one compilation serves all radii. Example i draws its random numbers from `fold_in(key, ids[i])`. If
+`ids` are positions in the data set, an image gets the same adversarial example in any batch, in any order and on any
+number of devices.
 
-Attacks are not jitted inside; `jit_attack` compiles an attack so that new parameters do not compile again.
+Attacks do not call `jax.jit`; `jit_attack` compiles an attack once for all parameters of a model.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class AttackResult(NamedTuple):
     """The result of an attack, for each example.
 
     Attributes:
-        x: `[B, ...]`, the best image found: a success if there is one. Most attacks then prefer a larger loss.
+        x: `[B, ...]`, the best image found. A success is better than a failure; most attacks then prefer a larger loss.
         success: `[B]`, whether the prediction on `x` differs from the label, or is the target of a targeted attack.
             The attack computes it again from the returned `x`.
         distance: `[B]`, the distance of `x` from the original, in the units of `eps`.
         loss: `[B]`, the loss that the attack maximises, at `x`.
-        trace: `[B, steps]`, that loss after each step.
+        trace: `[B, steps]`, the loss after each step.
     """
 
     x: Float[Array, "batch ..."]
@@ -46,13 +46,13 @@ class Attack(NamedTuple):
     """An attack as a record. Calling the record runs the attack.
 
     Combinators (`restarts`, `worst_of`, `smallest`, `transformed`) take and return this record, so that a combined
-    attack still says its threat and whether it is targeted.
+    attack keeps its threat and its field `targeted`.
 
     Attributes:
         run: `(key, logits_fn, x [B, ...], labels [B], *, eps, step_size=None, ids=None) -> AttackResult`.
         threat: the geometry in which `eps` is measured, and the range of pixel values.
         targeted: whether `labels` are classes to reach; otherwise they are the true classes.
-        recipe: one line for tables and data sets that says how the attack was made, such as
+        recipe: one line that describes the attack in tables and data sets, such as
             "pgd(linf, steps=40, loss=log_odds)".
     """
 
@@ -77,7 +77,7 @@ class Attack(NamedTuple):
 
 
 def recipe(name: str, threat: Threat, **settings: Any) -> str:
-    """One line that says how an attack was made: its name, its threat, its settings.
+    """Describe an attack in one line: its name, its threat and its settings.
 
     >>> from invjax import attacks
     >>> recipe("pgd", attacks.linf(), steps=40)
@@ -100,10 +100,10 @@ def recipe(name: str, threat: Threat, **settings: Any) -> str:
 
 
 def check_attack(attack: Any) -> None:
-    """Refuse anything but an `Attack` record: a bare function does not say its threat or whether it is targeted.
+    """Refuse anything but an `Attack` record, because a bare function has no threat and no field `targeted`.
 
     Args:
-        attack: anything.
+        attack: the object to check.
 
     Raises:
         ValueError: `attack` is not an `Attack`.
@@ -119,7 +119,7 @@ def check_images(attack: Attack, x: Array, name: str = "x") -> None:
     """Refuse images that the attack cannot take.
 
     Args:
-        attack: an attack.
+        attack: the attack that will take the images.
         x: `[B, ...]` images.
         name: the name of the images in the message.
 
@@ -131,9 +131,9 @@ def check_images(attack: Attack, x: Array, name: str = "x") -> None:
 
 
 def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]:
-    """Compile an attack on a model once for each shape; new parameters, keys and radii do not compile again.
+    """Compile an attack on a model once for each shape of the images, for all parameters, keys and radii.
 
-    `jax.jit` over a closure of the parameters would compile again, because each closure is another function.
+    By contrast, `jax.jit` compiles again for every new closure over the parameters.
 
     >>> from invjax import attacks
     >>> linear = lambda w, x: x @ w
@@ -143,7 +143,7 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
     [[0.25, 0.6499999761581421]]
 
     Args:
-        attack: any attack.
+        attack: the attack to compile.
         apply_fn: `(params, x) -> logits`.
 
     Returns:
@@ -151,8 +151,8 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         before it compiles.
 
     Raises:
-        ValueError: `attack` is not an `Attack`. The returned function raises it for images, labels or radii that the
-            attack refuses.
+        ValueError: `attack` is not an `Attack`. When the returned function is called: the attack refuses the images,
+            the labels or the radius.
     """
     check_attack(attack)
 
@@ -160,7 +160,7 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
     def run(key, params, x, labels, eps, step_size, ids):
         return attack(key, partial(apply_fn, params), x, labels, eps=eps, step_size=step_size, ids=ids)
 
-    # jit keeps the trace of the model, so that the check of its output shape does not trace it at every call
+    # jit caches the trace of the model, so that the check of the output shape does not trace it at every call
     shaped = jax.jit(apply_fn)
 
     def compiled(

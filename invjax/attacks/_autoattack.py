@@ -2,7 +2,7 @@
 
     Auto-PGD on cross-entropy, Auto-PGD and FAB towards each wrong class, Square.
 
-`autoattack` is one attack like any other. `autoattack_stages` returns its parts, which `evaluation.benchmark` runs on a
+`autoattack` is a single `Attack`. `autoattack_stages` returns its parts, which `evaluation.benchmark` runs on a
 whole data set: a stage attacks only the images that the stages before it did not break.
 
 Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness* ("standard" version of their code), and 2021,
@@ -25,12 +25,12 @@ from invjax.attacks.building import where
 
 
 class Stage(NamedTuple):
-    """One part of AutoAttack: an attack for each rank, all compiled as one.
+    """One part of AutoAttack: an attack for each rank, compiled once for all ranks.
 
     Attributes:
         name: name of the stage: "apgd-ce", "apgd-t", "fab-t" or "square" in the standard version.
-        make: `rank -> Attack`, where the rank is a traced integer: the number of a restart, or of a wrong class from
-            the most likely one on.
+        make: `rank -> Attack`, where the rank is a traced integer. The rank counts restarts, or wrong classes from the
+            most likely one on.
         ranks: number of ranks.
     """
 
@@ -45,21 +45,19 @@ def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, que
     Args:
         threat: a norm with `to_hyperplane`, such as `linf()`, `l2()` or `l1()`.
         num_classes: number of classes of the model. The targeted attacks go towards at most nine wrong classes
-            (Auto-PGD with a sparse threat: five).
-        steps: gradients taken by each run of Auto-PGD and FAB.
-        queries: squares tried by Square.
+            (Auto-PGD in l1: at most five).
+        steps: number of gradient steps of each run of Auto-PGD and FAB.
+        queries: number of squares that Square tries.
 
     Raises:
-        ValueError: a threat that one of the attacks does not support, fewer than two classes.
+        ValueError: one of the attacks does not support the threat, or there are fewer than two classes.
     """
     check_supported("AutoAttack", threat, "order", "to_hyperplane")
     if num_classes < 2:
-        raise ValueError(
-            f"num_classes must be at least 2; got num_classes={num_classes}; a model of two classes has two logits"
-        )
+        raise ValueError(f"num_classes must be at least 2; got num_classes={num_classes}; give the number of logits")
     targets = min(9, num_classes - 1)
     stages = [Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 5 if threat.sparse else 1)]
-    if num_classes > 3:  # the targeted ratio needs four logits
+    if num_classes > 3:  # the targeted DLR loss needs four logits
         apgd_targets = min(5, targets) if threat.sparse else targets
         stages.append(Stage("apgd-t", lambda rank: apgd_toward(rank, threat, steps=steps), apgd_targets))
     stages.append(Stage("fab-t", lambda rank: fab_toward(rank, threat, steps=steps), targets))
@@ -71,7 +69,7 @@ def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: i
     """AutoAttack (standard version) as one attack: for each image the first success of its four parts.
 
     Every part attacks every image, because a compiled function has fixed shapes. On a whole data set
-    `evaluation.benchmark` breaks the same images several times faster, because it drops the images that are broken.
+    `evaluation.benchmark` breaks the same images several times faster, because each stage skips the broken images.
 
     >>> from invjax import attacks
     >>> logits_fn = lambda x: jnp.stack([1 - x.sum((1, 2, 3)), x.sum((1, 2, 3))], -1)
@@ -83,11 +81,11 @@ def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: i
     Args:
         threat: a norm with `to_hyperplane`, such as `linf()`, `l2()` or `l1()`.
         num_classes: number of classes of the model.
-        steps: gradients taken by each run of Auto-PGD and FAB.
-        queries: squares tried by Square.
+        steps: number of gradient steps of each run of Auto-PGD and FAB.
+        queries: number of squares that Square tries.
 
     Raises:
-        ValueError: a threat that one of the attacks does not support, fewer than two classes.
+        ValueError: one of the attacks does not support the threat, or there are fewer than two classes.
     """
     stages = autoattack_stages(threat, num_classes=num_classes, steps=steps, queries=queries)
     said = recipe("autoattack", threat, num_classes=num_classes, steps=steps, queries=queries)

@@ -1,4 +1,4 @@
-"""Checks of a robustness evaluation: each reads the same evidence and returns a sentence, or None.
+"""Checks of a robustness evaluation. Each check reads the same evidence and returns a sentence, or None.
 
 The list of checks is that of Athalye et al. 2018, *Obfuscated Gradients Give a False Sense of Security*, section 3.1,
 and of Carlini et al. 2019, *On Evaluating Adversarial Robustness*.
@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from invjax.types import Box
+
+_ROUNDING = 1e-7  # float32 rounding near 1; the gradient of cross-entropy is 1 minus a probability
 
 
 class Finding(NamedTuple):
@@ -38,9 +40,9 @@ class Evidence(NamedTuple):
         logit_gradient: `[B]`, the largest entry of the gradient of the standard deviation of the logits.
         radii: half of eps, eps, twice eps, and a radius that reaches every point of the box.
         success: the attack's success rate at each of the radii.
-        blind: the success rate of a random search at eps; None where it was not run.
+        blind: the success rate of a random search at eps; None if the search was not run.
         by_margin: the success rate at eps of PGD on the margin.
-        alone: `[K]`, the logits of the first image in a batch of its own.
+        alone: `[K]`, the logits of the first image when it is the only image of the batch.
     """
 
     box: Box
@@ -77,7 +79,10 @@ def finite_logits(e: Evidence) -> str | None:
     """Logits are NaN or infinite."""
     if np.isfinite(e.logits).all():
         return None
-    return "logits are NaN or infinite: attacks never count them as success, so the model would look robust"
+    return (
+        "logits are NaN or infinite: attacks never count such images as successes, so the model would look robust; "
+        "find the operation that overflows"
+    )
 
 
 def probabilities(e: Evidence) -> str | None:
@@ -104,8 +109,9 @@ def batch_dependence(e: Evidence) -> str | None:
 
 
 def gradients(e: Evidence) -> str | None:
-    """Gradients are exactly zero: those of the logits, or those of a saturated cross-entropy."""
-    masked, saturated = (e.logit_gradient == 0).mean(), (e.loss_gradient == 0).mean()
+    """Gradients vanish: the logits have zero gradients, or a saturated cross-entropy rounds its gradients to zero."""
+    masked = (e.logit_gradient == 0).mean()
+    saturated = (e.loss_gradient <= _ROUNDING * e.logit_gradient).mean()
     if masked:
         return (
             f"the logits have a gradient of exactly zero on {masked:.0%} of the images: the model rounds or clips its "
@@ -113,8 +119,8 @@ def gradients(e: Evidence) -> str | None:
         )
     if saturated:
         return (
-            f"cross-entropy has a gradient of exactly zero on {saturated:.0%} of the images because it saturates: "
-            "maximise losses.log_odds (the default), margin or dlr"
+            f"cross-entropy has a gradient of zero up to rounding on {saturated:.0%} of the images because it "
+            "saturates: maximise losses.log_odds (the default), margin or dlr"
         )
     return None
 
@@ -138,7 +144,7 @@ def unbounded(e: Evidence) -> str | None:
         return None
     return (
         f"the attack succeeds on only {e.success[-1]:.0%} of the images when every pixel may take any value: its "
-        "gradients are uninformative"
+        "gradients are uninformative; use a random search (square)"
     )
 
 
@@ -148,7 +154,7 @@ def blind_search(e: Evidence) -> str | None:
         return None
     return (
         f"a search without gradients succeeds on {e.blind:.0%} of the images and the attack on {e.success[1]:.0%}: the "
-        "gradients are masked"
+        "gradients are masked; use a smooth approximation of the model, or the random search"
     )
 
 

@@ -11,9 +11,9 @@ from invjax.attacks.building import same_threat, where
 
 
 def worst_of(attacks: Sequence[Attack]) -> Attack:
-    """All attacks on all examples; for each example the first success, or else the first attack's result.
+    """Run all attacks on all examples; each example keeps its first success, or else the first attack's result.
 
-    The loss is that of the attack that gave the result, and the traces of all attacks are concatenated.
+    The loss is that of the attack whose result is kept. The traces of all attacks are concatenated.
 
     Args:
         attacks: at least one attack; all have the same threat, and all or none are targeted.
@@ -39,7 +39,7 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
         if attack.targeted != first.targeted:
             raise ValueError(
                 f"worst_of needs attacks that are all targeted or all untargeted; got {first.recipe} and "
-                f"{attack.recipe}; their labels mean different things"
+                f"{attack.recipe}; combine the two kinds separately"
             )
 
     def run_all(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
@@ -57,13 +57,14 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
 
 
 def restarts(attack: Attack, n: int) -> Attack:
-    """The attack from `n` random starts; for each example the success of largest loss, or else the largest loss.
+    """Run the attack from `n` random starts; each example keeps its best result.
 
-    The starts run in one compiled loop, whatever `n` is. Start i uses the key `fold_in(key, i)`.
+    A success is better than a failure, and a larger loss is better than a smaller one. Start i uses the key
+    `fold_in(key, i)`. All starts run in one compiled loop.
 
     Args:
         attack: an attack that draws random numbers, such as `pgd()`.
-        n: number of starts, at least 1.
+        n: number of random starts, at least 1.
 
     Returns:
         An `Attack` with the same threat and target.

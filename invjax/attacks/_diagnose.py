@@ -1,4 +1,4 @@
-"""Is a model really robust? Checks for the usual reasons why an attack fails on a model that is not robust."""
+"""Checks for the usual reasons why an attack fails on a model that is not robust."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ def collect(
 ) -> Evidence:
     """Measure the evidence for all checks; the arguments are those of `diagnose`."""
     inside = jnp.clip(jnp.asarray(x), *threat.box)
-    # Traced anew each time: otherwise a stateful generator that draws while tracing would draw only once.
+    # Each evaluation traces the model anew, because a stateful generator may draw while the model is traced.
     logits, again = (np.asarray(jax.jit(lambda p, z: apply_fn(p, z))(params, x)) for _ in range(2))
     alone = np.asarray(jax.jit(apply_fn)(params, x[:1]))[0]
 
@@ -94,10 +94,10 @@ def diagnose(
         x: `[B, ...]`, the images; a few tens are enough.
         labels: `[B]`, class indices.
         eps: the radius to evaluate.
-        threat: the geometry; `linf()` by default.
+        threat: the distance that `eps` bounds, and the range of pixel values; `linf()` by default.
         attack: the attack to check; `pgd(threat)` by default.
-        queries: the number of queries of a random search, which is compared with the attack on images `[B, H, W, C]`.
-        show: a function that prints each finding, or the sentence that there is none; None prints nothing.
+        queries: the number of queries of the random search, which runs on images `[B, H, W, C]` only.
+        show: a function that prints each finding, or one sentence if there is none; None prints nothing.
 
     Returns:
         The findings. An empty list does not prove that the model is robust.

@@ -1,12 +1,12 @@
-r"""FAB: the nearest adversarial example, by walking along the decision boundary.
+r"""FAB: a search for the nearest adversarial example along the decision boundary.
 
-The model is linearised at z. There its boundary between the label y and a class t is the hyperplane
+The attack linearises the model at z. There the boundary between the label y and a class t is the hyperplane
 
     w . (z' - z) + h_t(z) - h_y(z) = 0    with    w = grad(h_t - h_y)(z).
 
-A step goes a little beyond the projections of both z and the original x onto it, mixed so that the walk drifts towards
-x. The attack keeps an adversarial z if it is the nearest so far, and then pulls it back towards x. The projections are
-exact inside the box of pixel values (`Threat.to_hyperplane`).
+A step goes to a weighted mean of two points, slightly beyond the projections of z and of the original x onto this
+hyperplane. The attack keeps the nearest adversarial z, and moves z towards x after every adversarial point. The
+projections are exact inside the box of pixel values (`Threat.to_hyperplane`).
 
 Source: Croce & Hein 2020, *Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack*, algorithm 1
 in the targeted form of AutoAttack.
@@ -24,17 +24,17 @@ from invjax.attacks._threats import Threat, check_supported, linf
 from invjax.attacks.building import finish, fooled, prepare, value_and_gradient, where
 
 DRIFT = 0.1
-"""The largest weight of the original's projection in a step."""
+"""The largest weight of the projection of the original image in a step."""
 
 OVERSHOOT = 1.05
-"""How far a step goes, in units of the way to the hyperplane."""
+"""The length of a step as a multiple of the distance to the hyperplane."""
 
 PULL = 0.9
-"""The factor of the change after an adversarial point was found."""
+"""The factor that shortens the change z - x after an adversarial point."""
 
 
 def _step(threat, z, x, difference, gradient):
-    """One example: the next point, where the target's logit exceeds the label's by `difference` at z."""
+    """The next point of one example; `difference` is the target's logit minus the label's logit at z."""
     w, flat, origin = gradient.ravel(), z.ravel(), x.ravel()
     offset = (w * flat).sum() - difference
     d_z = threat.to_hyperplane(flat, w, offset)
@@ -48,23 +48,23 @@ def _step(threat, z, x, difference, gradient):
 def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> Attack:
     """FAB along the boundary to one class, the `rank`-th most likely of the wrong ones.
 
-    The attack minimises the distance whatever `eps` is; a success is a distance of at most `eps`. The labels are the
-    true classes, and any wrong prediction counts, so the record is untargeted.
+    The search does not depend on `eps`; an adversarial point counts as a success within `eps`. The labels are the true
+    classes, and any wrong prediction is a success, so the record is untargeted.
 
     Args:
-        rank: 0 is the most likely wrong class; may be a traced integer.
+        rank: the rank of the class among the wrong ones, 0 for the most likely one; may be a traced integer.
         threat: a norm with `to_hyperplane`, such as `linf()` (the default), `l2()` or `l1()`.
-        steps: gradients taken.
+        steps: number of gradient steps.
 
     Raises:
-        ValueError: a threat without `to_hyperplane`, `steps` below 1.
+        ValueError: the threat has no `to_hyperplane`, or `steps` is below 1.
     """
     _check.positive(steps=steps)
     threat = linf() if threat is None else threat
     check_supported("fab", threat, "to_hyperplane")
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        del key, step_size, ids  # the walk starts at the image and draws nothing
+        del key, step_size, ids  # the search starts at the image and draws no random numbers
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         clean = logits_fn(x)
         targets = wrong_class(clean, labels, rank)
@@ -92,11 +92,11 @@ def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> 
 
 
 def fab(threat: Threat | None = None, *, steps: int = 100, targets: int = 9) -> Attack:
-    """FAB along the boundary to each of the `targets` most likely wrong classes; the nearest point of all.
+    """FAB towards each of the `targets` most likely wrong classes; each example keeps its nearest success.
 
     Args:
         threat: a norm with `to_hyperplane`, such as `linf()` (the default), `l2()` or `l1()`.
-        steps: gradients taken for each class.
+        steps: number of gradient steps for each class.
         targets: number of wrong classes, less than the number of classes.
 
     Returns:
@@ -104,6 +104,6 @@ def fab(threat: Threat | None = None, *, steps: int = 100, targets: int = 9) -> 
         boundary.
 
     Raises:
-        ValueError: a threat without `to_hyperplane`, `steps` or `targets` below 1.
+        ValueError: the threat has no `to_hyperplane`, or `steps` or `targets` is below 1.
     """
     return over_ranks(lambda rank: fab_toward(rank, threat, steps=steps), targets, "fab", steps=steps)

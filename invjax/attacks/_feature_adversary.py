@@ -1,4 +1,4 @@
-"""Approximate metamers: a search near one image for the features of another, in any differentiable model."""
+"""Approximate metamers: images near one image with the features of another, for any differentiable model."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def feature_adversary(
         x: `[B, ...]`, the images to start from.
         targets: `[B, ...]`, the features to reach, such as those of other images.
         eps: the largest distance from x.
-        threat: the geometry; `l2()` by default.
+        threat: the distance that `eps` bounds, and the range of pixel values; `l2()` by default.
         steps: the number of gradient steps.
         step_size: the size of the first step; `5 * eps / steps` by default, so that the steps add up to `2.5 * eps`.
         tolerance: the largest absolute difference of a feature that counts as success.
@@ -64,7 +64,7 @@ def feature_adversary(
         return (features_fn(z) - targets).reshape(len(x), -1)
 
     def objective(z):
-        # The squared distance has a gradient at zero. No success is reported, so that `climb` returns the nearest.
+        # The square is differentiable at zero. No point counts as a success, so that `climb` returns the nearest.
         return -(rest(z) ** 2).sum(1), jnp.zeros(len(x), bool)
 
     first = 5 * eps / steps if step_size is None else step_size

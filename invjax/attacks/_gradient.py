@@ -2,9 +2,10 @@ r"""Attacks that follow the gradient of a loss: one loop for all of them.
 
     z_0 in ball(x, eps),    z_{i+1} = project(z_i + step_size * ascent(gradient of the loss at z_i)).
 
-The threat says what a ball and an ascent are, the loss what to climb. Sources: Goodfellow et al. 2015 (FGSM), Kurakin
-et al. 2017 (least likely class, iterated), Madry et al. 2018 (PGD); the one-step forms with their signs are those of
-Cubuk et al. 2018, *Intriguing Properties of Adversarial Examples*.
+The threat defines the ball and the direction of ascent, and the attack maximises the loss.
+
+Sources: Goodfellow et al. 2015 (FGSM), Kurakin et al. 2017 (least likely class, iterated), Madry et al. 2018 (PGD); the
+one-step forms with their signs are those of Cubuk et al. 2018, *Intriguing Properties of Adversarial Examples*.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from invjax.losses import log_odds
 from invjax.types import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels], PerExample]
-"""`(logits [B, K], labels [B]) -> [B]`: what an attack climbs, such as `losses.log_odds` (the default),
+"""`(logits [B, K], labels [B]) -> [B]`: the loss that an attack maximises, such as `losses.log_odds` (the default),
 `cross_entropy`, `margin` or `dlr`."""
 
 
@@ -89,14 +90,14 @@ def pgd(
     (True, 0.125)
 
     Args:
-        threat: the geometry; default `linf()`.
-        steps: gradients taken.
-        loss: what to climb.
+        threat: the distance that `eps` bounds, and the range of pixel values; `linf()` by default.
+        steps: number of gradient steps.
+        loss: the loss to maximise.
         random_start: whether to start at a random point of the ball instead of the image.
         targeted: whether `labels` are classes to reach, so that the attack descends the loss.
 
     Returns:
-        An `Attack`; its `step_size` is `2.5 * eps / steps` unless given.
+        An `Attack`, whose `step_size` is `2.5 * eps / steps` by default.
 
     Source: Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*.
     """
@@ -115,12 +116,12 @@ def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool 
     """One step of length `eps` along the gradient: its sign (`linf`, the default) or its direction (`l2`).
 
     Args:
-        threat: the geometry; `linf((-inf, inf))` does not clip to the box.
-        loss: what to climb.
+        threat: as for `pgd`; `linf((-inf, inf))` does not clip pixel values.
+        loss: the loss to maximise.
         targeted: whether `labels` are classes to reach, so that the attack descends the loss.
 
     Returns:
-        An `Attack`; its `step_size` is `eps` unless given.
+        An `Attack`, whose `step_size` is `eps` by default.
 
     Source: Goodfellow et al. 2015, *Explaining and Harnessing Adversarial Examples*.
     """
@@ -131,7 +132,7 @@ def step_ll(threat: Threat | None = None) -> Attack:
     """One step of length `eps` towards the class that the model finds least likely; `labels` are the true classes.
 
     Args:
-        threat: the geometry; default `linf()`.
+        threat: the distance that `eps` bounds, and the range of pixel values; `linf()` by default.
 
     Returns:
         An untargeted `Attack`: any wrong prediction is a success.
@@ -142,15 +143,15 @@ def step_ll(threat: Threat | None = None) -> Attack:
 
 
 def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = log_odds) -> Attack:
-    """Steps towards the class that the model finds least likely for the image itself; `labels` are the true classes.
+    """Steps towards the class that is least likely for the original image; `labels` are the true classes.
 
     Args:
-        threat: the geometry; default `linf()`.
-        steps: gradients taken; the first one is at the image.
+        threat: the distance that `eps` bounds, and the range of pixel values; `linf()` by default.
+        steps: number of gradient steps; the first gradient is taken at the image.
         loss: loss of the least likely class, which the attack descends.
 
     Returns:
-        An untargeted `Attack`: any wrong prediction is a success. Its `step_size` is `2.5 * eps / steps` unless given.
+        An untargeted `Attack`: any wrong prediction is a success. Its `step_size` is `2.5 * eps / steps` by default.
 
     Source: Kurakin et al. 2017, *Adversarial Machine Learning at Scale*.
     """

@@ -1,10 +1,11 @@
 """Invariance examples: images with another meaning, in a ball where a robust model keeps its prediction.
 
 Invariance attacks move an image x towards an image of another class that was moved onto it (`aligned_neighbours`). They
-never ask the model under attack: a model that is robust within the ball errs on these images as often as their meaning
-has changed. People decide whether it has changed, or a judge that stands in for them.
+do not query the model. A model that is robust within the ball errs on these images as often as their meaning has
+changed. People, or a judge in their place, decide whether the meaning has changed.
 
-Source: Tramèr et al. 2020, section 4.1. They chose target classes manually, and l0 candidates by an AC-GAN or by eye.
+Source: Tramèr et al. 2020, section 4.1. The authors chose target classes manually, and l0
+candidates by an AC-GAN or by eye.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class InvarianceExamples(NamedTuple):
     """One example for each image.
 
     Attributes:
-        x: `[B, H, W, C]`.
+        x: `[B, H, W, C]`, the changed images.
         target: `[B]`, the class that the image was moved to.
         success: `[B]`, whether the judge sees that class; None without a judge.
         distance: `[B]`, the distance from the original: the largest change of a value for linf, the number of changed
@@ -41,7 +42,7 @@ class InvarianceExamples(NamedTuple):
 
 
 def checked(x, neighbours):
-    """The images as float32, if the neighbours belong to them."""
+    """Check that the neighbours belong to the images, and return the images as float32."""
     _check.within("x", x, (0.0, 1.0))
     if x.shape != (len(neighbours.images), *neighbours.images.shape[2:]):
         raise ValueError(

@@ -1,8 +1,8 @@
-r"""A judge that stands in for people: several models, and a label only where enough of them agree.
+r"""A judge in the place of people: several models vote, and an image gets a label only if enough of them agree.
 
     label(x) = c    if at least a fraction `agreement` of the voters predicts c,    else -1: no class
 
-Invariance attacks stop at the first of many images that the judge accepts, and so they also find mistakes of the judge.
+Invariance attacks stop at the first of many images that the judge accepts, which may be a mistake of the judge.
 The judge makes fewer mistakes than its voters if the voters differ: in architecture, in training data, or in kind, such
 as networks and a density.
 
@@ -22,8 +22,8 @@ from invjax.types import Array, LogitsFn
 def judge(voters: Sequence[LogitsFn], *, agreement: float | int = 0.7) -> Callable[[Array], Int[Array, " batch"]]:
     """A judge that returns the class that enough of the voters predict, or -1.
 
-    A voter abstains if two classes have its largest logit, or if its logits hold a NaN: it counts among the voters, but
-    for no class. A single voter always agrees with itself, so the judge returns its prediction.
+    A voter abstains if two classes share its largest logit or if its logits hold a NaN. The fraction `agreement` still
+    includes this voter. A single voter always agrees with itself, so the judge returns its prediction.
 
     >>> dark = lambda x: jnp.stack([1 - x.mean((1, 2, 3)), x.mean((1, 2, 3))], 1)
     >>> corner = lambda x: jnp.stack([1 - x[:, 0, 0, 0], x[:, 0, 0, 0]], 1)
@@ -37,8 +37,8 @@ def judge(voters: Sequence[LogitsFn], *, agreement: float | int = 0.7) -> Callab
             all of them.
 
     Returns:
-        `x [B, ...] -> labels [B]`, -1 where fewer agree. The function is pure: jit it before you pass it as the `judge`
-        of `linf_invariance` or `l0_invariance`, which call it for each batch.
+        `x [B, ...] -> labels [B]`, -1 where fewer agree. Pass it through `jax.jit` before `linf_invariance` or
+        `l0_invariance`, which call it for each batch.
 
     Raises:
         ValueError: there are no voters, or the agreement is outside (1/2, 1]. When the judge is called: the logits of
@@ -52,7 +52,7 @@ def judge(voters: Sequence[LogitsFn], *, agreement: float | int = 0.7) -> Callab
             f"agreement must be above 1/2 and at most 1, or two classes could reach it; got agreement={agreement}; "
             "use 0.7 as in the published study"
         )
-    needed = math.ceil(agreement * len(voters) - 1e-9)  # 0.7 of 10 voters are 7, also in floating point
+    needed = math.ceil(agreement * len(voters) - 1e-9)  # the tolerance makes 0.7 of 10 voters 7 voters
 
     def label(x: Array) -> Int[Array, " batch"]:
         counts = votes(voters, x)
@@ -79,5 +79,5 @@ def votes(voters: Sequence[LogitsFn], x: Array) -> Int[Array, "batch classes"]:
 
 def _first_alone(logits):
     """1 for the class whose logit exceeds all others, else 0, `[B, K]`."""
-    first = logits == logits.max(1, keepdims=True)  # nothing equals NaN
+    first = logits == logits.max(1, keepdims=True)  # NaN equals no number, so a row with NaN has no first class
     return jnp.where(first.sum(1, keepdims=True) == 1, first, False).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""The invariance attack in the l0 ball: the fewest regions of an image of another class that change the meaning."""
+"""The invariance attack in l0: copy the smallest part of an image of another class that changes the meaning."""
 
 import numpy as np
 from scipy import ndimage
@@ -15,23 +15,24 @@ def l0_invariance(
 
     The pixels in which the image and the neighbour differ by more than 1/2 form connected regions (corners connect).
     Every subset of regions, of every neighbour, is a candidate. The judge sees the candidates from small to large,
-    until it accepts one. Where it accepts none, the result is the nearest neighbour with all its regions. The attack
-    returns the first of many candidates that the judge accepts, and so it also finds mistakes of the judge: the judge
-    should be better than any model that is measured on the result.
+    until it accepts one. If the judge accepts none, the attack returns the nearest neighbour with all its regions. The
+    accepted candidate may be a mistake of the judge, because the judge sees many candidates. The judge should
+    therefore be more accurate than any model that is evaluated on the result.
 
     Args:
         x: `[B, H, W, C]` in [0, 1]; the published attack takes black and white images.
-        neighbours: the neighbours of x, from `aligned_neighbours`, best with a bank for l0.
-        judge: `x [B, H, W, C] -> logits [B, K]`, or labels `[B]` with -1 where the judge sees no class; jit it first.
-        regions: the largest number of regions; if there are more, the smallest ones are joined.
+        neighbours: the neighbours of x, from `aligned_neighbours`, preferably with a bank for l0.
+        judge: `x [B, H, W, C] -> logits [B, K]`, or labels `[B]` with -1 where the judge sees no class. Pass
+            a jitted function.
+        regions: the largest number of regions; the attack joins the smallest ones if there are more.
         batch_size: the number of images in one call of the judge.
 
     Returns:
         One example for each image; `distance` is the number of pixels that changed.
 
     Raises:
-        ValueError: regions are outside 1 .. 16, the images are not finite floats in [0, 1], or the neighbours belong to
-            other images.
+        ValueError: `regions` is outside 1 .. 16, the images are not finite floats in [0, 1], or the neighbours belong
+            to other images.
 
     Source: Tramèr et al. 2020, section 4.1. Their text clusters the pixels spectrally; their code uses DBSCAN, which
     drops isolated pixels.
@@ -58,7 +59,7 @@ def l0_invariance(
     while waiting.size:
         chosen, waiting = waiting[:batch_size], waiting[batch_size:]
         seen = decisions(judge, built(chosen), batch_size)
-        # The smallest accepted candidate wins, also within a batch: of equal indices the last assignment stays.
+        # The smallest accepted candidate wins: the order is reversed, and NumPy keeps the last of equal indices.
         good = chosen[seen == neighbours.classes[image[chosen], which[chosen]]][::-1]
         accepted[image[good]] = good
         waiting = waiting[accepted[image[waiting]] < 0]
@@ -86,7 +87,7 @@ def _regions(differ, most):
     owner = np.zeros(count + 1, int)
     owner[numbered] = np.arange(len(differ))[:, None, None]
     owner[0] = -1
-    # rank the regions of an image by falling size; the smallest ones share the last rank
+    # rank the regions of an image by decreasing size; the smallest ones share the last rank
     order = np.lexsort((-size, owner))[1:]
     first = np.searchsorted(owner[order], np.arange(len(differ)))
     rank = np.full(count + 1, -1)

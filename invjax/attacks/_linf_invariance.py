@@ -1,4 +1,4 @@
-"""The invariance attack in the linf ball: as far towards an image of another class as the ball allows."""
+"""The invariance attack in linf: move an image as far towards an image of another class as the ball allows."""
 
 import numpy as np
 
@@ -15,22 +15,23 @@ def linf_invariance(
 
         x' = x + clip(x* - x, -eps, eps)
 
-    The attack chooses the neighbour x* for which x' is nearest to x* (in l2). With a judge it chooses among the classes
-    that the judge sees in x', if there are any.
+    The attack chooses the neighbour x* for which x' is nearest to x* (in l2). With a judge, the attack
+    prefers the neighbours whose class the judge sees in x'.
 
     Args:
         x: `[B, H, W, C]` in [0, 1].
         neighbours: the neighbours of x, from `aligned_neighbours`.
         eps: the radius of the ball, in (0, 1].
-        judge: `x [B, H, W, C] -> logits [B, K]`, or labels `[B]` with -1 where the judge sees no class; jit it first.
+        judge: `x [B, H, W, C] -> logits [B, K]`, or labels `[B]` with -1 where the judge sees no class. Pass
+            a jitted function.
         batch_size: the number of images in one call of the judge.
 
     Returns:
         One example for each image; `success` is None without a judge.
 
     Raises:
-        ValueError: eps is outside (0, 1], the images are not finite floats in [0, 1], or the neighbours belong to other
-            images.
+        ValueError: `eps` is outside (0, 1], the images are not finite floats in [0, 1], or the neighbours belong to
+            other images.
 
     Source: Tramèr et al. 2020, section 4.1. Their code keeps the background where the neighbour differs by less than
     eps, and chooses, among a few classes, the one for which the image loses least brightness.

@@ -1,4 +1,4 @@
-"""Exact nearest images of every class, to any of many queries."""
+"""An exact search for the images of each class that are nearest to any of many queries."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from invjax.attacks._reference_bank import TILE, ReferenceBank
 def nearest_of(
     bank: ReferenceBank, groups: Sequence[np.ndarray], queries: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the images nearest to any query, in l2, within each group of images.
+    """Find the images of each group that are nearest in l2 to any of the queries.
 
     Args:
-        bank: the images.
+        bank: the images to search, from `reference_bank`.
         groups: rows of the bank, such as the images of each class.
-        queries: `[T, D]`, as `pixels_of` gives them.
-        count: images to find in each group.
+        queries: `[T, D]`, flat images, as `pixels_of` returns them.
+        count: number of images to find in each group.
 
     Returns:
         The rows of these images and the query that each is nearest to, `[groups, count]` both, nearest first. A group
@@ -30,7 +30,7 @@ def nearest_of(
     columns = rows.copy()
     start, stop = 0, max(16, count)
     while True:
-        # The next candidates, as far as they may be nearer than the last one found; every round tightens the limit.
+        # A candidate is skipped if its lower bound exceeds the distance of the last of the `count` images found so far.
         parts = [
             order[start:stop][bounds[order[start:stop]] <= limit + slack]
             for order, limit in zip(orders, values[:, -1], strict=True)

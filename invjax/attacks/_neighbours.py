@@ -28,7 +28,7 @@ from invjax.types import Array, Images, Labels
 
 
 class Neighbours(NamedTuple):
-    """For each of B images one neighbour of each of the K - 1 other classes.
+    """One neighbour of each of the K - 1 other classes, for each of B images.
 
     Attributes:
         images: `[B, K-1, H, W, C]`, the neighbours, moved onto their image; for l0 their values are 0 and 1.
@@ -59,15 +59,15 @@ def aligned_neighbours(
 ) -> Neighbours:
     """Find the nearest image of every other class of the bank, moved onto each image.
 
-    A neighbour is never farther than the nearest image that is not moved. In linf, the comparison is with the image
-    that is nearest in l2.
+    A neighbour is never farther from its image than the nearest unmoved image of its class. In linf, this holds for the
+    unmoved image that is nearest in l2.
 
     Args:
-        x: `[B, H, W, C]` in [0, 1].
-        labels: `[B]`, classes of the bank.
+        x: `[B, H, W, C]`, images in [0, 1].
+        labels: `[B]`, the classes of x, all of which occur in the bank.
         bank: the images to search, from `reference_bank`.
-        transforms: `[T, 5]`, see `affine_grid`, whose 775 transforms are the default. The improved transforms stay
-            within the range of these and the identity.
+        transforms: `[T, 5]`; the 775 transforms of `affine_grid()` by default. The improved transforms stay within the
+            range of the given transforms and the identity.
         candidates: the number of images of each class that are moved onto x before one is chosen.
         steps: the number of steps that improve each transform; 0 keeps the transforms of the grid.
         min_brightness: the smallest fraction of its brightness that a neighbour may keep when it is moved onto x and
@@ -98,7 +98,7 @@ def aligned_neighbours(
 
 def _neighbours_of(image, groups, bank, grid, candidates, steps, min_brightness):
     """The neighbour of one image in each group of rows: moved images, distances, rows and transforms."""
-    # The nearest image that is not moved is a candidate too, so that the neighbour is never farther than this image.
+    # The nearest unmoved image is a candidate, too, so that the neighbour is never farther than this image.
     parts = [
         nearest_of(bank, groups, pixels_of(queries, bank.norm), count)
         for queries, count in ((np.asarray(_warped(image, grid)), candidates), (image[None], 1))

@@ -1,4 +1,4 @@
-"""Attacks towards each wrong class in turn, from the most likely one on."""
+"""Attacks towards each wrong class in turn, the most likely one first."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def wrong_class(logits: Array, labels: Array, rank: Any) -> Array:
 
 
 def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **settings: Any) -> Attack:
-    """One attack towards each of the `targets` most likely wrong classes; for each example the nearest success.
+    """Attack towards each of the `targets` most likely wrong classes, and keep the nearest success of each example.
 
     Args:
         toward: `rank -> Attack`, where the rank is a traced integer.
@@ -29,7 +29,7 @@ def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **setti
         **settings: settings of the attack, for its recipe.
 
     Raises:
-        ValueError: no targets; when the attack runs, as many targets as classes.
+        ValueError: `targets` is below 1. When the attack runs: `targets` is not less than the number of classes.
     """
     _check.positive(targets=targets)
 

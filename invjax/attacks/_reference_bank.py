@@ -1,12 +1,12 @@
-r"""Labelled images that are prepared for a search of the nearest ones.
+r"""Labelled images that are prepared for a nearest-neighbour search.
 
-All distances are one matrix product, |p|^2 - 2 p.q + |q|^2. On a CPU the product uses the leading principal components
-V, and the remainder of each image counts as one more coordinate. This bounds the distance from below,
+The search computes all squared distances with one matrix product, |p|^2 - 2 p.q + |q|^2. On a CPU the product uses
+only the leading principal components V, and the norm of the rest as one more coordinate. The result is a lower bound,
 
     |p - q|^2  >=  |V'(p - q)|^2 + (|rest of p| - |rest of q|)^2,
 
 and the search computes the full distance only for images that the bound does not exclude. The squared distance of two
-black and white images is the number of pixels that differ; these are counted 32 at a time.
+black and white images is the number of pixels that differ, which the search counts 32 at a time.
 """
 
 from collections.abc import Callable
@@ -23,17 +23,17 @@ NORMS = ("l0", "l2", "linf")
 """The norms in which neighbours are measured."""
 
 TILE = 2000
-"""Images that are compared at a time."""
+"""The number of images that the search compares at a time."""
 
 
 class ReferenceBank(NamedTuple):
     """Labelled images, prepared for the search.
 
     Attributes:
-        images: `[N, H, W, C]`.
+        images: `[N, H, W, C]`, the images in [0, 1].
         labels: `[N]`, class indices.
         norm: the norm in which neighbours are measured: 'l0', 'l2' or 'linf'.
-        pixels: `[N, D]`, all values of each image, as the search compares them; for l0 they are black and white.
+        pixels: `[N, D]`, the flat values of each image; for l0 they are 0 or 1.
         lower_bounds: `queries [T, D] -> [N]`, a lower bound on each image's squared distance to the nearest query.
     """
 
@@ -51,12 +51,12 @@ def reference_bank(images: Images, labels: Labels, *, norm: str, components: int
         images: `[N, H, W, C]` in [0, 1], such as a training set.
         labels: `[N]`, class indices of two classes or more.
         norm: 'l0', 'l2' or 'linf'. For l0 the images become black and white, with the threshold 1/2. For linf the
-            search uses l2, as published, and linf chooses among what it finds and measures it.
-        components: the number of principal components of the bound. The default is 64 on a CPU (for l0 none, because
-            pixels are counted there) and all elsewhere. The result does not depend on this number.
+            search finds the images that are nearest in l2, as published, and the linf distance chooses among these.
+        components: the number of principal components of the bound. The default is 64 on a CPU (none for l0, where
+            the search counts pixels) and all elsewhere. The result of a search does not depend on this number.
 
     Returns:
-        The prepared images.
+        The images with the index of the search.
 
     Raises:
         ValueError: the images are not finite floats in [0, 1], the labels have another shape, all labels are of one
@@ -93,7 +93,7 @@ def reference_bank(images: Images, labels: Labels, *, norm: str, components: int
 
 
 def pixels_of(images: np.ndarray, norm: str) -> np.ndarray:
-    """The values `[N, D]` of each image as the search compares them: black and white for l0.
+    """Flatten images to the values `[N, D]` that the search compares, black and white for l0.
 
     Args:
         images: `[N, H, W, C]` in [0, 1].
@@ -107,7 +107,7 @@ def pixels_of(images: np.ndarray, norm: str) -> np.ndarray:
 
 
 def _principal(pixels, count):
-    """Mean `[D]` and leading principal directions `[D, count]` of a subset of the images: any basis gives a bound."""
+    """Mean `[D]` and leading principal directions `[D, count]` of some images: any basis gives a bound."""
     some = pixels[:: max(1, len(pixels) // 8000)]
     center = some.mean(0)
     if count == pixels.shape[1]:
@@ -135,13 +135,13 @@ def _nearest_squared(index, queries):
 
 
 def _words(pixels):
-    """Black and white pixels `[N, D]`, 32 to a word."""
+    """Pack black and white pixels `[N, D]` into words of 32 bits."""
     bits = np.pad(np.asarray(pixels, bool), ((0, 0), (0, -pixels.shape[1] % 32)))
     return np.packbits(bits, axis=1).view(np.uint32)
 
 
 def _tiles(words):
-    """`[tiles, words of an image, TILE images]`; black images fill the last tile."""
+    """Arrange words as `[tiles, words of an image, TILE images]`; black images fill the last tile."""
     filled = np.pad(words, ((0, -len(words) % TILE), (0, 0)))
     return jnp.asarray(filled.reshape(-1, TILE, words.shape[1]).swapaxes(1, 2))
 
@@ -150,7 +150,7 @@ def _tiles(words):
 def _different_pixels(tiles, queries):
     def of_tile(tile):
         def nearer(i, least):
-            # word by word: a reduction over so short an axis would not use the processor's wide registers
+            # the loop goes word by word, because XLA does not vectorize a reduction over such a short axis
             differences = jnp.zeros(tile.shape[1], jnp.uint32)
             for word, query in zip(tile, queries[i], strict=True):
                 differences += jax.lax.population_count(word ^ query)

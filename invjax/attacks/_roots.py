@@ -14,8 +14,8 @@ def newton(
 ) -> Float[Array, ""]:
     """A zero of a decreasing, piecewise linear function, by Newton's method inside a bracket.
 
-    Newton's step is exact on the linear piece that holds the zero. A step that leaves the bracket is replaced by the
-    midpoint, and so is every third step, which guarantees that the bracket shrinks. A convex function needs no
+    Newton's step is exact on the linear piece that holds the zero. The midpoint replaces every step that leaves the
+    bracket, and also every third step, so that the bracket shrinks. A convex function needs no
     midpoints, because Newton's steps from the left never pass its zero.
 
     Args:
@@ -23,7 +23,8 @@ def newton(
         low: lower end of the bracket, at least 0; the value there is not negative.
         high: upper end of the bracket; the value there is not positive.
         start: first point, inside the bracket.
-        scale: the value counts as zero below a few rounding errors of this number and of t at the present slope.
+        scale: size of the terms that sum to the value. The value counts as zero within a few rounding errors of `scale`
+            and of `slope * t`.
         convex: whether the function is convex and `start` is `low`.
 
     Returns:
@@ -46,7 +47,7 @@ def newton(
     def unfinished(state):
         t, low, high, value, slope, i = state
         unsolved = jnp.abs(value) > rounding * (4 * scale - slope * t)
-        # 95 is no midpoint: the last step is one of Newton's
+        # the last step, i = 94, is a Newton step and not a midpoint
         return unsolved & (low < high) & (i < 95) & ((slope < 0) | (not convex))
 
     return jax.lax.while_loop(unfinished, step, (start, low, high, *evaluate(start), 0))[0]
@@ -71,5 +72,5 @@ def l1_threshold(size: Array, cap: Array, eps: Scalar) -> Float[Array, ""]:
         rest = jnp.maximum(size - t, 0)
         return jnp.minimum(rest, cap).sum() - eps, -((rest > 0) & (rest < cap)).sum()
 
-    start = jnp.where(jnp.minimum(size, cap).sum() > eps, ball, zero)  # the box alone may be enough
+    start = jnp.where(jnp.minimum(size, cap).sum() > eps, ball, zero)  # the box alone may keep the sum below eps
     return newton(excess, zero, start, start, eps)

@@ -1,7 +1,7 @@
-r"""The distance of an image from the decision boundary: the smallest eps, by bisection or along a line.
+r"""The distance of an image from the decision boundary, by bisection over eps or along a line.
 
-`smallest` turns any attack with a radius into one that finds, for each example, the smallest radius at which it
-succeeds. That radius is an upper bound of the true distance; a stronger attack gives a tighter bound.
+`smallest` turns an attack into one that finds, for each example, the smallest radius at which the attack succeeds.
+That radius is an upper bound of the true distance; a stronger attack gives a tighter bound.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
 
 
 def per_example(attack: Attack) -> Callable[..., AttackResult]:
-    """An attack that takes one radius for each example, `eps [B]`, because it is mapped over batches of one image.
+    """Map an attack over batches of one image, so that each example has its own radius, `eps [B]`.
 
-    Convolutions fold the mapped axis back into their batch, so this costs as much as the attack on the batch.
+    Convolutions fold the mapped axis back into their batch, so the mapped attack costs as much as the original one.
     """
 
     def mapped(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
@@ -41,7 +41,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
     bracket. A targeted attack succeeds if it reaches the target.
 
     Args:
-        attack: any attack with a radius.
+        attack: the attack to run at each radius.
         steps: number of bisections, after one run at radius 0 and one at `eps`; each bisection halves the uncertainty.
 
     Returns:
@@ -102,7 +102,7 @@ def line_search(
     """The smallest `t` in [0, eps] at which `x + t * direction`, clipped to `box`, is misclassified; else infinity.
 
     A first pass over `points` equally spaced values brackets the first crossing, and bisection then finds it to
-    `eps / (points 2^steps)`. A prediction that flips and flips back between two of these points is missed.
+    `eps / (points 2^steps)`. The search misses a misclassified segment between two of these points.
 
     Args:
         logits_fn: the model, `x [B, ...] -> logits [B, K]`.
@@ -116,11 +116,12 @@ def line_search(
         steps: number of bisections.
 
     Returns:
-        `[B]`, the t of each image: 0 where the image itself is misclassified, infinity where no point of the line is.
+        `[B]`, the t of each image: 0 where the image itself is misclassified, infinity where the model errs
+            nowhere on the line.
 
     Raises:
-        ValueError: a direction of another shape, `points` or `steps` below 1, or images, labels or an `eps` that an
-            attack refuses.
+        ValueError: `direction` has another shape than `x`, `points` or `steps` is below 1, or the images, the labels
+            or `eps` are such that every attack refuses them.
     """
     _check.positive(points=points, steps=steps)
     if direction.shape != x.shape:

@@ -1,7 +1,7 @@
 r"""Square: random search with squares, which needs the model's logits but no gradient.
 
 Each query changes one random square of the image. The change is kept if it raises the loss, and the squares shrink over
-the queries. `_square_proposals` holds the changes.
+the queries. The module `_square_proposals` draws the changes.
 
 Source: Andriushchenko et al. 2020, *Square Attack*, algorithm 1; the l1 form: Croce & Hein 2021, *Mind the Box*.
 """
@@ -20,7 +20,7 @@ from invjax.attacks.building import example_keys, finish, fooled, prepare, where
 from invjax.losses import margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""The queries, of 10,000, after which the fraction of changed pixels is halved."""
+"""The numbers of queries after which the fraction of changed pixels is halved, in a run of 10,000 queries."""
 
 
 def square_sizes(
@@ -30,10 +30,10 @@ def square_sizes(
 
     Args:
         queries: number of queries.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
         fraction: fraction of the pixels that the first square covers.
-        order: order of the norm; bumps (a finite order) have an odd side of at least 3.
+        order: order of the norm. The squares of a finite order have an odd side of at least 3.
         rescale: whether to stretch the schedule, published for 10,000 queries, to `queries`.
     """
     position = np.arange(queries) * (10_000 / queries if rescale else 1)
@@ -46,7 +46,7 @@ def square_sizes(
 
 
 def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float = 0.8, rescale: bool = True) -> Attack:
-    """Square attack on images `[B, H, W, C]`.
+    """The Square attack on images `[B, H, W, C]`.
 
     >>> from invjax import attacks
     >>> logits_fn = lambda x: jnp.stack([1 - x.mean((1, 2, 3)), x.mean((1, 2, 3))], -1)
@@ -56,16 +56,16 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
 
     Args:
         threat: a norm, such as `linf()` (the default), `l2()` or `l1()`.
-        queries: squares tried; each takes one call of the model.
+        queries: number of squares to try; each takes one call of the model.
         fraction: fraction of the pixels that the first squares change, in (0, 1].
         rescale: whether to stretch the schedule of sizes, published for 10,000 queries, to `queries`.
 
     Returns:
-        An untargeted `Attack`; it ignores `step_size`.
+        An untargeted `Attack` that ignores `step_size`.
 
     Raises:
-        ValueError: a threat that is not a norm, no queries, a fraction outside of (0, 1]; when the attack runs, images
-            that are not `[B, H, W, C]` with sides of at least 4.
+        ValueError: the threat is not a norm, `queries` is below 1, or `fraction` is outside (0, 1]. When the attack
+            runs: the images are not `[B, H, W, C]` with sides of at least 4.
     """
     _check.positive(queries=queries)
     threat = linf() if threat is None else threat

@@ -1,7 +1,7 @@
-r"""What Square tries on one image: a square of `+eps` or `-eps` in linf, a moved bump in norms of finite order.
+r"""The proposals of Square for one image: a square of `+eps` or `-eps` in linf, a moved bump in norms of finite order.
 
-In a norm of order p the budget of one square moves to another one, in the shape of a smooth bump and its negative. All
-functions here take one image `[H, W, C]`.
+In a norm of finite order, a proposal moves the budget of one square to another square, in the shape of a smooth bump
+and its negative. All functions here take one image `[H, W, C]`.
 
 Source: Andriushchenko et al. 2020, *Square Attack*, algorithms 2 and 3; the l1 form: Croce & Hein 2021, *Mind the Box*.
 """
@@ -21,7 +21,7 @@ class Canvas(NamedTuple):
 
     Attributes:
         threat: the geometry.
-        order: the order of its norm.
+        order: the order of the threat's norm.
         eps: the radius.
         shape: `(H, W, C)` of an image.
         patterns: `[sizes, L, L]`, a bump for each side of the schedule, padded to the longest side of the image.
@@ -35,7 +35,7 @@ class Canvas(NamedTuple):
 
 
 def bump(side: int) -> np.ndarray:
-    """Two opposite halves `[side, side]` that rise in rings to their centers, of Euclidean length 1."""
+    """A bump `[side, side]` of Euclidean length 1, with two halves of opposite sign that rise to their centers."""
 
     def half(rows, columns):
         out = np.zeros((rows, columns))
@@ -51,12 +51,12 @@ def bump(side: int) -> np.ndarray:
 
 
 def canvas(threat: Threat, eps: Scalar, shape: tuple[int, ...], sides: np.ndarray, dtype: jnp.dtype) -> Canvas:
-    """The record of an attack on images of this shape with squares of these sides."""
+    """The settings of an attack on images of this shape with squares of these sides."""
     longest = max(shape[:2])
     if threat.order == np.inf:
         patterns = np.zeros((1, longest, longest))
     else:
-        patterns = np.stack([np.pad(bump(int(s)), (0, longest - s)) for s in sides])  # square, so that it can be turned
+        patterns = np.stack([np.pad(bump(int(s)), (0, longest - s)) for s in sides])  # square, to be transposed
     return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype))
 
 
@@ -77,7 +77,7 @@ def _window(corner, side, shape):
 
 
 def _length(change, order, axes=None):
-    """`(sum |change|^order)^(1 / order)` over these axes, which are kept; over all of them if None."""
+    """`(sum |change|^order)^(1 / order)` over `axes`, which are kept, or over all axes if None."""
     keep = axes is not None
     if order == 2:
         return jnp.sqrt((change**2).sum(axes, keepdims=keep))
@@ -118,10 +118,10 @@ def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     """The proposal in linf: a square of `+eps` or `-eps` in each channel.
 
     Args:
-        canvas: what all proposals share.
+        canvas: the settings that all proposals share.
         key: random key.
         z: the best image so far.
-        image: the original.
+        image: the original image.
         side: side of the square.
         index: position of the side among the patterns; not used here.
     """
@@ -132,13 +132,13 @@ def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
 
 
 def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, index: Array) -> Array:
-    """The proposal in a norm of finite order: the budget of a second square, and what is unused, goes to a first one.
+    """The proposal in a norm of finite order: a square receives the budget of another square and all unused budget.
 
     Args:
-        canvas: what all proposals share.
+        canvas: the settings that all proposals share.
         key: random key.
         z: the best image so far.
-        image: the original.
+        image: the original image.
         side: side of the squares.
         index: position of the side among the patterns.
     """

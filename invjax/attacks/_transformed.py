@@ -23,7 +23,7 @@ from invjax.losses import margin
 def transformed(
     attack: Attack, *, rotation: float | int = 30, shift: float | int = 3, tries: int = 10, loss: Loss = margin
 ) -> Attack:
-    """The attack through the worst of a few random rotations and shifts of each image.
+    """Choose the worst of a few random rotations and shifts of each image, and attack the pixels before it.
 
     Args:
         attack: an attack on images `[B, H, W, C]` that treats each image by itself, such as `pgd(linf())`.
@@ -38,7 +38,7 @@ def transformed(
         are those of `x + d`, before the transform. With `eps = 0` the attack is the transform alone.
 
     Raises:
-        ValueError: a negative range, `tries` below 1, or something that is not an `Attack`.
+        ValueError: a range is negative, `tries` is below 1, or `attack` is not an `Attack`.
     """
     check_attack(attack)
     _check.positive(tries=tries)

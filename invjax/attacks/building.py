@@ -1,4 +1,4 @@
-"""The parts from which attacks are built. Your own attack needs a loop and these functions:
+"""Functions from which attacks are built. An attack of your own is a loop between these functions:
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
@@ -43,11 +43,11 @@ def same_threat(a: Threat, b: Threat) -> bool:
     """Whether two threats have the same name and the same box.
 
     Args:
-        a: a threat.
-        b: another threat.
+        a: a threat, such as `linf()`.
+        b: the threat to compare with `a`.
 
     Returns:
-        True if both are the same. The functions of the two records are not compared.
+        True if the names and the boxes are equal. The functions of the two records are not compared.
     """
     return a.name == b.name and a.box == b.box
 
@@ -61,7 +61,7 @@ def prepare(
         logits_fn: the model, `x [B, ...] -> logits [B, K]`.
         x: `[B, ...]` images.
         labels: `[B]` class indices.
-        eps: the radius.
+        eps: the radius of the ball, one number.
         box: the range of pixel values.
 
     Returns:
@@ -79,15 +79,15 @@ def prepare(
 
 
 def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
-    """One key for each example, `[count]`: `fold_in(key, id)`; by default the id is the position in the batch.
+    """Make one random key for each example: `fold_in(key, id)`.
 
     Args:
         key: the random key of the attack.
-        ids: `[count]`, integers that tell the examples apart, or None for their positions in the batch.
+        ids: `[count]`, one integer for each example, or None for its position in the batch.
         count: the number of examples in the batch.
 
     Returns:
-        The keys, `[count]`. An example with the same key and id gets the same random numbers in any batch.
+        The keys, `[count]`. An example with the same id gets the same random numbers in any batch.
 
     Raises:
         ValueError: `ids` has another shape than `[count]`.
@@ -112,7 +112,9 @@ def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:
 
 
 def fooled(logits: Float[Array, "batch classes"], labels: Labels, targeted: bool = False) -> Bool[Array, " batch"]:
-    """Whether each attack succeeds: the prediction is not the label, or is the target. A NaN logit is no success.
+    """Whether the attack succeeds on each image: the model errs, or predicts the target of a targeted attack.
+
+    An attack never succeeds on an image with a NaN logit.
 
     Args:
         logits: `[B, K]`, the model's logits of the images that the attack found.
@@ -136,7 +138,7 @@ def finish(
     trace: Array,
     targeted: bool = False,
 ) -> AttackResult:
-    """The result of an attack; its success and distances are computed from the images found.
+    """Make the result of an attack, with success and distance computed from the images that it found.
 
     Args:
         logits_fn: the model.
@@ -144,7 +146,7 @@ def finish(
         found: `[B, ...]`, the best images.
         x: `[B, ...]`, the original images.
         labels: `[B]`, the true classes, or the targets.
-        loss: `[B]`, the loss of the images found.
+        loss: `[B]`, the loss at the images found.
         trace: `[B, steps]`, the loss after each step.
         targeted: whether the labels are targets.
 
@@ -187,16 +189,16 @@ def climb(
     """Projected ascent, the loop of every gradient attack.
 
     Args:
-        objective: `z [B, ...] -> (what to climb [B], whether z is already a success [B])`.
-        threat: the geometry.
+        objective: `z [B, ...] -> (value to maximise [B], whether z is a success [B])`.
+        threat: the threat, which defines the projection and the direction of ascent.
         start: `[B, ...]`, the first points, inside the ball.
         x: `[B, ...]`, the center of the ball.
         eps: the radius of the ball.
         step_sizes: `[steps]`, the length of each step.
 
     Returns:
-        The best iterate of each example (a success if there is one, then the largest value; the start is no candidate),
-        its value `[B]`, and the values after each step `[B, steps]`.
+        The best iterate of each example `[B, ...]`, its value `[B]`, and the values after each step `[B, steps]`. A
+        success is better than any failure, and a larger value is better than a smaller one. The start is no candidate.
     """
     ascent, project = jax.vmap(threat.ascent, (0, 0, None)), jax.vmap(threat.project, (0, 0, None))
 

@@ -1,6 +1,6 @@
 r"""Invertible functions of a batch, as records of pure functions.
 
-A bijector maps `x` to `z` one to one and returns the log-determinant of its Jacobian, so densities carry over:
+A bijector maps `x` to `z` one to one and returns the log-determinant of its Jacobian, which relates the two densities:
 
     log p(x) = log p(z) + logdet,    z, logdet = forward(params, x),    logdet = log |det dz/dx|.
 """
@@ -18,7 +18,7 @@ LogDet = Float[Array, " batch"]
 
 
 class Reversible(NamedTuple):
-    """How `memory_saving` runs a bijector: a forward pass and a backward pass that inverts instead of remembering.
+    """The passes by which `memory_saving` runs a bijector; the backward pass recomputes the input by inversion.
 
     Attributes:
         forward: `(params, x) -> (z, logdet, saved)`. `saved` is all that the forward pass keeps for the backward pass
@@ -39,9 +39,8 @@ class Bijector(NamedTuple):
             output of each layer to the `init` of the next one.
         forward: `(params, x [B, ...]) -> (z, logdet [B])`, in nats.
         inverse: `(params, z) -> (x, logdet [B])`, with the log-determinant of the inverse map.
-        reversible: optional. `reversible(anchor_every)` returns the `Reversible` by which `memory_saving` runs this
-            bijector; `anchor_every` has the meaning that it has there. None: `memory_saving` calls `inverse` and then
-            differentiates `forward`.
+        reversible: `anchor_every -> Reversible`, the rule by which `memory_saving(layers, anchor_every)` runs this
+            bijector. With None, `memory_saving` calls `inverse` and then differentiates `forward`.
     """
 
     init: Callable[[Key, Z], Params]

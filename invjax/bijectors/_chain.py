@@ -11,7 +11,7 @@ def chain(layers: Sequence[Bijector]) -> Bijector:
     """Apply `layers` in order: `z = f_L(... f_1(x))`. The log-determinants add up.
 
     Args:
-        layers: bijectors. The parameters are a list with one entry for each layer.
+        layers: bijectors, in their order. The parameters are a list with one entry for each layer.
     """
     layers = tuple(layers)
 
@@ -87,7 +87,7 @@ def reversible_of(bijector: Bijector, anchor_every: int | None) -> Reversible:
 
 
 def _reversible_chain(layers: Sequence[Bijector], anchor_every: int | None) -> Reversible:
-    """The rules of all layers in sequence. The output of every `anchor_every`-th layer, but the last, is an anchor."""
+    """The rules of all layers in sequence. Each `anchor_every`-th layer but the last stores its output as an anchor."""
     rules = [reversible_of(layer, anchor_every) for layer in layers]
 
     def is_anchor(i):

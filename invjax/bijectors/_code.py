@@ -34,7 +34,7 @@ def decision_one_hot(logits):
 def on_host(function, shapes, *arrays):
     """Call `function` with NumPy arrays.
 
-    It is a callback only under a trace, because a large callback can stall a CPU that simulates many devices.
+    The call is a JAX callback only under a trace, because a large callback can stall a CPU that simulates many devices.
     """
     if any(isinstance(array, jax.core.Tracer) for array in arrays):
         return jax.pure_callback(lambda *values: function(*map(np.asarray, values)), shapes, *arrays)
@@ -69,8 +69,8 @@ def logit_coupling(conditioner_fn: Callable[[int], Net], num_classes: int) -> Bi
 def soft_tails(num_classes: int) -> Bijector:
     """`z_n = arcsinh(x_n)`, value by value: the identity near 0, a logarithm far from 0.
 
-    It helps a network that reads the code: after whitening, a pixel that is almost always black can lie hundreds of
-    standard deviations from 0.
+    The map helps a network that reads the code: after whitening, a pixel that is almost always black can have values
+    hundreds of standard deviations from 0.
 
     Args:
         num_classes: number of classes K.

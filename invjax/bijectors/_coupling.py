@@ -3,7 +3,7 @@ r"""Coupling layers: half of the channels pass unchanged and parametrise an inve
     additive   z1 = x1,  z2 = x2 + t(x1)                                    logdet = 0
     affine     z1 = x1,  z2 = (x2 + t(x1)) * sigmoid(r(x1) + 2)             logdet = sum log sigmoid(r + 2)
 
-Any network, the conditioner, computes `t` and `r`; it is never inverted. `log_sigmoid` computes the logarithm of the
+A network, the conditioner, computes `t` and `r`; no layer inverts it. `log_sigmoid` computes the logarithm of the
 scale, which stays exact where the scale itself underflows.
 
 Sources: Dinh et al. 2015 (additive); Kingma & Dhariwal 2018, *Glow*, table 1 (affine, shift before scale).

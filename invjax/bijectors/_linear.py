@@ -1,7 +1,7 @@
 r"""Linear bijectors: per-channel scaling, channel mixing, and the orthonormal cosine transform.
 
-All act on `x [B, ..., C]`. Maps of channels are the same at each of the `n` positions, so their log-determinant is `n`
-times that of one position.
+All layers act on `x [B, ..., C]`. A map of channels is the same at each of the `n` positions, so its log-determinant is
+`n` times that of one position.
 """
 
 import math
@@ -75,8 +75,8 @@ def permute(seed: int) -> Bijector:
 def conv1x1() -> Bijector:
     """Mix the channels at each position by a learned matrix: `z = x W`, `W = P L (U + diag(sign * exp(log_s)))`.
 
-    `P` is a fixed permutation, `L` is unit lower triangular, and `U` is strictly upper triangular. Any `log_s` gives a
-    regular `W`, and `logdet = positions * sum(log_s)` needs no factorisation. `init` draws a random rotation.
+    `P` is a fixed permutation, `L` is unit lower triangular, and `U` is strictly upper triangular. `W` is invertible
+    for any `log_s`, and `logdet = positions * sum(log_s)` needs no factorisation. `init` draws a random rotation.
 
     Source: Kingma & Dhariwal 2018, section 3.2 (their LU form).
     """
@@ -96,7 +96,7 @@ def conv1x1() -> Bijector:
 
     def matrix(params):
         dtype = params["log_s"].dtype
-        # argmax and sign have no gradient, and they restore the fixed parts after weight decay
+        # argmax and sign keep these parts fixed: their gradient is zero, and they undo weight decay
         permutation = jax.nn.one_hot(params["permutation"].argmax(-1), params["log_s"].size, dtype=dtype)
         lower = jnp.tril(params["lower"], -1) + jnp.eye(params["log_s"].size, dtype=dtype)
         upper = jnp.triu(params["upper"], 1) + jnp.diag(jnp.sign(params["sign"]) * jnp.exp(params["log_s"]))

@@ -56,7 +56,7 @@ def _reversible_repeat(block: Bijector, n: int, anchor_every: int | None) -> Rev
     """The rule of the block in a scan, with the output of every `anchor_every`-th block as an anchor.
 
     The blocks form groups of `anchor_every`. Anchor g is the output of the last block of group g. The last group needs
-    no anchor, because the backward pass starts from its output. Inside a block nothing is anchored.
+    no anchor, because the backward pass starts from its output. No output inside a block is an anchor.
     """
     rule = reversible_of(block, None)
     group_size = n if anchor_every is None else anchor_every

@@ -1,4 +1,4 @@
-"""Bijectors that move values between positions and channels and change none of them."""
+"""Bijectors that move values between positions and channels without changing the values."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def _to_channels(x, factor):
 def _to_space(z, factor):
     batch, height, width, channels = z.shape
     _check.divisible(
-        f"the inverse of squeeze({factor}) at z.shape={z.shape}", (channels,), factor**2, "check the shape"
+        f"the inverse of squeeze({factor}) at z.shape={z.shape}", (channels,), factor**2, "pass an output of squeeze"
     )
     z = z.reshape(batch, height, width, factor, factor, channels // factor**2).transpose(0, 1, 3, 2, 4, 5)
     return z.reshape(batch, height * factor, width * factor, channels // factor**2)
@@ -117,7 +117,7 @@ def roll(offset: tuple[int, int]) -> Bijector:
 
 
 def flatten(shape: Sequence[int]) -> Bijector:
-    """`[B, *shape] -> [B, D]`.
+    """Flatten each example to a vector: `[B, *shape] -> [B, D]`.
 
     Args:
         shape: shape of one example.
@@ -126,7 +126,9 @@ def flatten(shape: Sequence[int]) -> Bijector:
 
     def forward(x):
         if x.shape[1:] != shape:
-            raise ValueError(f"flatten(shape={shape}) needs x of shape [batch, {shape}]; got {x.shape}")
+            raise ValueError(
+                f"flatten(shape={shape}) needs x of shape [batch, *{shape}]; got {x.shape}; build it with {x.shape[1:]}"
+            )
         return x.reshape(x.shape[0], -1)
 
     return stateless(forward, lambda z: z.reshape(z.shape[0], *shape))

@@ -2,10 +2,10 @@ r"""Whitening of the nuisance, one affine map for each predicted class.
 
     z_s = x_s,    z_n = g_c(x_n),    c = argmax x_s
 
-The logits pass unchanged and select the map, so the inverse selects the same one. An encoder that is the same for all
-classes can only hide what the nuisance says about the class. A map for each class can remove it, because the logits
-already hold the decision: if each g_c maps the data of its class to the same density, then the nuisance is independent
-of the class. The density of the code is then factorial, which is the goal of independence cross-entropy
+The logits pass unchanged and select the map, so the inverse selects the same map. One map for all classes can hide the
+information of the nuisance about the class, but cannot remove it. A map for each class can remove this information,
+because the logits contain the decision: if each g_c maps the data of its class to the same density, then the nuisance
+is independent of the class. The density of the code is then factorial, which is the goal of independence cross-entropy
 (Jacobsen et al. 2019, definition 5).
 """
 
@@ -30,13 +30,13 @@ def decision_whitening(num_classes: int, min_std: float = 1e-3) -> Bijector:
 
     Args:
         num_classes: number of classes K.
-        min_std: smallest standard deviation that is divided by, in units of the input. Dequantisation noise has a
+        min_std: lower bound of the standard deviations `std_c`, in units of the input. Dequantisation noise has a
             standard deviation of 1e-3.
     """
     _check.positive(num_classes=num_classes, min_std=min_std)
 
     def principal_axes(decision, nuisance):
-        """Computed on the host in float64, because variances differ by a factor of a million."""
+        """Mean, log std and rotation of each class, in float64 because variances differ by a factor of a million."""
         size = nuisance.shape[1]
         mean, std = np.zeros((num_classes, size)), np.ones((num_classes, size))
         rotation = np.tile(np.eye(size), (num_classes, 1, 1))

@@ -3,11 +3,11 @@ r"""The backward pass of linear bounds: weights of an output become weights of t
 Every operation f is enclosed between two affine functions of its inputs, `lower(v) <= f(v) <= upper(v)`. A weighted sum
 of outputs is bounded from below by the same sum of `lower` where the weight is positive and of `upper` where it is
 negative. That bound is an affine function of the inputs of the operation, that is, a set of weights one step earlier.
-An affine operation is its own enclosure: weights pass it by its transpose, and terms that cancel (`x - x`) cancel. At
-the input, the minimum of an affine function over a box or a ball has a closed form.
+An affine operation is its own enclosure: its transpose maps the weights, so the two terms of `x - x` cancel. At the
+input, the minimum of an affine function over a box or a ball has a closed form.
 
-Source: Zhang et al. 2018; Xu et al. 2020 for arbitrary computation graphs. Taking the better of a method's bound and
-those of the faster methods is ours.
+Source: Zhang et al. 2018; Xu et al. 2020 for arbitrary computation graphs. Taking the best of a method's bound and
+the bounds of the faster methods is our addition.
 """
 
 import math
@@ -29,7 +29,7 @@ _BATCH_SIZE = 512
 
 
 def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], jax.Array]:
-    """For one example: a function `rows [R, ...] -> [R]`, a lower bound of each weighted sum of the output."""
+    """A function `rows [R, ...] -> [R]` that bounds each weighted sum of one example's output from below."""
     (output,) = graph.outputs
     if not isinstance(output, Variable):
         return jax.vmap(lambda row: (row * output).sum())
@@ -85,7 +85,7 @@ def both_ends(least: Callable, variable: Variable) -> tuple[jax.Array, jax.Array
 def _backwards(graph: Graph, enclosures: list[Any], region: Region, target: Variable, row: jax.Array) -> jax.Array:
     """A lower bound over the region of the sum of `row * target`, for one example and one row.
 
-    There is one enclosure for each operation of the graph, or the list of the intervals of its outputs.
+    `enclosures` holds the enclosure of each operation, or the list of the intervals of its outputs.
     """
     weights, constant = {target: row}, jnp.zeros((), row.dtype)
     for operation, enclosure in zip(reversed(graph.operations), reversed(enclosures), strict=True):

@@ -1,4 +1,4 @@
-"""Calls inside a JAX program: which function an equation calls, and how it is replaced by the operations inside.
+"""Calls inside a JAX program: find the function that an equation calls, and replace the call by its operations.
 
 `trace` uses this module to replace `jit`, `checkpoint` and custom derivatives by their bodies, to unroll scans, and to
 recognize the activations of `jax.nn`, which stay whole because bounds of their parts would be loose.
@@ -49,7 +49,7 @@ def _ends_of(jaxpr_or_eqn: Any) -> list[Any]:
 def _counts(eqn: Any, body: core.ClosedJaxpr) -> tuple[int, int]:
     """The number of constants and of carried values of a scan.
 
-    The body sees both with all their axes, and every other operand without its first axis. The equation also has
+    The body receives both with all their axes, and every other operand without its first axis. The equation also has
     parameters with these numbers, but their names depend on the version of JAX.
     """
     whole = [
@@ -75,7 +75,7 @@ def _unrolled(body: core.ClosedJaxpr, counts: tuple[int, int], params: dict[str,
 def is_activation(eqn: Any, shapes: list[tuple[int, ...] | None]) -> bool:
     """Whether an equation calls one of the activations of `jax.nn`.
 
-    The name alone proves nothing, because any function can have it, so the body is compared, too.
+    Another function can have the same name, so the body is compared, too.
 
     Args:
         eqn: the equation.

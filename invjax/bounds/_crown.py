@@ -46,7 +46,7 @@ def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str 
     Args:
         logits_fn: `x [B, ...] -> logits [B, K]`; the logits of an image depend on that image alone.
         region: a box or ball around each image, from `linf_box` or `l2_ball`.
-        labels: `[B]`.
+        labels: `[B]`, class indices.
         method: one of `METHODS`. "ibp" costs two forward passes; "crown-ibp" adds a backward pass for each other
             class; "crown" adds one for each end of each input of a nonlinear operation and suits small networks.
 
@@ -73,7 +73,7 @@ def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str 
 
 
 def certified(margins: Margins, *, slack: float = 1e-4) -> Bool[Array, " batch"]:
-    """Whether the label wins against every other class for all inputs of the region.
+    """Whether the label has the largest logit for all inputs of the region.
 
     Bounds are computed with ordinary rounding, not outward. The float32 bounds of this library's networks differ from
     the same bounds in float64 by less than 1e-5 of the largest logit or bound (`tests/contracts/test_bounds.py`). A

@@ -1,8 +1,7 @@
 r"""Enclosure rules: the affine bounds of each primitive of JAX.
 
-Where the slope of a line is a free choice, the interval of the input fixes it. A function whose slope only rises or
-only falls gets its chord on one side and the tangent in the middle of the interval on the other. An S-shaped function
-gets two parallel lines.
+The interval of the input determines the slope of each line. A convex or concave function gets its chord on one side and
+the tangent in the middle of the interval on the other. An S-shaped function gets two parallel lines.
 
 Sources: Zhang et al. 2018, *Efficient Neural Network Robustness Certification with General Activation Functions* (the
 adaptive slope of ReLU is the tangent above); Singh et al. 2018 for parallel lines; McCormick 1976 for products.
@@ -42,7 +41,7 @@ def _linear_in_each(function, *intervals):
 
 
 def bent(function: Callable, *intervals: Interval) -> Enclosure:
-    """The rule of a function of one value whose slope only rises or only falls: a chord and a tangent.
+    """The rule of a convex or concave function of one value: a chord and a tangent.
 
     The tangent touches the function in the middle of the interval.
 
@@ -59,7 +58,7 @@ def bent(function: Callable, *intervals: Interval) -> Enclosure:
 def s_shaped(function: Callable, *intervals: Interval) -> Enclosure:
     """The rule of an increasing function of one value whose slope first rises and then falls: parallel lines.
 
-    The slope is nowhere smaller than at both ends, so the function minus a line of the smaller end slope increases.
+    The slope is smallest at one end of the interval, so the function minus a line of that slope increases.
 
     Args:
         function: the operation as a function of the operands that depend on the input.
@@ -73,7 +72,7 @@ def s_shaped(function: Callable, *intervals: Interval) -> Enclosure:
 
 
 def _convex(function, *intervals):
-    """The rule `bent` for a function whose slope is known to rise, which needs fewer operations."""
+    """The rule `bent` for a convex function, which needs fewer operations."""
     return Lines(*_tangent_and_chord(function, *intervals)[:2]) if len(intervals) == 1 else None
 
 
@@ -124,8 +123,8 @@ def _bent_in_its_domain(rule):
 
 
 def _elu(function, x):
-    # an activation that was kept whole accepts only arrays of its own shape
-    scale = -function(jnp.full_like(x.lower, -jnp.inf))  # of the exponential part; above 1 the slope falls at 0
+    # `function` accepts only arrays of the shape that it was traced with
+    scale = -function(jnp.full_like(x.lower, -jnp.inf))  # of the exponential part; above 1 elu is not convex
     return _bent_where((scale >= 0) & (scale <= 1), function, x, interval.turning(0.0)(function, x))
 
 
@@ -142,7 +141,7 @@ def _product(function, *intervals):
 
 
 def _largest_of(function, x):
-    """The maximum over axes: at least the operand with the highest lower end, and exact if no other can reach it."""
+    """The maximum over axes is at least the operand of highest lower end, and equals it if no other can exceed it."""
     lower, _ = _largest_in_windows(function, x)
     at_low, pull = jax.vjp(function, jax.lax.stop_gradient(x.lower))
     fraction = pull(jnp.ones_like(at_low))[0]  # 1 for that operand, less if several are tied

@@ -5,7 +5,7 @@ Over the box of its inputs an operation f satisfies
     lower(v) <= f(v) <= upper(v),
 
 where lower and upper are affine. `crown` carries these functions backwards through a network. This module holds the
-records and the registry; the rules of single primitives are in the next module.
+records and the registry; `_enclosure_rules` holds the rules of the primitives.
 """
 
 from collections.abc import Callable

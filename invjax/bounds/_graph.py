@@ -43,7 +43,7 @@ class Operation(NamedTuple):
 
     Attributes:
         name: name of the primitive, or of the activation of `jax.nn` that the operation is.
-        function: takes arrays for all operands; returns an array, or a list of arrays if there are several outputs.
+        function: the primitive as a function of all operands; it returns an array, or a list of several arrays.
         operands: a `Variable` for each operand that depends on the input, and an array for each that does not.
         outputs: the variables that the operation computes.
         several: whether `function` returns a list.
@@ -70,7 +70,7 @@ class Graph(NamedTuple):
     """The operations of a function, in order.
 
     Attributes:
-        source: the input.
+        source: the variable of the input.
         operations: the operations between input and outputs.
         outputs: a `Variable` for each output, or an array for an output that does not depend on the input.
     """
@@ -84,7 +84,7 @@ def trace(function: Callable, x: Any) -> tuple[Graph, Any]:
     """The graph of a function of one array, and the tree structure of its result.
 
     Args:
-        function: takes one array.
+        function: a function of one array.
         x: an array, or a `jax.ShapeDtypeStruct`, with the shape and dtype of the input.
 
     Raises:

@@ -1,4 +1,4 @@
-r"""Interval bound propagation (IBP): push a box through a function, operation by operation.
+r"""Interval bound propagation (IBP): propagate a box through a function, operation by operation.
 
 Each value is replaced by an interval that contains it. An affine map with matrix W acts on the center and the radius,
 
@@ -8,8 +8,8 @@ and an increasing function acts on both ends. Every rule is as tight as possible
 not record how values depend on each other (`x - x` becomes `[-2r, 2r]`), so bounds of deep networks are loose unless
 the network was trained with them.
 
-`ibp` bounds the function of real numbers. It rounds to nearest, not outward, so an end can be wrong by as much as
-rounding changes the function itself (see `certified` for numbers).
+`ibp` bounds the function in exact arithmetic, but rounds to nearest and not outward. An end can therefore be wrong by
+as much as rounding changes the function itself (see `certified` for numbers).
 
 Source: Gowal et al. 2018, *On the Effectiveness of Interval Bound Propagation*.
 """
@@ -61,7 +61,7 @@ def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
     ([0.0], [1.0])
 
     Args:
-        fn: takes one array `[...]` and returns a pytree of arrays.
+        fn: a function of one array `[...]` that returns a pytree of arrays.
         interval: the box, for example from `linf_box`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Interval rules for classes of functions: monotone, turning once, linear in two operands, powers.
+"""Interval rules for classes of functions: monotone or turning once, linear in two operands, and powers.
 
 Sources: Gowal et al. 2018 for products with a fixed matrix; Rump 1999 for products of two uncertain matrices.
 """
@@ -13,12 +13,12 @@ from invjax.bounds._regions import Interval
 
 
 def lower_of(operand):
-    """The lower end of an interval; an array is its own."""
+    """The lower end of an interval, or the array itself."""
     return operand.lower if isinstance(operand, Interval) else operand
 
 
 def upper_of(operand):
-    """The upper end of an interval; an array is its own."""
+    """The upper end of an interval, or the array itself."""
     return operand.upper if isinstance(operand, Interval) else operand
 
 

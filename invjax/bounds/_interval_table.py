@@ -71,7 +71,10 @@ def _select(function, which, *cases):
     if not isinstance(which, Interval):
         return increasing(function, which, *cases)
     if len(cases) != 2 or which.lower.dtype != jnp.bool_:
-        raise NotImplementedError("a choice between more than two cases must not depend on the input")
+        raise NotImplementedError(
+            f"bounds exist only for a choice between two cases by a boolean; got {len(cases)} cases and "
+            f"{which.lower.dtype}; nest jnp.where, or make the choice independent of the input"
+        )
     first, second = (increasing(function, end, *cases) for end in which)
     return Interval(jnp.minimum(first.lower, second.lower), jnp.maximum(first.upper, second.upper))
 
@@ -79,7 +82,9 @@ def _select(function, which, *cases):
 def _indexed(function, array, *indices):
     """The rule of operations that move values to positions which must not depend on the input."""
     if any(isinstance(i, Interval) and not jnp.issubdtype(i.lower.dtype, jnp.floating) for i in indices):
-        raise NotImplementedError("positions in an array must not depend on the input")
+        raise NotImplementedError(
+            "there are no bounds for array positions that depend on the input; compute the positions without the input"
+        )
     return increasing(function, array, *indices)
 
 
@@ -87,7 +92,8 @@ def _converted(function, x):
     found = increasing(function, x)
     if not jnp.issubdtype(found.lower.dtype, jnp.floating):
         raise NotImplementedError(
-            f"bounds exist for floating point values only; the model converts a value to {found.lower.dtype}"
+            f"bounds exist for floating point values only; the model converts a value to {found.lower.dtype}; "
+            "keep it in floating point"
         )
     return found
 

@@ -2,7 +2,7 @@
 
 A region contains one set for each example and carries the batch axis first, like images. `Interval` is a box; it also
 holds the lower and upper bounds of any intermediate value. `Ball` is an l2 ball. Both are clipped to the range of
-pixels, which loses nothing because no image lies outside that range.
+pixel values, which excludes no image.
 """
 
 from typing import NamedTuple
@@ -128,4 +128,6 @@ def _check_order(low, high, low_name, high_name, fix):
         return
     wrong = int((~(np.asarray(low) <= np.asarray(high))).sum())  # also counts NaN, which compares false
     if wrong:
-        raise ValueError(f"{low_name} must not be above {high_name}; it is in {wrong} of {np.size(high)} values; {fix}")
+        raise ValueError(
+            f"{high_name} must be at least {low_name}; got {wrong} of {np.size(high)} values below it or NaN; {fix}"
+        )

@@ -98,7 +98,7 @@ def smoothed(
 
     Args:
         key: random key.
-        logits_fn: `x [B, ...] -> logits [B, K]`, the base classifier; it is accurate only if it was trained with noise.
+        logits_fn: `x [B, ...] -> logits [B, K]`, the base classifier, which needs training with noise.
         x: images, `[B, ...]`; their noisy copies leave [0, 1] and are not clipped.
         sigma: standard deviation of the noise, in units of `x`.
         trials: number of copies for the count.
@@ -110,8 +110,8 @@ def smoothed(
         Labels and radii, `[B]` each.
 
     Raises:
-        ValueError: a number is not positive, `alpha` is outside (0, 1), the images are integers or contain NaN, or the
-            output of the model is not `[B, K]`.
+        ValueError: `sigma` or a count is not positive, `alpha` is outside (0, 1), the images are integers or contain
+            NaN, or the output of the model is not `[B, K]`.
     """
     _check.positive(sigma=sigma, trials=trials, selection=selection)
     _check_probability(alpha)
@@ -130,7 +130,7 @@ def smoothed(
             )
             logits = logits_fn(x + sigma * noise)
             votes = jax.nn.one_hot(logits.argmax(-1), num_classes, dtype=jnp.int32)
-            return counts + jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), votes, 0)  # NaN is no vote
+            return counts + jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), votes, 0)  # NaN gives no vote
 
         return lax.fori_loop(first, first + count, draw, jnp.zeros((len(x), num_classes), jnp.int32))
 

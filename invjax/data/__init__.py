@@ -1,13 +1,13 @@
-"""Data sets as plain arrays, and what changes their images.
+"""Data sets as plain arrays, and functions that change their images.
 
-`load` reads a named data set and `Dataset` also holds your own arrays. `as_float` converts bytes to floats and
+`load` reads a named data set, and `Dataset` can hold your own arrays. `as_float` converts bytes to floats, and
 `batches` draws shuffled batches. `binary_shift` and `texture_shift` make shiftMNIST from a data set; `augment` and
 `uneven_ink` vary images at random. `human_labelled` reads the labels that people gave to invariance examples.
 `write_file`, `write_json` and `write_arrays` write a file whole or not at all, and `read_arrays` reads arrays back.
 
 Images stay uint8 in memory (a quarter of the size of float32) and keep the order in which their authors published them,
-so that an index means the same image everywhere. `as_float` turns a batch into what models and attacks take: float32 in
-[0, 1].
+so that an index means the same image everywhere. Models and attacks take float32 images in [0, 1], which `as_float`
+returns.
 """
 
 from invjax._store import read_arrays, write_arrays, write_file, write_json

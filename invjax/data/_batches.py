@@ -1,4 +1,4 @@
-"""Shuffled batches as a function of the step: the step alone says where a training run stands in its data."""
+"""Shuffled batches as a function of the step, so that a resumed training run needs only its step to continue."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache

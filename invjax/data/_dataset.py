@@ -1,4 +1,4 @@
-"""A data set in memory, photographs that are decoded on demand, and integers as floats in [0, 1]."""
+"""A data set in memory, photographs that are decoded on demand, and the conversion of images to floats in [0, 1]."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ class LazyImages:
 
     Attributes:
         records: the encoded photographs; `records[i]["image"]` holds the bytes of one.
-        order: `[N]`, the record of each image.
+        order: `[N]`, the index of each image's record.
     """
 
     records: Sequence[Any]

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from invjax.data._load import data_folders, load
 
-# name: (the file of the images, and with _labels of people's labels; the file of test indices; the norm; the radius)
+# name: (file of the images, whose name with _labels has people's labels; file of test indices; norm; radius)
 _SETS = {
     "l0": ("l0/automated", "indexs", "l0", None),
     "linf 0.3": ("linf/automated_eps03", "indexs", "linf", 0.3),
@@ -65,14 +65,14 @@ def human_labelled(data_dir: str | os.PathLike[str] | None = None) -> dict[str, 
 
     Args:
         data_dir: the only folder to search, both for these files (also inside `excessive_invariance/` or
-            `Excessive-Invariance/`) and for MNIST, as `load` does. Without it: `$INVJAX_DATA`, `$TFDS_DATA_DIR`,
-            `~/tensorflow_datasets`.
+            `Excessive-Invariance/`) and for MNIST, as `load` does. The default is to search `$INVJAX_DATA`,
+            `$TFDS_DATA_DIR` and `~/tensorflow_datasets`.
 
     Returns:
         The sets by name.
 
     Raises:
-        FileNotFoundError: none of the folders has the files, or MNIST; the message says how to get them there.
+        FileNotFoundError: no folder has the files, or no folder has MNIST; the message says how to get them.
         ValueError: a file is damaged.
 
     Source: Tramèr et al. 2020, table 1.
@@ -99,7 +99,7 @@ def human_labelled(data_dir: str | os.PathLike[str] | None = None) -> dict[str, 
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:
-    # as `as_float` scales them, which takes integers alone: one of the sets has half-integers
+    # the scale of `as_float`, which refuses the half-integers of one of the sets
     return images.astype(np.float32) * np.float32(1 / 255)
 
 

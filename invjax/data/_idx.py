@@ -41,7 +41,7 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
     damaged = f"{path} is not a whole IDX file of {dims} dimensions; download it again"
     data = path.read_bytes()
     try:
-        if data[:2] == b"\x1f\x8b":  # the name does not tell: some browsers unpack a file and keep its .gz
+        if data[:2] == b"\x1f\x8b":  # the bytes decide, because some browsers unpack a file and keep its .gz
             data = gzip.decompress(data)
         magic, *shape = struct.unpack_from(f">{1 + dims}I", data)
     except (OSError, EOFError, zlib.error, struct.error) as error:

@@ -1,9 +1,9 @@
 """Named data sets, in the order in which their authors published them.
 
-scikit-learn contains `digits`. The other data sets are read from the first of these folders that has them: `data_dir`
-alone, if it is given; otherwise `$INVJAX_DATA`, `$TFDS_DATA_DIR`, `~/tensorflow_datasets`. A folder may hold the four
-original MNIST files (also inside `mnist_idx/`, `mnist/` or `MNIST/raw/`), or data sets that TensorFlow Datasets
-prepared as array_record (also inside `tfds/`). Reading needs no TensorFlow, and nothing is downloaded.
+`digits` is part of scikit-learn. For any other data set `load` searches `data_dir` alone, or without it `$INVJAX_DATA`,
+`$TFDS_DATA_DIR` and `~/tensorflow_datasets`, in this order. A folder may hold the four original MNIST files (also
+inside `mnist_idx/`, `mnist/` or `MNIST/raw/`), or data sets that TensorFlow Datasets prepared as array_record (also
+inside `tfds/`). `load` needs no TensorFlow and downloads nothing.
 """
 
 import os
@@ -32,7 +32,8 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
         split: 'train' or 'test'. The test split of imagenet2012 is ILSVRC's validation split, whose labels are public.
             The test split of digits is every fifth image of each class, 360 of 1,797; the same people wrote the digits
             of both splits.
-        data_dir: the only folder to search. Without it: `$INVJAX_DATA`, `$TFDS_DATA_DIR`, `~/tensorflow_datasets`.
+        data_dir: the only folder to search. The default is to search `$INVJAX_DATA`, `$TFDS_DATA_DIR` and
+            `~/tensorflow_datasets`.
 
     Returns:
         A `Dataset`. Images decoded from TFDS are cached in `$INVJAX_CACHE`, by default `~/.cache/invjax`. For
@@ -40,8 +41,8 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
         GB for train).
 
     Raises:
-        ValueError: an unknown name or split, or a damaged file.
-        FileNotFoundError: none of the folders has the data set; the message says how to get it there.
+        ValueError: the name or the split is unknown, or a file is damaged.
+        FileNotFoundError: no folder has the data set; the message says how to get it.
         ImportError: a package of `invjax[experiments]` is missing.
     """
     _check.one_of("name", name, _NUM_CLASSES)

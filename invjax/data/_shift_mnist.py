@@ -91,8 +91,9 @@ def texture_shift(
 ) -> Dataset:
     r"""Put the texture of the digit's class, or of a random one, behind it: `pixel = digit + (1 - digit) * texture`.
 
-    The digit is its own opacity: strokes of full intensity do not change. Every piece of texture gets the same mean and
-    standard deviation (before it is clipped to [0, 1]), so that only its type tells the class, not its brightness.
+    The intensity of the digit is its opacity, so strokes of full intensity do not change. Every piece of texture gets
+    the same mean and standard deviation (before it is clipped to [0, 1]), so that the type and not
+    the brightness of a texture tells the class.
     "removed" has a plain background of that mean.
 
     >>> blank = Dataset(np.zeros((20, 28, 28, 1), np.uint8), np.arange(20, dtype=np.int32) % 10, 10, 256)
@@ -141,7 +142,7 @@ def texture_shift(
 
 
 def _over(data: Dataset, digits: np.ndarray, background: np.ndarray) -> UInt8[np.ndarray, "n height width channels"]:
-    """The digits, as opaque as they are bright, over backgrounds `[n, height, width]` in [0, 1]."""
+    """Blend digits over backgrounds `[n, height, width]` in [0, 1]; the intensity of a digit is its opacity."""
     full = data.levels - 1
     return np.round(digits + (full - digits.astype(float)) * background[..., None]).astype(np.uint8)
 

@@ -32,7 +32,7 @@ def grating(angle: float | int, period: float | int = 5) -> Texture:
 
 
 def checkerboard(rng: np.random.Generator, count: int, shape: tuple[int, int], cell: int = 3) -> np.ndarray:
-    """Squares of `cell` pixels, shifted at random. A `Texture`.
+    """The `Texture` of squares of `cell` pixels, shifted at random.
 
     Args:
         rng: the source of the random shifts.
@@ -49,7 +49,7 @@ def checkerboard(rng: np.random.Generator, count: int, shape: tuple[int, int], c
 
 
 def rings(rng: np.random.Generator, count: int, shape: tuple[int, int], period: float | int = 5) -> np.ndarray:
-    """Circular waves of `period` pixels around a random point of the image. A `Texture`.
+    """The `Texture` of circular waves of `period` pixels around a random point of the image.
 
     Args:
         rng: the source of the random centers.
@@ -85,7 +85,7 @@ def noise(exponent: float | int) -> Texture:
 
 
 def dots(rng: np.random.Generator, count: int, shape: tuple[int, int], spacing: float | int = 5) -> np.ndarray:
-    """Bright round dots on a square lattice, shifted at random. A `Texture`.
+    """The `Texture` of bright round dots on a square lattice, shifted at random.
 
     Args:
         rng: the source of the random shifts.
@@ -112,7 +112,7 @@ TEXTURES: dict[str, Texture] = {
     "blue noise": noise(1),
     "dots": dots,
 }
-"""Ten synthetic families; class c has the c-th."""
+"""Ten synthetic families of textures, in the order of the classes."""
 
 
 def textures_in(folder: str | os.PathLike[str], shorter_side: int | None = None) -> dict[str, Texture]:

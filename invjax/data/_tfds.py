@@ -1,4 +1,4 @@
-"""Data sets that TensorFlow Datasets (TFDS) prepared as array_record files, in the order of their authors.
+"""Data sets that TensorFlow Datasets (TFDS) prepared as array_record files, in their published order.
 
 TFDS shuffles the examples when it prepares a data set. Reading undoes the shuffle, and decoded images are cached.
 Reading needs the packages `tensorflow_datasets` and `array_record`, but not TensorFlow.
@@ -100,7 +100,7 @@ def _cached(files: list[Path], stem: str, decode: Callable[[], Pair]) -> Pair:
     key = hashlib.sha256(repr(stamps).encode()).hexdigest()[:12]
     cache = Path(os.path.expanduser(os.environ.get("INVJAX_CACHE") or "~/.cache/invjax"))
     path = cache / f"{stem}-{files[0].parent.name}-{key}.npz"
-    # A cache file that is absent, half-written or not even a zip means decoding again.
+    # If the cache file is absent or damaged, the images are decoded again.
     with suppress(Exception), path.open("rb") as file:  # np.load(path) leaves a damaged file open
         stored = np.load(file)
         return stored["data"], stored["labels"]
@@ -113,7 +113,7 @@ def _cached(files: list[Path], stem: str, decode: Callable[[], Pair]) -> Pair:
             os.replace(whole, path)
     except OSError as error:
         warnings.warn(
-            f"{cache} does not take decoded images ({error}), so the next load decodes again; "
+            f"decoded images cannot be cached in {cache} ({error}), so the next load decodes them again; "
             "set INVJAX_CACHE to a folder that can be written",
             stacklevel=4,
         )

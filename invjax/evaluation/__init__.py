@@ -1,9 +1,9 @@
 """Numbers about a model on a data set: robust and certified accuracy, agreement with people, and a report on both
 failures.
 
-`benchmark` is AutoAttack in one call. `robustness_curve` and `certificate_curve` give accuracy against the radius,
-`report` both failures of the same images, `agreement` the predictions beside what people see. `Options` says how they
-use the machine and where they keep finished parts.
+`benchmark` is AutoAttack in one call. `robustness_curve` and `certificate_curve` give accuracy against the radius.
+`report` measures both failures on the same images, and `agreement` compares predictions with what people see. `Options`
+says how these functions use the machine and where they keep finished parts.
 """
 
 from invjax._batching import correct, over_batches

@@ -20,7 +20,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         with_humans: `[M]`, whether the model predicts the class that people see.
-        with_originals: `[M]`, whether the model predicts the class of the original: it is too invariant there.
+        with_originals: `[M]`, whether the model predicts the class of the original, and so is too invariant.
     """
 
     with_humans: np.ndarray
@@ -53,14 +53,14 @@ def agreement(
         apply_fn: `(params, x [B, 28, 28, 1] in [0, 1]) -> logits [B, 10]`.
         params: parameters of the model.
         examples: sets by name, such as `data.human_labelled()`.
-        options: batch size and mesh; nothing is kept.
+        options: batch size and mesh; `directory` has no effect.
 
     Returns:
         The agreement on each set, by its name.
 
     Raises:
-        ValueError: no sets, a set without an image in which people see another class, a model that does not return 10
-            finite logits.
+        ValueError: there are no sets, a set has no image in which people see another class, or the model does not
+            return 10 finite logits.
 
     Source: Tramèr et al. 2020, table 2.
     """

@@ -84,9 +84,9 @@ def benchmark(
 
         print(evaluation.benchmark(key, apply_fn, params, images, labels, threat=attacks.linf(), eps=8 / 255))
 
-    Each attack runs on the images that are still correct, in batches of `batch_size` and at last of a smaller power of
-    two, so each attack compiles a few times at most. Several calls with the same `apply_fn` and the same `stages`
-    compile once.
+    Each attack runs on the images that are still correct. All batches but the last ones have `batch_size` images, and
+    the last ones have a smaller power of two, so each attack compiles a few times at most. Several calls with the same
+    `apply_fn` and the same `stages` compile once.
 
     >>> from invjax import attacks
     >>> linear = lambda params, x: x.reshape(len(x), -1) @ params
@@ -109,15 +109,15 @@ def benchmark(
         eps: the radius, in the units of the threat.
         stages: the attacks, in order; by default the standard version of AutoAttack,
             `attacks.autoattack_stages(threat, num_classes=K)`.
-        options: batch size, mesh, and the folder in which `benchmark.npz` keeps finished attacks. A call with another
-            key, model, data, radius or list of attacks is refused there.
+        options: batch size, mesh, and the folder in which `benchmark.npz` keeps finished attacks. A folder with
+            another key, model, data, radius or list of attacks raises an error.
 
     Returns:
-        What was found for each image; printed, it is a summary.
+        The result for each image; `print` shows its summary.
 
     Raises:
-        ValueError: a negative `eps`, images outside of the box, labels of another shape or out of range, NaN logits,
-            no stages or stages of another threat, a directory that belongs to another run.
+        ValueError: `eps` is negative, images lie outside of the box, labels have another shape or are out of range,
+            logits are NaN, there are no stages or stages of another threat, or the directory belongs to another run.
 
     Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness*.
     """

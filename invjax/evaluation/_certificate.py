@@ -2,7 +2,7 @@
 
     certified accuracy  <=  accuracy under the worst change  <=  accuracy under any attack
 
-Bounds give the left side, attacks the right side.
+Bounds give the left side, and attacks give the right side.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Box, Params
 
 REGIONS = {"linf": linf_box, "l2": l2_ball}
-"""The ball that can be certified, by the name of its threat."""
+"""The balls that can be certified, by the name of their norm."""
 
 
 def certificate_curve(
@@ -52,12 +52,12 @@ def certificate_curve(
         options: batch size, mesh, and the folder in which `certificate.npz` keeps finished radii.
 
     Returns:
-        A `Curve` whose `broken_at` is the smallest radius from which on there is no certificate. A certificate at one
-        radius implies one at every smaller radius, even where the bounds there are too loose.
+        A `Curve` whose `broken_at` is the smallest radius such that no radius from it on has a certificate. A
+        certificate at one radius implies one at every smaller radius, even if the bounds there are too loose.
 
     Raises:
-        ValueError: negative radii, another norm or method, images outside of `box`, labels of another shape, a
-            directory that belongs to another run.
+        ValueError: a radius is negative, the norm or the method is unknown, images lie outside of `box`, labels have
+            another shape, or the directory belongs to another run.
         NotImplementedError: the model has a primitive without a rule; see `bounds.register_rule`.
     """
     _check.one_of("norm", norm, tuple(REGIONS))

@@ -22,7 +22,7 @@ from invjax.types import ApplyFn, Key, Params
 
 
 class Curve(NamedTuple):
-    """Accuracy against the radius, by image.
+    """The smallest radius that breaks each image, which gives the accuracy at each radius.
 
     Attributes:
         epsilons: `[E]`, the radii, ascending.
@@ -42,7 +42,7 @@ def sorted_radii(epsilons: Sequence[float | int] | np.ndarray) -> np.ndarray:
     """The radii as an ascending array.
 
     Raises:
-        ValueError: they are not a list of one or more non-negative numbers.
+        ValueError: `epsilons` is not a list of one or more non-negative numbers.
     """
     grid = np.asarray(epsilons, np.float64)
     if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
@@ -64,8 +64,8 @@ def robustness_curve(
 ) -> Curve:
     """Robust accuracy at each radius, with one compilation of the attack.
 
-    On a CPU the radii run in ascending order, and each attacks only the images that are still correct. The cost is
-    about that of one radius times the sum of the robust accuracies. On accelerators all radii run at once.
+    On a CPU the attack runs at the radii in ascending order, each time on the images that are still correct. The cost
+    is about that of one radius times the sum of the robust accuracies. On accelerators it runs at all radii at once.
 
     >>> from invjax import attacks
     >>> linear = lambda params, x: x @ params
@@ -84,16 +84,16 @@ def robustness_curve(
         images: `[N, ...]` floats in the attack's box.
         labels: `[N]`, the true classes.
         epsilons: the radii, in the units of the attack's threat, in any order.
-        vectorize: whether all radii run at once, on all images; by default only if the backend is not a CPU.
-        options: batch size, mesh, and the folder in which `curve.npz` keeps finished radii. A call with another key,
-            attack (by its recipe), model, data or list of radii is refused there.
+        vectorize: whether the attack runs at all radii at once, on all images; by default, unless the backend is a CPU.
+        options: batch size, mesh, and the folder in which `curve.npz` keeps finished radii. A folder with another
+            key, attack (by its recipe), model, data or list of radii raises an error.
 
     Returns:
         The curve, with the smallest radius that breaks each image.
 
     Raises:
-        ValueError: negative radii, images that are NaN or outside of the box, NaN logits, labels of another shape or
-            out of range, a directory that belongs to another run.
+        ValueError: a radius is negative, images are NaN or outside of the box, logits are NaN, labels have another
+            shape or are out of range, or the directory belongs to another run.
     """
     grid, labels = sorted_radii(epsilons), np.asarray(labels)
     vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize

@@ -20,7 +20,7 @@ class ChangedImages(NamedTuple):
 
     Attributes:
         images: `[N, ...]`, the modified images.
-        seen: `[N]`, the class that is seen there; -1 where no class can be told.
+        seen: `[N]`, the class that people or the judge see in each image; -1 where they can tell none.
     """
 
     images: np.ndarray
@@ -31,9 +31,9 @@ class Invariance(NamedTuple):
     """Predictions on images whose true class was changed.
 
     Attributes:
-        changed: `[N]`, whether another class is seen than the label.
+        changed: `[N]`, whether people or the judge see a class other than the label.
         kept: `[N]`, whether the model still predicts the label.
-        agrees: `[N]`, whether the model predicts the class that is seen.
+        agrees: `[N]`, whether the model predicts the class that they see.
     """
 
     changed: np.ndarray
@@ -45,7 +45,7 @@ def check_changed(name: str, given: ChangedImages, images: np.ndarray) -> None:
     """Check that there is one finite modified image and one class for each image.
 
     Raises:
-        ValueError: there is not.
+        ValueError: an image or a class is missing, an image is not finite, or a class is not an integer from -1 on.
     """
     seen = np.asarray(given.seen)
     if np.shape(given.images) != images.shape or seen.shape != (len(images),):
@@ -67,7 +67,7 @@ def invariance(
     """Classify the modified images.
 
     Raises:
-        ValueError: NaN logits, or a seen class that the model does not have.
+        ValueError: logits are NaN, or `given.seen` holds a class that the model does not have.
     """
     predict = partial(jax.jit(apply_fn), params)
     logits = over_batches(predict, [np.asarray(given.images)], options.batch_size, options.mesh)

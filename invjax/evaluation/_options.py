@@ -13,10 +13,10 @@ from invjax.types import Params
 class Options(NamedTuple):
     """How an evaluation uses the machine. No option changes which images are attacked or with which random numbers.
 
-    `benchmark`, `robustness_curve`, `certificate_curve`, `report` and `agreement` take it.
+    `benchmark`, `robustness_curve`, `certificate_curve`, `report` and `agreement` take this record.
 
     Attributes:
-        batch_size: images in a batch; with a mesh rounded up to a multiple of its size.
+        batch_size: number of images in a batch, rounded up to a multiple of the number of devices.
         mesh: devices to spread each batch over, from `training.data_mesh()`; None is one device.
         directory: folder of finished parts, from which an interrupted evaluation continues; None keeps nothing.
     """
@@ -35,16 +35,17 @@ def kept(
     correct: np.ndarray,
     **settings: Any,
 ) -> Kept:
-    """The kept results of an evaluation: refused by a call with other settings, parameters, data or clean predictions.
+    """The stored results of an evaluation with the same settings, parameters, data and clean predictions.
 
     Args:
-        options: with the directory; without one nothing is kept and nothing is hashed.
+        options: its `directory` holds the file. With None no result is stored, and no array is hashed.
         filename: the file in that directory.
         params: parameters of the model.
-        images: `[N, ...]`.
-        labels: `[N]`.
-        correct: `[N]`, whether the model classifies the images correctly; it tells models of equal parameters apart.
-        **settings: what else the results depend on, as JSON takes it.
+        images: `[N, ...]`, the images of the data set.
+        labels: `[N]`, their true classes.
+        correct: `[N]`, whether the model classifies the images correctly, which distinguishes models of equal
+            parameters.
+        **settings: all other values that the results depend on, in types that JSON can hold.
     """
     if options.directory is None:
         return Kept(None, {})

@@ -26,10 +26,9 @@ class Report(NamedTuple):
 
     Attributes:
         correct: `[N]`, whether the model classifies the unchanged image correctly.
-        sensitivity: by the name of the threat.
-        invariance: by the name of the changed images; empty without any.
-        certified: by the name of the threat, `[N]`, whether the label wins everywhere in the ball; only for threats
-            with `certify`.
+        sensitivity: the `Sensitivity` to each threat, by its name.
+        invariance: the `Invariance` on each set of changed images, by its name; empty without sets.
+        certified: `[N]` for each threat with `certify`, by its name: whether the label wins everywhere in the ball.
     """
 
     correct: np.ndarray
@@ -79,7 +78,7 @@ def report(
     changed: Mapping[str, ChangedImages] | None = None,
     options: Options = Options(),  # noqa: B008  an immutable record
 ) -> Report:
-    """Clean error, adversarial error and smallest radius by threat, certificates, and invariance error.
+    """Measure clean error, invariance error, and for each threat adversarial error, smallest radii and certificates.
 
         threats = [ThreatModel(attacks.pgd(attacks.linf()), 0.1, certify="crown-ibp")]
         for entry in table(report(key, net.apply, params, images, labels, threats=threats)):
@@ -91,21 +90,21 @@ def report(
         params: parameters of the model.
         images: `[N, ...]` floats in the box of every threat.
         labels: `[N]`, the true classes.
-        threats: attacks and radii, one of each threat's name.
-        changed: by name, modified copies of the images in which another class may be seen.
-        options: batch size, mesh, and the folder in which one file a threat keeps what is finished. A call with another
-            key, attack (by its recipe), radius, model or data is refused there.
+        threats: attacks and radii, for threats of different names.
+        changed: modified copies of the images, by name, in which people may see another class.
+        options: batch size, mesh, and the folder that keeps the results of each threat in one file. A folder with
+            another key, attack (by its recipe), radius, model or data raises an error.
 
     Returns:
         The report; `table` gives its numbers.
 
     Raises:
-        ValueError: no threats or two of one name, changed images that are not one for each image or with a class that
-            the model does not have, and as for `robustness_curve` and `certificate_curve`.
+        ValueError: there are no threats or two of one name; changed images are not one for each image, or have a class
+            that the model does not have; otherwise as for `robustness_curve` and `certificate_curve`.
     """
     names = [model.attack.threat.name for model in threats]
     if len(set(names)) != len(names) or not names:
-        raise ValueError(f"threats must be one or more, each of another name; got {names}")
+        raise ValueError(f"threats must be one or more, of different names; got {names}")
     for model in threats:
         check_threat(model, images)
     labels = np.asarray(labels)
@@ -113,7 +112,7 @@ def report(
     for name, given in changed.items():
         check_changed(name, given, images)
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
-    # this comes before the attacks, so that bad input raises an error before a long computation
+    # predictions come before attacks, so that bad input raises an error before a long computation
     answers = {name: invariance(name, given, apply_fn, params, labels, options) for name, given in changed.items()}
     certified = {}
     for name, model in zip(names, threats, strict=True):

@@ -24,7 +24,8 @@ class ThreatModel(NamedTuple):
     Attributes:
         attack: an untargeted attack; its threat gives the name and the box.
         eps: the radius, in the units of the threat.
-        certify: 'ibp', 'crown-ibp' or 'crown' to certify the ball of an 'linf' or 'l2' threat, too (`bounds.margins`).
+        certify: method of `bounds.margins` ('ibp', 'crown-ibp' or 'crown') that certifies the ball of an 'linf' or 'l2'
+            threat; None certifies nothing.
         bisections: steps of the search for the smallest radius, which starts from the interval [0, 2 eps].
         keep_examples: whether to return the nearest adversarial examples.
     """
@@ -44,7 +45,8 @@ class Sensitivity(NamedTuple):
         success: `[N]`, whether the image is misclassified, without a change or under the attack.
         smallest_eps: `[N]`, the distance of the nearest adversarial example found; 0 for images that are misclassified
             without a change, infinity where none was found up to twice `eps`.
-        nearest: `[N, ...]`, those examples (where there is none, the image itself); None unless asked for.
+        nearest: `[N, ...]`, the nearest adversarial examples, or the image itself where the search found none; None
+            without `keep_examples`.
         attack: the recipe of the attack.
     """
 
@@ -59,8 +61,8 @@ def check_threat(model: ThreatModel, images: np.ndarray) -> None:
     """Check a threat model against the images.
 
     Raises:
-        ValueError: the attack is not an untargeted `Attack`, the radius is negative, images lie outside of the box, the
-            certificate is of another method or threat.
+        ValueError: the attack is not an untargeted `Attack`, the radius is negative, images lie outside of the box,
+            `certify` is not a method, or its threat has no certificate.
     """
     check_images(model.attack, images, "images")
     name = model.attack.threat.name
@@ -83,7 +85,7 @@ def sensitivity(
     right: np.ndarray,
     options: Options,
 ) -> Sensitivity:
-    """Attack the images that are classified correctly, at the radius and by bisection; or read what is kept of it."""
+    """Attack correctly classified images at the radius and by bisection, or read the stored results."""
     attack, eps = model.attack, model.eps
     store = kept(options, f"{attack.threat.name}.npz", params, images, labels, right,
                  attack=attack.recipe, eps=float(eps), bisections=model.bisections,

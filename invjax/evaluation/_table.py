@@ -1,4 +1,4 @@
-"""The numbers of a report."""
+"""The numbers of a report as a list."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ class Entry(NamedTuple):
     """One number of a report.
 
     Attributes:
-        name: what was measured.
+        name: the quantity and its threat, radius or images, such as 'robust accuracy, linf, eps 0.1'.
         value: a fraction of the images, or a radius.
         interval: the 95 % Wilson interval of a fraction; None for a radius.
         attack: the recipe of the attack behind the number; empty without one.
@@ -28,7 +28,7 @@ def table(found: Report) -> list[Entry]:
     """The numbers of a report: fractions with their Wilson intervals, and median smallest radii.
 
     Args:
-        found: the report.
+        found: the result of `report`.
 
     Returns:
         The entries, in the order of the report: clean error, then each threat, then each set of changed images.

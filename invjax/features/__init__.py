@@ -1,4 +1,4 @@
-"""Data sets that isolate the features a model uses: robust and non-robust features, and controls for that claim.
+"""Data sets that isolate the robust or the non-robust features of a model, and control experiments for them.
 
 `robust_dataset` and `relabelled_dataset` make whole data sets from any model (D_R and D_NR; D_rand and D_det).
 `robustify` and `relabel_by_attack` make one batch, for use inside other compiled functions.

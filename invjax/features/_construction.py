@@ -1,4 +1,4 @@
-"""Construct a whole data set from a model: one compiled step, spread over devices, and resumed after a kill.
+"""Construct a whole data set from a model, with one compiled step on several devices; a killed run resumes.
 
 Finished examples are saved in parts beside the final file. The file is written when all parts are complete, with the
 recipe inside, and the parts are then removed. A resumed run gives the same bytes as an uninterrupted one.
@@ -23,7 +23,7 @@ from invjax.features._storage import Constructed, load, save
 from invjax.types import Key, Params
 
 Make = Callable[..., dict[str, jax.Array]]
-"""`(params, key, ids [B], *batch) -> {"images": [B, ...], "labels": [B], ...}`; each example is made by itself."""
+"""`(params, key, ids [B], *batch) -> {"images": [B, ...], "labels": [B], ...}`; no example depends on another."""
 
 
 def construct(
@@ -43,7 +43,7 @@ def construct(
 
     With a `path`, a killed run continues after its last complete part, and a finished data set is loaded. The recipe
     identifies the run: it holds hashes of the parameters, the arrays, the key and the compiled program, and the
-    versions, the backend and the batch size. A file of another recipe at the same path is refused.
+    versions, the backend and the batch size. A file of another recipe at the same path raises an error.
 
     Args:
         key: random key.
@@ -51,8 +51,8 @@ def construct(
         params: parameters of the model, the first argument of `make`.
         arrays: arrays of one length N, or objects that can be sliced like arrays; their batches follow the ids in the
             arguments of `make`.
-        recipe: what the reader of the data set should know beyond the identity of the run; JSON must be able to hold
-            it.
+        recipe: description of the data set for its readers, in types that JSON can hold; the identity of the run is
+            added to it.
         path: the `.npz` file to write; None saves nothing. With several hosts, all must see its folder.
         batch_size: examples in a step; with a mesh it is rounded up to a multiple of the number of devices.
         part_size: examples in a part, rounded up to whole batches.
@@ -60,7 +60,7 @@ def construct(
         description: text beside the progress bar.
 
     Returns:
-        The data set.
+        The data set, with its recipe and its hash.
 
     Raises:
         ValueError: there are no examples, the arrays differ in length, JSON cannot hold the recipe, `make` gives no

@@ -1,4 +1,4 @@
-"""The errors of a model as training data: without any attack, they teach another model the task too.
+"""The errors of a model as training data: they teach another model the task without any attack.
 
 Source: Wallace 2019, *A Discussion of ...: Learning from Incorrectly Labeled Data*.
 """
@@ -36,8 +36,8 @@ def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh:
 
     Args:
         logits_fn: `x [B, ...] -> logits [B, K]`. Compile it with `jax.jit`.
-        images: `[N, ...]`.
-        labels: the true labels `[N]`.
+        images: the images of the data set, `[N, ...]`.
+        labels: their true labels, `[N]`.
         mesh: spread each batch over these devices.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The identity of a run: everything that a constructed data set depends on, with hashes of what is large."""
+"""The identity of a run: all values that a constructed data set depends on, with hashes of the large ones."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from invjax.types import Key, Params
 def identity(
     key: Key, step: Any, params: Params, arrays: Sequence[Any], batch_size: int, mesh: Mesh | None
 ) -> dict[str, Any]:
-    """Name what a run depends on, as JSON can hold it.
+    """All values that a run depends on, in types that JSON can hold.
 
     Args:
         key: random key of the run.

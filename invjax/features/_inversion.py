@@ -1,13 +1,13 @@
-r"""Images with the representation of other images, which show the features that a model uses.
+r"""Images with the representation of other images, to show which features a model uses.
 
     find z in the box with   g(z) = g(x)   by   z <- clip(z - step_size * u),   u = grad |g(z) - g(x)|^2 / |grad|
 
 The search starts from another image or from noise. If g is the representation of a robust model, then z has the robust
 features of x, and all its other features come from the start, which is independent of the label of x.
 
-Source: Ilyas et al. 2019, *Adversarial Examples Are Not Bugs, They Are Features*, section 3.1 and figure 5. Their
-distance is not squared and, in the released code, is divided by `|g(x)|`: for one image that changes the length of the
-gradient, not its direction.
+Source: Ilyas et al. 2019, *Adversarial Examples Are Not Bugs, They Are Features*, section 3.1 and figure 5. The paper
+does not square the distance, and the released code divides it by `|g(x)|`. Both change the length of the gradient of an
+image, not its direction.
 """
 
 import warnings
@@ -30,7 +30,7 @@ class Inversion(NamedTuple):
     Attributes:
         x: images `[B, ...]`.
         distance: `[B]`, the relative distance `|g(z) - g(x)| / |g(x)|` of their representations.
-        trace: `[B, steps + 1]`, that distance at the start and after each step.
+        trace: `[B, steps + 1]`, this distance at the start and after each step.
     """
 
     x: Float[Array, "batch ..."]
@@ -52,7 +52,7 @@ def robustify(
     ids: Any = None,
     num_classes: int | None = None,
 ) -> Inversion:
-    """Search for images with the representation of `x`, starting from `x0`. Not compiled.
+    """Search for images with the representation of `x`, starting from `x0`; the caller compiles the search.
 
     >>> x = jax.random.uniform(jax.random.key(0), (2, 5))
     >>> found = robustify(jax.random.key(1), lambda x: x[:, :2], x, steps=100, step_size=0.02)
@@ -65,8 +65,8 @@ def robustify(
             parameters.
         x: images `[B, ...]` inside `box`.
         x0: images of the same shape to start from, drawn independently of `x`. None starts from noise,
-            `1/2 + noise * normal` (scaled to the middle and the width of `box`). There the last ReLUs may be inactive:
-            the authors let the gradient pass through inactive ReLUs, and this function does not.
+            `1/2 + noise * normal` (scaled to the middle and the width of `box`). On noise the last ReLUs may be
+            inactive; the authors let the gradient pass through inactive ReLUs, and this function does not.
         steps: number of gradient steps (published: 1000 for CIFAR-10, 2000 for ImageNet, 10,000 from noise).
         step_size: l2 length of a step (published: 0.1, and 1 for ImageNet).
         keep: "last" keeps the last image, as published; "best" keeps the image of least distance.

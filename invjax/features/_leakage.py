@@ -1,7 +1,7 @@
 """Robust feature leakage: what a linear head learns from a constructed data set through robust features alone.
 
 If such a head learns the task, then a network may have learned it from robust features as well, and the data set is no
-evidence for non-robust ones. In the source D_rand leaks (23.5 % on CIFAR-10) and D_det does not (6.8 %, below chance).
+evidence for non-robust ones. In the source D_rand leaks (23.5 % on CIFAR-10), and D_det does not (6.8 %, below chance).
 
 Source: Goh 2019, *A Discussion of ...: Robust Feature Leakage*.
 """
@@ -37,7 +37,7 @@ def leakage_probe(
             with `jax.jit`.
         made: the data set that the head is trained on.
         test: original images `[M, ...]` and labels `[M]`.
-        num_classes: K.
+        num_classes: number of classes K.
         epochs: number of passes over `made`.
         learning_rate: initial learning rate of Adam.
         batch_size: examples in a training step.

@@ -1,4 +1,4 @@
-r"""Adversarial examples that do not transfer: the attacked model is fooled, other models of the same data are not.
+r"""Adversarial examples that do not transfer: they fool the attacked model, but not other models of the same data.
 
     x' <- project(x' - step_size * u),   u the ascent direction of  L(f(x'), t) + mean over i of L(f_i(x'), y)
 
@@ -30,7 +30,7 @@ def non_transferable(
     Args:
         ensemble_fn: the other models, trained like the attacked one: `x [B, ...] -> logits [models, B, K]`.
         labels: `[B]`, the true labels y, which the other models should still predict.
-        threat: the geometry; the default is `l2()`.
+        threat: norm and box of the attack; the default is `l2()`.
         steps: number of gradient steps, which start at the image.
 
     Returns:

@@ -52,7 +52,7 @@ def relabelled_dataset(
         **options: `batch_size`, `part_size`, `mesh` and `description` of `construct`.
 
     Returns:
-        `Constructed`. Its details are "success" `[N]`, whether the model predicts the target, and "distance" `[N]`, the
+        The data set. Its details are "success" `[N]`, whether the model predicts the target, and "distance" `[N]`, the
         distance from the original image.
 
     Raises:

@@ -1,4 +1,4 @@
-r"""Adversarial examples that carry their target as a label: wrong to people, correct to the attacked model.
+r"""Adversarial examples with their target as the label, which is wrong to people and correct to the attacked model.
 
     x' = argmin over |x' - x| <= eps   L(f(x'), t)      stored with the label t
 
@@ -29,7 +29,7 @@ def relabel_by_attack(
     step_size: Scalar | None = None,
     ids: Any = None,
 ) -> AttackResult:
-    """Attack one batch towards `targets`; the images and their targets form a relabelled data set. Not compiled.
+    """Attack one batch towards `targets`, to relabel each image with its target; the caller compiles the attack.
 
     Args:
         key: random key of the attack.

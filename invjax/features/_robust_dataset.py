@@ -1,4 +1,4 @@
-"""D_R and D_NR: every image replaced by one that has its representation and the rest of another image.
+"""D_R and D_NR: each image is replaced by one with its representation and the other features of another image.
 
 Source: Ilyas et al. 2019, section 3.1.
 """
@@ -53,7 +53,7 @@ def robust_dataset(
         **options: `batch_size`, `part_size`, `mesh` and `description` of `construct`.
 
     Returns:
-        `Constructed`. Its details are "distance" `[N]`, the distance of the representations, and "start" `[N]`, the
+        The data set. Its details are "distance" `[N]`, the distance of the representations, and "start" `[N]`, the
         position of the image that the search started from, or -1.
 
     Raises:
@@ -93,7 +93,7 @@ def robust_dataset(
 
 
 class _Rows:
-    """`array[index]`, of which each slice is computed when it is needed."""
+    """The array `array[index]`, which computes each slice on demand."""
 
     def __init__(self, array: np.ndarray, index: np.ndarray):
         self.array, self.index, self.dtype = array, index, array.dtype

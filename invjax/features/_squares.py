@@ -18,8 +18,8 @@ def adversarial_squares(
 
         x = (2 c - 1) + U[-spread, spread]^d,    y = c, or 1 - c with probability flip
 
-    The sign of the mean is correct on a fraction 1 - flip of the labels, also under an linf attack of radius
-    1 - spread. A network that memorises the wrong labels is fooled by far smaller changes.
+    The sign of the mean predicts a fraction 1 - flip of the labels, also under an linf attack of radius 1 - spread. Far
+    smaller changes fool a network that memorises the wrong labels.
 
     >>> images, labels = adversarial_squares(jax.random.key(0), count=3, side=4, flip=0)
     >>> images.shape, bool(((images.mean((1, 2, 3)) > 0) == (labels == 1)).all())

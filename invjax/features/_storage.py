@@ -1,4 +1,4 @@
-"""Constructed data sets on disk: complete files only, with their recipe and a hash of their content."""
+"""Constructed data sets on disk. Each file is complete, and holds its recipe and a hash of its content."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ class Constructed(NamedTuple):
     """A data set that was constructed from a model.
 
     Attributes:
-        images: `[N, ...]`.
-        labels: `[N]`.
+        images: the constructed images, `[N, ...]`.
+        labels: their labels, `[N]`.
         details: `{name: [N, ...]}`, further values of each example.
         recipe: how the data set was made, and from which inputs.
         sha256: hash of images, labels and details.

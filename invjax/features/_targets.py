@@ -22,9 +22,9 @@ def random_targets(key: Key, labels: Labels, *, num_classes: int, exclude_true: 
     Args:
         key: random key; example i draws from `fold_in(key, i)`.
         labels: `[B]`, classes from 0 to K - 1.
-        num_classes: K.
-        exclude_true: whether a target must differ from the label. In the paper it may be the label, so one target in K
-            is correct.
+        num_classes: number of classes K.
+        exclude_true: whether a target must differ from the label. In the paper a target may be the label, so one
+            target in K is correct.
 
     Returns:
         Targets `[B]`.
@@ -48,7 +48,7 @@ def next_targets(labels: Labels, *, num_classes: int) -> Int[Array, " batch"]:
 
     Args:
         labels: `[B]`, classes from 0 to K - 1.
-        num_classes: K.
+        num_classes: number of classes K.
 
     Returns:
         Targets `[B]`.

@@ -14,7 +14,7 @@ def readings(
     title: str,
     ylabel: str = "test error of a fresh classifier, %",
 ) -> Any:
-    """Errors of fresh classifiers: one group of bars for each classifier, one bar a model, one dot a seed.
+    """Errors of fresh classifiers, with a group of bars for each classifier, a bar for each model, a dot for each seed.
 
     Args:
         errors: `{model: {classifier: error of each seed}}`, in [0, 1].

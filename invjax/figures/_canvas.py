@@ -1,4 +1,4 @@
-"""What all figures have in common: colors, an empty figure, and how a figure is saved."""
+"""The parts that all figures share: colors, an empty figure, images without ticks, and saving."""
 
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ def save(figure: Any, path: str | Path) -> Path:
 
     Args:
         figure: a figure of matplotlib, as the functions of `invjax.figures` return it.
-        path: the file; missing folders are created.
+        path: path of the PNG file; missing folders are created.
 
     Returns:
-        The path.
+        The path of the file.
 
     Raises:
         OSError: the file could not be written, for example because the disk is full. An older file stays as it was.

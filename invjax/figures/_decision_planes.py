@@ -28,8 +28,8 @@ def decision_slices(
     from matplotlib import colormaps
     from matplotlib.patches import Patch
 
-    colors = 0.45 + 0.55 * colormaps["tab10"](range(10))[:, :3]  # ten, then again from the first
-    figure.get_layout_engine().set(wspace=0.04)  # so that the images of one plane stand apart from the next plane's
+    colors = 0.45 + 0.55 * colormaps["tab10"](range(10))[:, :3]  # ten colors, which repeat for further classes
+    figure.get_layout_engine().set(wspace=0.04)  # a gap between the images of neighbouring planes
     grid = figure.add_gridspec(1 + len(labels), len(axes), height_ratios=[0.36, *[1] * len(labels)])
     for column, shown in enumerate(images):
         strip = grid[0, column].subgridspec(1, len(shown)).subplots(squeeze=False)[0]
@@ -104,7 +104,7 @@ def decision_arrows(
         middle = np.mean([where[0] for where in marked.values()])
         for name, where in marked.items():
             panel.plot(*where, "o", color=INK, markersize=4)
-            side, align = (-4, "right") if where[0] < middle else (4, "left")  # names grow away from each other
+            side, align = (-4, "right") if where[0] < middle else (4, "left")  # names extend away from each other
             panel.annotate(name, where, (side, 5), textcoords="offset points", fontsize=8, color=INK, ha=align)
         panel.set_title(classifier, fontsize=9, color=INK)
         panel.set_xticks([])

@@ -24,9 +24,9 @@ def stacked_fractions(parts: Mapping[str, Mapping[str, np.ndarray]], title: str)
     names = list(next(iter(parts.values())))
     for line, of_line in parts.items():
         if list(of_line) != names or not (np.sum(list(of_line.values()), 0) == 1).all():
-            raise ValueError(f"each of {line!r} must be in exactly one part, the parts {names}; got {list(of_line)}")
+            raise ValueError(f"each image of {line!r} must be in exactly one part of {names}; got {list(of_line)}")
     if len(names) > len(_COLORS):
-        raise ValueError(f"there are colors for {len(_COLORS)} parts; got {len(names)}: {names}")
+        raise ValueError(f"there are colors for {len(_COLORS)} parts; got {len(names)}: {names}; merge some")
     figure = blank(6.4, 1.1 + 0.42 * len(parts))
     axes = figure.subplots()
     for row, of_line in enumerate(parts.values()):

@@ -16,7 +16,7 @@ def histograms(
     bands: Mapping[str, tuple[float, float]] | None = None,
     bins: int = 30,
 ) -> Any:
-    """Histograms below each other on one axis, with a dashed line at each median.
+    """Histograms below each other on one x axis, with a dashed line at each median.
 
     Args:
         values: `{panel: [n]}`; an empty array gives an empty panel.

@@ -60,7 +60,7 @@ def interval_curves(panels: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarr
         step = np.ptp(x) / max(len(x) - 1, 1)
         for i, (line, intervals) in enumerate(lines.items()):
             percent, low, high = 100 * np.asarray(intervals).T
-            aside = x + 0.06 * step * (i - (len(lines) - 1) / 2)  # beside each other, not on top
+            aside = x + 0.06 * step * (i - (len(lines) - 1) / 2)  # so that points do not cover each other
             style = {"color": PALETTE[i % len(PALETTE)], "marker": "osD^v"[i % 5], "linewidth": 1.4, "markersize": 4}
             axes.errorbar(
                 aside, percent, [percent - low, high - percent], capsize=2, elinewidth=0.8, label=line, **style

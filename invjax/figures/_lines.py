@@ -14,7 +14,7 @@ def curves(x: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], xlabel
     A line is the mean over seeds, and a band is their range.
 
     Args:
-        x: `[E]`, ascending.
+        x: positions on the x axis, `[E]`, ascending.
         panels: `{model: {quantity: values [seeds, E] in [0, 1]}}`, with the same quantities in each.
         xlabel: label of the x axis.
         ylabel: label of the y axis, to which "%" is added.
@@ -46,7 +46,7 @@ def line_panels(
     """Lines against a number on a logarithmic axis; each quantity has a panel with its own y axis and legend.
 
     Args:
-        x: `[E]`, positive and ascending.
+        x: positions on the x axis, `[E]`, positive and ascending.
         panels: `{quantity: {line: values [E]}}`.
         xlabel: label of the x axis.
         title: title of the figure.

@@ -21,11 +21,11 @@ def metamer_grid(
     Source: Jacobsen et al. 2019, figure 5.
 
     Args:
-        logits_from: `[n, H, W, C]`, row 1.
-        metamers: `[n, H, W, C]`, row 2; clipped to [0, 1] for display.
-        nuisance_from: `[n, H, W, C]`, row 3.
-        logits: `[n, K]`, the logits of row 1.
-        metamer_logits: `[n, K]`, the logits of row 2, after encoding it again.
+        logits_from: row 1, the images that give the logits, `[n, H, W, C]`.
+        metamers: row 2, the metamers, `[n, H, W, C]`; clipped to [0, 1] for display.
+        nuisance_from: row 3, the images that give the nuisance, `[n, H, W, C]`.
+        logits: the logits of row 1, `[n, K]`.
+        metamer_logits: the logits of row 2, `[n, K]`, by encoding the metamers again.
         title: title of the figure.
     """
     n, classes = logits.shape
@@ -74,8 +74,8 @@ def adversarial_grid(
     """Images above their adversarial examples: one column for each image, one row for each attack.
 
     Args:
-        original: `[n, H, W, C]`.
-        changed: `{attack: [n, H, W, C]}`.
+        original: the unchanged images, `[n, H, W, C]`.
+        changed: their adversarial examples, `{attack: [n, H, W, C]}`.
         captions: `{attack or "original": [n] captions}`, printed under the images.
         title: title of the figure.
     """

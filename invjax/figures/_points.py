@@ -16,7 +16,7 @@ def pareto(
     ylabel: str,
     title: str,
 ) -> Any:
-    """One point for each run: a measure that should be small, on a logarithmic axis, against one that should be large.
+    """One point for each run: x should be small and has a logarithmic axis, y should be large.
 
     Args:
         points: `{run: ((x, spread of x), (y, spread of y))}`, x positive.
@@ -54,7 +54,7 @@ def scatter_panels(
     """Panels of points with one y axis, and one color for each group.
 
     Args:
-        panels: `{what x is: {group: (x [n], y [n])}}`, with the same groups in each.
+        panels: `{label of the x axis: {group: (x [n], y [n])}}`, with the same groups in each.
         ylabel: label of the y axis.
         title: title of the figure.
         size: area of a marker, in square points.

@@ -48,12 +48,12 @@ def logits_along(
 def predictions(
     true: np.ndarray, predicted: Mapping[str, np.ndarray], window: tuple[float, float], xlabel: str, title: str
 ) -> Any:
-    """Predicted against true values, with one panel for each prediction, and all cumulative distributions.
+    """Predicted against true values in one panel for each prediction, and all cumulative distributions in a last panel.
 
     All axes are logarithmic.
 
     Args:
-        true: `[N]`, positive, infinite where there is none.
+        true: the true values, `[N]`, positive; infinite where an example has none.
         predicted: `{prediction: values [N]}`.
         window: the range over which distributions are compared, which is shaded.
         xlabel: the name of the values.
@@ -98,9 +98,9 @@ def gap_distributions(
     """Cumulative distributions of the gap to the j-th largest logit on logarithmic axes, one panel for each setting.
 
     Args:
-        panels: `{situation: gaps [N, len(ranks)]}`.
+        panels: `{setting: gaps [N, len(ranks)]}`.
         ranks: the rank j of each column.
-        exact: `{situation: (gaps [P], {j: cdf [P]})}`, known distributions, drawn as dashed lines.
+        exact: `{setting: (gaps [P], {j: cdf [P]})}`, known distributions, drawn as dashed lines.
         title: title of the figure.
     """
     figure = blank(2.5 * len(panels) + 0.4, 3.1)

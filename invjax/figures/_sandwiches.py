@@ -1,4 +1,4 @@
-"""Certified accuracy below attacked accuracy: which images are certified, which are broken, which are undecided."""
+"""Charts of certified accuracy below attacked accuracy: the fractions of certified, broken and undecided images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +22,8 @@ def sandwich(
     """Certified accuracy below attacked accuracy on the same images, and beside them the agreement with people.
 
     A certificate at one radius implies one at every smaller radius, and an adversarial example at one radius is one at
-    every larger radius. Between radii, the lower line therefore takes the value of the next radius and the upper lines
-    that of the last one, and the true accuracy lies between them everywhere. For a report by
+    every larger radius. Between two radii the lower line therefore takes the value at the larger one, and the upper
+    lines take the value at the smaller one. The true accuracy lies between the lines everywhere. For a report by
     `evaluation.report(..., certify="crown-ibp")`:
 
         s, i = found.sensitivity["linf"], found.invariance["people"]
@@ -38,13 +38,13 @@ def sandwich(
     Args:
         certified: l-infinity radii and certified accuracies; at radius 0 this is the clean accuracy.
         attacked: `{attack: (radii, accuracies)}`.
-        agreement: `{with whom, on which images: interval}`, one dot each. An empty mapping gives no panel.
+        agreement: `{name: interval}`, the agreement with people on each set of images. If empty, there is no panel.
         title: title of the figure.
-        published: `{with whom, on which images: fraction}`, drawn as hollow stars.
+        published: `{name: fraction}`, the published agreements, drawn as hollow stars.
 
     Raises:
-        ValueError: there is no attack, or at some radius more images are certified than withstand an attack, so that
-            the two cannot be of the same images.
+        ValueError: there is no attack, or more images are certified at some radius than withstand an attack, so the two
+            accuracies are not of the same images.
     """
     if not attacked:
         raise ValueError("attacked must hold one attack or more; got none; pass the accuracies of an attack")
@@ -108,13 +108,13 @@ def _dots(axes, agreement, published):
 
 
 def _last(steps: Steps, at: np.ndarray) -> np.ndarray:
-    """The accuracies at the last radii that are not above `at`; 1 before the first."""
+    """The accuracy at the largest radius up to `at`; 1 below the smallest radius."""
     radii, accuracies = steps
     return np.concatenate([[1.0], accuracies])[np.searchsorted(radii, at, side="right")]
 
 
 def _next(steps: Steps, at: np.ndarray) -> np.ndarray:
-    """The accuracies at the next radii that are not below `at`; 0 after the last."""
+    """The accuracy at the smallest radius from `at` on; 0 above the largest radius."""
     radii, accuracies = steps
     return np.concatenate([accuracies, [0.0]])[np.searchsorted(radii, at, side="left")]
 
@@ -130,6 +130,6 @@ def _check_order(certified: Steps, name: str, attacked: Steps) -> None:
     worst = int(np.argmax(low - high))
     if low[worst] > high[worst] + 1e-9:
         raise ValueError(
-            f"at radius {at[worst]:g}, {low[worst]:.4g} are certified, and {high[worst]:.4g} withstand {name}: "
-            "give both on the same images"
+            f"at radius {at[worst]:g}, a fraction {low[worst]:.4g} of the images is certified, but only "
+            f"{high[worst]:.4g} withstand {name}; pass both accuracies of the same images"
         )

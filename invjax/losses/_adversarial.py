@@ -1,4 +1,4 @@
-"""Losses that attacks maximise. Each grows as the model moves away from the label, and is positive when it errs."""
+"""Losses that attacks maximise. Each grows as the model turns to other classes and is positive where the model errs."""
 
 import jax
 import jax.numpy as jnp

@@ -39,7 +39,7 @@ def entropy(logits: Logits) -> PerExample:
     True
 
     Args:
-        logits: `[B, K]`; they may be -inf.
+        logits: `[B, K]`; the logits of some classes may be -inf.
 
     Returns:
         The entropy of each prediction, `[B]`.

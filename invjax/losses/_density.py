@@ -27,7 +27,7 @@ def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Flo
         ValueError: `levels` is not positive.
     """
     _check.positive(levels=levels)
-    # The noise stays below 1 by what rounding could add, so that no value reaches the next bin.
+    # The noise stays below 1 by the largest rounding error, so that no value reaches the next bin.
     below_one = 1 - levels * jnp.finfo(x.dtype).eps
     return (jnp.round(x * (levels - 1)) + jax.random.uniform(key, x.shape, x.dtype, maxval=below_one)) / levels
 

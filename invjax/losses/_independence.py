@@ -1,7 +1,7 @@
-r"""Independence cross-entropy (iCE): a loss under which the nuisance says nothing about the class.
+r"""Independence cross-entropy (iCE): a loss that removes information about the class from the nuisance.
 
-Cross-entropy asks only that the logits say enough about the class. iCE also asks that the nuisance say nothing about
-it, and that the code have a high likelihood. With a nuisance classifier q that reads `z_n`:
+Cross-entropy requires only that the logits determine the class. iCE also requires that the nuisance carries no
+information about the class and that the code has a high likelihood. With a nuisance classifier q that reads `z_n`:
 
     min over the model, max over q     CE(z_s, y)  -  nuisance_weight * CE(q(z_n), y)  +  likelihood_weight * bits/dim
 
@@ -41,7 +41,7 @@ reverse_gradient.defvjp(lambda x, weight: (x, weight), lambda weight, g: (-weigh
 
 
 def reversal(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
-    """`-CE(q, y)`: definition 5. It is unbounded below; only the likelihood term keeps the sum bounded.
+    """`-CE(q, y)`: definition 5. This term is unbounded below; only the likelihood term keeps the sum bounded.
 
     Args:
         key: a random key, not used.
@@ -49,13 +49,13 @@ def reversal(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
         labels: `[B]`, the true classes y.
 
     Returns:
-        What the model minimises for each example, `[B]`, in nats.
+        The nuisance term, which the model minimises, `[B]`, in nats.
     """
     return -cross_entropy(nuisance_logits, labels)
 
 
 def uniform(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
-    """`KL(uniform || q)`: bounded below by 0, which it reaches where q predicts all classes equally.
+    """`KL(uniform || q)`: at least 0, and equal to 0 where q predicts all classes equally.
 
     Args:
         key: a random key, not used.
@@ -63,14 +63,14 @@ def uniform(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
         labels: `[B]`, the true classes, not used.
 
     Returns:
-        What the model minimises for each example, `[B]`, in nats.
+        The nuisance term, which the model minimises, `[B]`, in nats.
     """
     log_q = jax.nn.log_softmax(nuisance_logits)
     return -log_q.mean(-1) - math.log(log_q.shape[-1])
 
 
 def permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
-    """`+CE(q, y_permuted)`: the authors' first public code (2019). It drives q towards the marginal of the labels.
+    """`+CE(q, y_permuted)`: the authors' first public code (2019). The model then drives q towards the label marginal.
 
     Args:
         key: the random key of the permutation.
@@ -78,7 +78,7 @@ def permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
         labels: `[B]`, the true classes, which are permuted within the batch.
 
     Returns:
-        What the model minimises for each example, `[B]`, in nats.
+        The nuisance term, which the model minimises, `[B]`, in nats.
     """
     return cross_entropy(nuisance_logits, jax.random.permutation(key, labels))
 
@@ -86,8 +86,8 @@ def permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
 def negated_permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
     """`-CE(q, y_permuted)`: the authors' last public code (2020).
 
-    This variant is broken and is here to reproduce results: it raises the cross-entropy against random labels, which is
-    unrelated to what q knows about the class.
+    This variant does not work, and serves only to reproduce results. The model raises the cross-entropy of q against
+    random labels, which is unrelated to what q knows about the class.
 
     Args:
         key: the random key of the permutation.
@@ -95,13 +95,13 @@ def negated_permuted(key: Key, nuisance_logits: Logits, labels: Labels) -> PerEx
         labels: `[B]`, the true classes, which are permuted within the batch.
 
     Returns:
-        What the model minimises for each example, `[B]`, in nats.
+        The nuisance term, which the model minimises, `[B]`, in nats.
     """
     return -permuted(key, nuisance_logits, labels)
 
 
 Adversary = Callable[[Key, Logits, Labels], PerExample]
-"""`(key, nuisance_logits [B, K], labels [B]) -> [B]`: what the model minimises."""
+"""`(key, nuisance_logits [B, K], labels [B]) -> [B]`: the nuisance term that the model minimises."""
 
 ADVERSARIES: dict[str, Adversary] = {
     "reversal": reversal,
@@ -179,9 +179,9 @@ def gradient_reversal_ice(
 
         total = CE(z_s, y) + CE(q(reverse(z_n)), y) + likelihood_weight * bits/dim
 
-    Its gradient trains the nuisance classifier to lower its cross-entropy and the model to raise it. The gradients are
-    those of the two players, but the value is the objective of neither. The fixed points are those of the two-player
-    game.
+    The gradient of `total` trains the nuisance classifier to lower its cross-entropy and the model to raise it. The
+    gradients are those of the two players, but the value is the objective of neither. The fixed points are those of the
+    two-player game.
 
     Args:
         code: logits `[B, K]` and nuisance `[B, D - K]`, from `encode`.

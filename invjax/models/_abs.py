@@ -60,7 +60,7 @@ def analysis_by_synthesis(
         for trained ones.
 
     Raises:
-        ValueError: numbers that are not positive, or `scales` that are not one number for each class.
+        ValueError: a number is not positive, or `scales` does not hold one number for each class.
 
     Source: Schott et al. 2019. The defaults are those of the released model.
     """

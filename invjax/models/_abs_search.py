@@ -2,8 +2,8 @@ r"""The search of analysis by synthesis: the latents of lowest cost for each ima
 
     cost_c(x) = min_z [ |x - G_c(z)|^2 + |z|^2 / 2 ] / D
 
-The search compares x with many draws from the prior. Their images are the same for every x, so `with_prior` decodes
-them once. Gradient steps then start from the best draw.
+The search compares x with the images of many draws from the prior. The images do not depend on x, so `with_prior`
+decodes them once. Gradient steps then start from the best draw.
 
 Source: Schott, Rauber, Bethge, Brendel 2019, *Towards the first adversarially robust neural network model on MNIST*.
 Their released code returns the last latents of its search; ours returns the best ones.
@@ -30,7 +30,7 @@ class AbsParams(NamedTuple):
     Attributes:
         vaes: the autoencoders of K classes, stacked.
         latents: `[N, L]`, draws from the prior, the same for all classes.
-        images: `[K, N, D]`, the draws as each class decodes them.
+        images: `[K, N, D]`, the images of the draws by the decoder of each class.
     """
 
     vaes: ClassVae
@@ -50,7 +50,7 @@ def prior_latents(
         discarded_fraction: fraction of all draws that is discarded, in [0, 1).
 
     Raises:
-        ValueError: numbers out of range.
+        ValueError: `count` or `latent` is not positive, or `discarded_fraction` is outside [0, 1).
     """
     _check.positive(count=count, latent=latent)
     if not 0 <= discarded_fraction < 1:

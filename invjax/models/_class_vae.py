@@ -1,9 +1,9 @@
 """The variational autoencoder of one class, the generative model of analysis by synthesis.
 
 Four convolutions with ELUs give the mean and the log variance of the latents of a 28x28 image; four transposed
-convolutions map latents to an image. There is no batch norm: at test time it is an affine map of each channel, which
-the kernel and the bias of the layer before it can represent. All functions take one autoencoder; `stack_vaes` adds a
-leading axis for the classes to every array, to map over.
+convolutions map latents to an image. The networks have no batch norm: at test time batch norm is an affine map of each
+channel, which the kernel and the bias of the previous layer can represent. All functions take one autoencoder;
+`stack_vaes` adds a leading axis of classes to every array, for `jax.vmap` and `jax.lax.map`.
 
     vae = init_class_vae(key)
     step = make_train_step(vae_loss, optax.adam(1e-3))     # a batch: (images of this class, weight of the divergence)
@@ -68,7 +68,7 @@ def init_class_vae(
         decoder: channels of the first three layers; the last one has 1.
 
     Raises:
-        ValueError: channels that are not positive, or not three of them.
+        ValueError: a number is not positive, or `encoder` or `decoder` does not hold three numbers.
     """
     _check.positive(latent=latent, encoder=encoder, decoder=decoder)
     if len(encoder) != 3 or len(decoder) != 3:
@@ -85,7 +85,7 @@ def init_class_vae(
 
 
 def stack_vaes(vaes: Sequence[ClassVae]) -> ClassVae:
-    """Autoencoders as one, with a leading axis for the classes in every array.
+    """Stack the autoencoders of all classes along a leading axis of every array.
 
     Args:
         vaes: K autoencoders of the same widths, in the order of their classes.
@@ -144,7 +144,7 @@ def vae_loss(
 
         [ |x - G(z)|^2 + beta KL(q(z | x) || N(0, I)) ] / D,    z drawn from q(z | x)
 
-    To train all classes at once, map it over stacked autoencoders: `jax.vmap(vae_loss, (0, 0, (0, None)))`.
+    To train all classes at once, map the loss over stacked autoencoders: `jax.vmap(vae_loss, (0, 0, (0, None)))`.
 
     Args:
         vae: autoencoder of one class.

@@ -69,12 +69,12 @@ def fi_revnet(
         ValueError: `blocks` and `hidden` have different lengths, or the image cannot be squeezed (when traced).
     """
     if len(blocks) != len(hidden):
-        raise ValueError(f"blocks and hidden need one entry a level; got {len(blocks)} and {len(hidden)}")
+        raise ValueError(f"blocks and hidden need one entry for each level; got {len(blocks)} and {len(hidden)}")
     layers = []
     for n, widths in zip(blocks, hidden, strict=True):
         layers.append(squeeze())
         if n:
-            # off the data the inverse of a long sum of residuals of gain 1 explodes; see BUILD_NOTES
+            # with gain 1 the inverse of many blocks diverges on codes far from the data; see BUILD_NOTES
             conditioner_fn = partial(conv_net, hidden=widths, gain=min(1.0, 4 / n))
             step = chain([actnorm(), mix(), coupling(conditioner_fn)])
             layers.append(repeat(step, n))
@@ -95,7 +95,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": ((), (6, 6), (24, 24), (96, 96), (384, 384)),
     },
 }
-"""Arguments of `fi_revnet` in named sizes. How the paper divides its 48 layers over the stages is not published; this
+"""Arguments of `fi_revnet` in named sizes. The paper does not say how it divides its 48 layers over the stages; this
 division is ours."""
 
 

@@ -1,6 +1,6 @@
 r"""Class-conditional normal distributions of low rank: a generative classifier that is fitted in closed form.
 
-In each class the leading q principal directions u_i have a variance v_i each, and all other directions have one, s:
+In each class the variance is v_i along the leading q principal directions u_i, and s along all other directions:
 
     log p(x | c) = -1/2 [ D log 2 pi + sum_i log v_i + (D - q) log s + |x - m|^2 / s
                           - sum_i (1/s - 1/v_i) (u_i . (x - m))^2 ],
@@ -94,7 +94,7 @@ def fit_gaussian_classes(
 
 
 def gaussian_class_log_densities(params: GaussianClasses, x: Float[Array, "batch ..."]) -> Logits:
-    """Logits `log p(x, c)` in nats, whose softmax is `p(c | x)`. The function is an `ApplyFn`, as that of a network.
+    """Logits `log p(x, c)` in nats, whose softmax is `p(c | x)`. The function is an `ApplyFn`, like that of a network.
 
     Args:
         params: K normal distributions of D values, as `fit_gaussian_classes` returns them.

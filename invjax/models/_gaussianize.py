@@ -9,8 +9,8 @@ standard normal distribution without gradients:
 
 Here x_s are the logits and x_n is the nuisance of the trained model, and `soft_tails` follows g_c in the returned
 model. Each factor of g_c lowers the negative log-likelihood of the code (the third term of iCE). The logits do not
-change, and therefore the cross-entropy does not change either. After the last whitening, all classes have the same mean
-and covariance of the nuisance, and linear and quadratic classifiers cannot tell them apart. Differences remain only in
+change, so the cross-entropy does not change either. After the last whitening, all classes have the same mean and
+covariance of the nuisance, and linear and quadratic classifiers cannot tell them apart. Differences remain only in
 joint moments of third and higher order.
 
 Source: Laparra, Camps-Valls, Malo 2011, *Iterative Gaussianization: from ICA to Random Rotations*. One bijection for

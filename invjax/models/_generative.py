@@ -1,7 +1,7 @@
-r"""A generative classifier: its logits are log densities, by one bijection for each class.
+r"""A generative classifier: its logits are log densities, which one bijection for each class gives.
 
-Once one cue determines the class, the gradient of cross-entropy vanishes, and the model never learns other evidence. A
-density describes the whole image, so every cue contributes its log-likelihood to the logits:
+Once one cue determines the class, the gradient of cross-entropy vanishes, and a network learns no other cue. A density
+describes the whole image, so every cue contributes its log-likelihood to the logits:
 
     z_s,c = x_c + log p(c) + log N(g_c(x_n)) + log |det dg_c / dx_n|,    g_c = whiten (. marginals . whiten)^rounds,
 
@@ -41,7 +41,7 @@ def generative_classifier(
     pixels are the nuisance. `gaussianize` can then remove the class from the nuisance.
 
     Args:
-        key: random key for `init` of the layers. The layers of today draw no random numbers.
+        key: random key for `init` of the layers. The current layers draw no random numbers.
         x: `[N, *shape]` training images, with dequantisation noise.
         labels: `[N]` classes of the images. Each class needs at least two images.
         num_classes: number of classes K.

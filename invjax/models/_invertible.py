@@ -1,7 +1,7 @@
 r"""Classifiers with an exact inverse.
 
-A bijector `F` maps an image to as many numbers, `z = F(x)`. The first `K` are the logits `z_s`. All others are the
-nuisance `z_n`, on which the decision does not depend. The inverse maps any pair of logits and nuisance to an image:
+A bijector `F` maps an image of D values to D numbers, `z = F(x)`. The first `K` are the logits `z_s`. All others are
+the nuisance `z_n`, on which the decision does not depend. The inverse maps any pair of logits and nuisance to an image:
 
     z_s, z_n = encode(x),    x = decode(z_s, z_n),    decision = argmax z_s.
 
@@ -105,8 +105,8 @@ def coupled_classifier(
     the nuisance image with other values in K pixels of its first row.
 
     Args:
-        conditioner_fn: `outputs -> Net`, the network from `[B, *shape]` to `[B, outputs]`. It sees zeros in the first K
-            pixels.
+        conditioner_fn: `outputs -> Net`, the network from `[B, *shape]` to `[B, outputs]`. Its input has zeros in
+            the first K pixels.
         shape: shape of one image.
         num_classes: number of classes K.
     """

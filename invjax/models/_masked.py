@@ -1,4 +1,4 @@
-r"""Networks of different sizes as one function of arrays: padded to one shape, with a mask of their own parameters.
+r"""Networks of different sizes as one function of arrays: a mask separates the parameters of a network from padding.
 
 A masked network takes its architecture as arrays, so `jax.vmap` runs a hundred networks at once, and one compilation
 serves all of them. The padding is exactly zero and stays zero: the activation of a padded unit is zero, so the
@@ -16,7 +16,7 @@ import numpy as np
 
 from invjax.types import Key, Params
 
-_STD_OF_TRUNCATED = 0.87962566103423978  # of a standard normal variable that is truncated at -2 and 2
+_STD_OF_TRUNCATED = 0.87962566103423978  # the std of a standard normal variable that is truncated at -2 and 2
 
 
 class MaskedNet(NamedTuple):
@@ -27,7 +27,7 @@ class MaskedNet(NamedTuple):
             network and False at its padding.
         init: `(key, architecture, x) -> params`, zero at the padding. The scale is that of flax's layers for the number
             of inputs without padding: variance `1 / inputs`, truncated at two standard deviations.
-        apply: `(params, architecture, x [B, ...], key=None) -> logits [B, K]`. With a key, units are dropped.
+        apply: `(params, architecture, x [B, ...], key=None) -> logits [B, K]`. With a key, dropout is active.
     """
 
     mask: Callable[[Any, jax.Array], Params]
@@ -42,7 +42,7 @@ def masked_size(mask: Params) -> int:
         mask: the mask of one network, a pytree of truth values as `MaskedNet.mask` returns it.
 
     Returns:
-        How often the mask is True.
+        The number of True values in the mask.
     """
     return int(sum(np.sum(np.asarray(leaf)) for leaf in jax.tree.leaves(mask)))
 
@@ -58,7 +58,7 @@ def dense_mask(rows: jax.Array, columns: jax.Array) -> Params:
 
 
 def dense(layer: Params, x: jax.Array) -> jax.Array:
-    """A dense layer."""
+    """Apply a dense layer to `x [B, inputs]`."""
     return x @ layer["kernel"] + layer["bias"][None]
 
 

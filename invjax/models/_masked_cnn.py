@@ -28,7 +28,8 @@ class Convolutions(NamedTuple):
         kernel: side of the kernel of each layer, odd.
         activation: index in `ACTIVATIONS` for each layer.
         pooling: index in `POOLINGS` for each layer; it has no effect in layers without pooling.
-        skip: 1 where the input of a layer is added to its output. Channels that only one of them has are unchanged.
+        skip: 1 for layers whose input is added to their output, else 0. A channel that only one of the two has stays
+            unchanged.
         dropout: fraction of the values of the last layer dropped in training, in [0, 1).
     """
 
@@ -41,7 +42,7 @@ class Convolutions(NamedTuple):
 
 
 def masked_cnn(num_classes: int, max_channels: int, layers: int = 2, max_kernel: int = 5, pooled: int = 2) -> MaskedNet:
-    """Convolutions, the first `pooled` of them with 2x2 pooling, then a linear layer, as a function of `Convolutions`.
+    """Convolutions and a linear layer as a function of `Convolutions`; the first `pooled` convolutions pool 2x2.
 
     Args:
         num_classes: number of logits.
@@ -51,7 +52,7 @@ def masked_cnn(num_classes: int, max_channels: int, layers: int = 2, max_kernel:
         pooled: number of layers with pooling. The sides of the images must be divisible by `2^pooled`.
 
     Raises:
-        ValueError: numbers that are out of range; architectures or images that do not fit (when called).
+        ValueError: a number is out of range, or an architecture or an image does not fit (when called).
     """
     _check.positive(num_classes=num_classes, max_channels=max_channels, layers=layers, max_kernel=max_kernel)
     if max_kernel % 2 == 0:

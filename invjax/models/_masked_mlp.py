@@ -65,7 +65,7 @@ def masked_mlp(num_classes: int, max_layers: int, max_width: int) -> MaskedNet:
 
 
 def without_padding(params: Params, architecture: Layers) -> tuple[Net, Params]:
-    """The same fully connected network as a `models.mlp` and its parameters.
+    """Convert a network of `masked_mlp` to a `models.mlp` and its parameters, without padding.
 
     Args:
         params: parameters of one network of `masked_mlp`, without a population axis.
@@ -88,8 +88,8 @@ def without_padding(params: Params, architecture: Layers) -> tuple[Net, Params]:
 def groups_of_one_shape(widths: Int[Array, "population layers"], size: int) -> list[Int[np.ndarray, " group"]]:
     """Sort networks into groups in which padding to the largest network costs little arithmetic.
 
-    Networks are sorted by depth first, because a missing layer costs as much as a whole one, then by their widest
-    layer.
+    The groups sort networks by depth and then by their widest layer. Depth comes first, because a missing layer costs
+    as much as a whole one.
 
     >>> [ids.tolist() for ids in groups_of_one_shape(np.array([[9, 0], [30, 20], [8, 0], [4, 5], [64, 0]]), size=2)]
     [[2, 0], [4], [3, 1]]

@@ -1,6 +1,6 @@
 """Small networks: classifiers, nuisance heads and the conditioners of coupling layers.
 
-Each function returns `Net(init, apply)`; flax modules are used inside only. No network has mutable state, and every
+Each network is a `Net(init, apply)`, and its flax module stays private. No network has mutable state, and every
 convolution goes through `invjax._conv`.
 """
 

@@ -17,8 +17,8 @@ def penultimate(net: Net) -> ApplyFn:
 
     Args:
         net: a network that ends in a dense layer of flax: `mlp`, `mnist_cnn`, `resnet`, or the `Net(init, apply)` of a
-            linen module. Its `apply` must not be jitted. The representation is what the dense layer reads, so it is
-            the output of the ReLU before it, if there is one.
+            linen module. Its `apply` must not be jitted. The representation is the input of that layer, after the
+            ReLU before it, if there is one.
 
     Raises:
         ValueError: the network does not end in a dense layer of flax (raised by the returned function).

@@ -101,7 +101,7 @@ def resnet(
     _check.divisible(f"group norm in {groups} groups", tuple(channels), groups, "change channels or groups")
     if len(channels) != len(blocks) or not len(blocks) or min(blocks) < 1:
         raise ValueError(
-            f"channels and blocks need one entry a stage, with 1 block or more; got channels={tuple(channels)} and "
-            f"blocks={tuple(blocks)}"
+            f"channels and blocks need one entry for each stage, with 1 block or more; got channels={tuple(channels)} "
+            f"and blocks={tuple(blocks)}"
         )
     return net_of(_ResNet(outputs, tuple(channels), tuple(blocks), groups))

@@ -6,8 +6,8 @@ thresholding estimates both in turn:
 
     x = 0;    repeat:  e <- the t largest values of y - x,    x <- the k largest frequencies of y - e.
 
-The network behind the defence classifies x, and is trained on images of k frequencies. The values of k and t in the
-paper are not known to us.
+The network behind the defence classifies x, and is trained on images of k frequencies. We do not know the values of k
+and t in the paper.
 
 Source: Bafna, Murtagh, Vyas 2018, *Thwarting Adversarial Examples: An L0-Robust Sparse Fourier Transform*.
 """
@@ -87,8 +87,8 @@ def l0_sparse(net: Net, frequencies: int, outliers: int, iterations: int = 10) -
         iterations: number of iterations of the thresholding.
 
     Raises:
-        ValueError: numbers that are not positive (`outliers` may be 0), or more `frequencies` or `outliers` than values
-            of an image (when called).
+        ValueError: a number is not positive (`outliers` may be 0), or `frequencies` or `outliers` exceeds the number of
+            values of an image (when called).
     """
     _check.positive(frequencies=frequencies, iterations=iterations)
     _check.number("outliers", outliers)

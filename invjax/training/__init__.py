@@ -1,7 +1,7 @@
 """Training: a loop that resumes bit for bit, and the losses of robust and certified training.
 
-`fit` runs a training step. `make_train_step` makes one from a loss, and `make_game_step` from the losses of two
-players. `adversarial_loss` and `certified_loss` are losses, and `population_trainer` trains many networks in one
+`fit` repeats a training step. `make_train_step` makes such a step from a loss, and `make_game_step` from the losses of
+two players. `adversarial_loss` and `certified_loss` are losses, and `population_trainer` trains many networks in one
 compiled program.
 """
 

@@ -34,18 +34,18 @@ def adversarial_loss(
     The radius may grow with the step, as in `eps=optax.linear_schedule(0.0, 0.3, 500)`.
 
     Args:
-        apply_fn: `(params, x) -> logits`.
+        apply_fn: the model, `(params, x [B, ...]) -> logits [B, K]`.
         attack: an untargeted attack, which runs at every training step, such as `attacks.pgd(steps=7)`.
         eps: the radius, in the units of the attack's threat: a number, or a schedule `step -> number`.
-        step_size: step size of the attack; None is the attack's default.
-        fraction: the fraction of the batch that is attacked, in (0, 1]; the first images of the batch are taken. All
-            images have the same weight (in Kurakin et al. an attacked image has weight 0.3).
+        step_size: step size of the attack; None uses the default of the attack.
+        fraction: the fraction of the batch that is attacked, in (0, 1]. The attack takes the first images of the
+            batch. All images have the same weight (in Kurakin et al. an attacked image has weight 0.3).
         loss: `(logits, labels) -> [B]`, the loss to train on; it does not change the loss that the attack maximises.
 
     Returns:
         A `LossFn` of batches `(images [B, ...], labels [B])`. Metrics, as in `evaluation`: "clean_error", and
-        "adversarial_error", the fraction of the attacked images that the model classifies correctly as they are and
-        wrongly under the attack. If all images are attacked, one minus the sum of both errors is the robust
+        "adversarial_error", the fraction of the attacked images that the model classifies correctly before the attack
+        and wrongly after it. If all images are attacked, one minus the sum of both errors is the robust
         accuracy.
 
     Raises:

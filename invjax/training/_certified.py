@@ -38,7 +38,7 @@ def certified_loss(
 
         loss = (1 - kappa) CE(0, -lb) + kappa CE(h),        lb = beta CROWN-IBP + (1 - beta) IBP
 
-    The recipe of Zhang et al. for eps 0.4, with steps of 235 batches an epoch:
+    The schedules of Zhang et al. for eps 0.4, with 235 steps an epoch:
 
         ramp = partial(optax.linear_schedule, transition_steps=50 * 235, transition_begin=10 * 235)
         loss = certified_loss(
@@ -49,8 +49,8 @@ def certified_loss(
         apply_fn: `(params, x) -> logits`; the logits of an image must depend on that image alone.
         eps: the l-infinity radius, a number or a schedule `step -> number`.
         natural_weight: kappa in [0, 1], the weight of the natural cross-entropy, a number or a schedule.
-        crown_weight: beta in [0, 1], the weight of CROWN-IBP in the bounds, a number or a schedule. A step where it is
-            0 does not run the backward pass of CROWN-IBP.
+        crown_weight: beta in [0, 1], the weight of CROWN-IBP in the bounds, a number or a schedule. CROWN-IBP does
+            not run in a step where this weight is 0.
         box: the range of pixel values.
 
     Returns:

@@ -59,7 +59,7 @@ def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
     """Write `state` as the checkpoint of `step`, then remove all but the newest `keep` checkpoints.
 
     Args:
-        directory: folder for checkpoints alone.
+        directory: folder that holds checkpoints and nothing else.
         step: number of training steps done.
         state: a pytree of arrays, which may hold typed random keys.
         keep: number of checkpoints that remain.
@@ -72,7 +72,7 @@ def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
     try:
         with _manager(directory, keep) as manager:
             for stale in [found for found in manager.all_steps() if found >= step]:
-                manager.delete(stale)  # the run has reached this step again because these were unreadable
+                manager.delete(stale)  # an unreadable checkpoint, whose steps were run again
             manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -88,7 +88,7 @@ def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
 
 
 def restore(directory: str | Path, like: Any) -> Any | None:
-    """Read the newest complete checkpoint, or give None if there is none.
+    """Read the newest complete checkpoint, or return None if there is none.
 
     Args:
         directory: the folder given to `save`.

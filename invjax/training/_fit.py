@@ -109,7 +109,7 @@ def fit(
             the same function object, with the same shapes, compile it once.
         batches: `step -> batch` of host arrays, a pure function (`data.batches`).
         num_steps: total number of steps, including those done before an interruption.
-        mesh: spread each batch over these devices (`data_mesh()`); the parameters are replicated.
+        mesh: devices that share each batch, from `data_mesh`; each of them holds all parameters.
         directory: folder for checkpoints and metrics; None saves nothing.
         save_every: number of steps between checkpoints.
         log_every: number of steps between metrics.

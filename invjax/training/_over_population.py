@@ -1,7 +1,7 @@
 """Run one function for each member of a population of networks, spread over all devices.
 
 On an accelerator the members are vectorized by `jax.vmap`. On a CPU they run one after another inside one program,
-which was measured to be faster and to need less memory. The devices do not communicate.
+which is faster and needs less memory in our measurements. The devices do not communicate.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def population_mesh(devices: Any = None) -> Mesh:
     """A mesh with one axis, "population", along which the networks are divided.
 
     Args:
-        devices: the devices; None is all of them.
+        devices: the devices of the mesh; None uses all of them.
     """
     return Mesh(
         np.array(list(jax.devices() if devices is None else devices)), ("population",), axis_types=(AxisType.Auto,)
@@ -31,7 +31,7 @@ def over_population(
 ) -> Callable[..., Any]:
     """Map a function over a population: `(members, *shared) -> [function(member, *shared) for each member]`.
 
-    The results are stacked, and lie on the host. All calls of the same shapes are compiled once.
+    The results are stacked into arrays on the host. Calls with the same shapes share one compiled program.
 
     >>> import jax.numpy as jnp
     >>> double = over_population(lambda member, offset: 2 * member + offset)
@@ -39,8 +39,8 @@ def over_population(
     [1, 3, 5]
 
     Args:
-        function: `(member, *shared) -> result`, of pytrees.
-        mesh: a mesh from `population_mesh`; None is all devices. The last member is repeated until the number of
+        function: `(member, *shared) -> result`, where all three are pytrees of arrays.
+        mesh: a mesh from `population_mesh`; None uses all devices. The last member is repeated until the number of
             members is a multiple of the number of devices.
         vectorize: whether to use `jax.vmap` instead of a loop; None does so except on a CPU.
 
@@ -80,7 +80,7 @@ def filled(members: Member, by: int) -> Member:
 
 
 def gathered(results: Any, count: int) -> Any:
-    """The first `count` results on the host; an index on the devices would make them wait for each other."""
+    """The first `count` results, indexed on the host, because devices would wait for each other to index them."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], results)
 
 
@@ -95,7 +95,10 @@ def population_size(members: Member) -> int:
     """
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(members)}
     if len(lengths) != 1 or lengths == {()} or lengths == {(0,)}:
-        raise ValueError(f"members must have one leading axis of one length, 1 or more; got lengths {sorted(lengths)}")
+        raise ValueError(
+            f"members must have one leading axis of one length, 1 or more; got lengths {sorted(lengths)}; "
+            "stack one entry for each member in every leaf"
+        )
     return lengths.pop()[0]
 
 
@@ -103,7 +106,7 @@ def member_of(population: Any, index: int | np.ndarray) -> Any:
     """Take one member, or several, from a pytree with a leading population axis.
 
     Args:
-        population: the pytree.
+        population: a pytree of arrays `[members, ...]`.
         index: position of the member, or an array of positions.
     """
     return jax.tree.map(lambda leaf: leaf[index], population)

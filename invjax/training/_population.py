@@ -1,7 +1,7 @@
 """Train many networks in one compiled program: a population of one padded shape, spread over all devices.
 
-All members see the same batches, which are therefore stored once. They are passed in chunks of many steps, so that
-Python is called once a chunk.
+All members see the same batches, which are therefore stored once. The trainer passes batches in chunks of many steps,
+so that Python runs only once for each chunk.
 """
 
 from collections.abc import Callable
@@ -40,14 +40,14 @@ def population_trainer(
         init_fn: `(key, member) -> params`.
         loss_fn: `(member, params, key, batch, step) -> (loss, metrics)`; the metrics are discarded.
         optimizer_fn: `member -> optimizer`; the learning rate may come from the member.
-        mesh: as in `over_population`.
-        vectorize: as in `over_population`.
+        mesh: a mesh from `population_mesh`; None uses all devices.
+        vectorize: whether to use `jax.vmap` instead of a loop; None does so except on a CPU.
 
     Returns:
         `train(keys [N], members, batches, num_steps, chunk_steps=..., description=...) -> (params, losses)`. It takes
         one random key for each member, members with a leading axis, and `step -> batch` of host arrays as in
         `training.fit`. It returns parameters with a leading axis, and each member's mean loss over each chunk of
-        `chunk_steps` steps. A member that diverges does not affect the others; its losses show it. A member's result
+        `chunk_steps` steps. A member that diverges affects only its own parameters and losses. A member's result
         depends on the others only through the padded shape.
     """
     mesh = population_mesh() if mesh is None else mesh

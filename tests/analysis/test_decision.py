@@ -1,4 +1,4 @@
-"""Slices of decision regions show what the classifier says at the points where they say so."""
+"""Slices of decision regions show the logits of the classifier at the stated points."""
 
 import re
 from functools import partial
@@ -121,7 +121,7 @@ def test_devices_and_batches_do_not_change_a_slice():
     assert devices == {4}
 
 
-def test_one_shape_reaches_the_classifier():
+def test_all_batches_of_smoothing_have_one_shape():
     seen = set()
 
     def watched(x):
@@ -136,7 +136,7 @@ def test_one_shape_reaches_the_classifier():
 # Lines
 
 
-def test_a_line_goes_from_one_image_to_the_other_in_equal_steps():
+def test_a_segment_has_equal_steps_between_two_images():
     first, second = np.stack(points(5)), np.stack(points(5, 1))
     found = decision_segment(identity, first, second, resolution=4, batch_size=8)
     assert found.shape == (5, 4, 6)
@@ -156,7 +156,7 @@ def test_devices_do_not_change_a_line():
     assert devices == {2}
 
 
-# What cannot be
+# Bad input
 
 
 A, B, C = points()
@@ -185,7 +185,7 @@ SPOILT[0, :2, 0] = np.nan, np.inf
 )
 @pytest.mark.parametrize("orthonormal", [True, False])
 def test_points_that_span_no_plane_are_refused(given, message, orthonormal, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=re.escape(message)):
         decision_slice(identity, *given, orthonormal=orthonormal, resolution=2)
 
@@ -213,7 +213,7 @@ def test_points_that_nearly_lie_on_one_line_are_not():
         ),
     ],
 )
-def test_slices_that_cannot_be_are_refused(change, message):
+def test_bad_arguments_of_a_slice_are_refused(change, message):
     given = {"logits_fn": identity, "resolution": 2, "batch_size": 4} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         decision_slice(origin=A, first=B, second=C, **given)
@@ -233,7 +233,7 @@ def test_slices_that_cannot_be_are_refused(change, message):
         ({"logits_fn": lambda x: jnp.log(identity(x) - 9)}, "NaN or infinite values of 36; move the ends closer"),
     ],
 )
-def test_lines_that_cannot_be_are_refused(change, message, monkeypatch):
+def test_bad_arguments_of_a_segment_are_refused(change, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     given = {"logits_fn": identity, "first": np.stack([A, B]), "second": np.stack([C, A]), "resolution": 3} | change
     with pytest.raises(ValueError, match=re.escape(message)):

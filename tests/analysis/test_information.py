@@ -12,7 +12,7 @@ from invjax.models import mlp
 from invjax.training import data_mesh
 
 KEY = jax.random.key(0)
-SAMPLE = 400  # one number, so that all tables share their compiled functions
+SAMPLE = 400  # one size, so that all tables share their compiled functions
 LN2 = float(np.log(2))
 
 
@@ -79,7 +79,7 @@ def test_entropy_of_unbalanced_labels_and_of_classes_that_do_not_occur():
     np.testing.assert_allclose(result.information, -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), rtol=1e-6)
 
 
-def test_the_error_is_the_share_of_wrong_decisions_and_confident_mistakes_read_less_than_nothing():
+def test_the_error_is_a_fraction_and_confident_mistakes_give_negative_information():
     y = np.array([0, 1, 0, 1], np.int32)
     result = reading(10 * np.eye(2, dtype=np.float32)[[0, 1, 1, 0]], y)
     assert result.error == 0.5
@@ -118,7 +118,7 @@ def head(net, train, test, key=KEY, epochs=20, learning_rate=2e-2, batch_size=32
 LINEAR, MLP = mlp(2, ()), mlp(2, (16,))
 
 
-def test_a_fresh_head_finds_what_is_encoded_linearly():
+def test_a_fresh_head_finds_a_linear_code():
     result = head(LINEAR, linear_problem(400), linear_problem(256, 1))
     for split in ("train", "test"):
         assert result[split].error < 0.03
@@ -133,7 +133,7 @@ def test_only_a_nonlinear_head_finds_an_exclusive_or():
     assert nonlinear.error < 0.02 and nonlinear.information > 0.8 * LN2
 
 
-def test_a_fresh_head_finds_nothing_where_there_is_nothing():
+def test_a_fresh_head_reads_no_information_from_noise():
     result = head(LINEAR, noise_problem(1024), noise_problem(1024, 1), epochs=5)["test"]
     assert abs(result.error - 0.5) < 4 * 0.5 / np.sqrt(1024)  # four standard errors of a coin
     assert -0.02 < result.information < 0.01
@@ -174,14 +174,14 @@ def test_constant_features_change_nothing(constant):
 def test_a_feature_that_is_constant_in_training_alone_is_not_blown_up():
     (x, y), (x_test, y_test) = linear_problem(256), linear_problem(128, 1)
     noise = np.random.default_rng(0).normal(size=(128, 1)).astype(np.float32)
-    train = np.concatenate([x, np.full((256, 1), 1.1, np.float32)], 1), y  # whose mean in float32 is not 1.1
+    train = np.concatenate([x, np.full((256, 1), 1.1, np.float32)], 1), y  # the float32 mean of this feature is not 1.1
     test = np.concatenate([x_test, 1.1 + 0.01 * noise], 1), y_test
     assert head(LINEAR, train, test, epochs=10)["test"].error < 0.05
 
 
 def test_the_test_set_is_standardised_as_the_training_set_was():
     x, y = linear_problem(512)
-    chosen = y == 1  # statistics of its own would put half of it on the wrong side
+    chosen = y == 1  # standardised by its own statistics, half of it would be on the wrong side
     result = head(LINEAR, (x, y), (x[chosen], y[chosen]))
     assert result["test"].error < 0.05
 
@@ -223,7 +223,7 @@ def test_the_head_starts_afresh_and_the_features_stay_as_they_are():
     np.testing.assert_array_equal(train[0], before)
 
 
-def test_a_trained_head_is_the_one_that_is_read():
+def test_fresh_head_reads_the_head_of_train_head():
     train, (x_test, y_test) = linear_problem(128), linear_problem(100, 1)
     logits_fn = train_head(KEY, LINEAR, train, epochs=3, batch_size=32)
     result = fresh_head(KEY, LINEAR, train, (x_test, y_test), epochs=3, batch_size=32)
@@ -231,7 +231,7 @@ def test_a_trained_head_is_the_one_that_is_read():
     np.testing.assert_allclose(reading(np.asarray(logits_fn(train[0])), train[1]), result["train"], atol=1e-5)
 
 
-def test_a_head_is_not_trained_on_what_makes_no_sense():
+def test_bad_training_data_of_a_head_are_refused():
     for spoil in (with_label_two, with_nan):
         with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)|holds 4 NaN"):
             train_head(KEY, LINEAR, spoil(*linear_problem(64)), epochs=1, batch_size=64)

@@ -1,4 +1,4 @@
-"""Gamma is what the Jacobian says it is, and where it says the prediction flips, it does if the model is linear."""
+"""Gamma equals its value from the Jacobian, and predicts the flips of a linear model exactly."""
 
 import re
 from functools import cache, partial
@@ -167,7 +167,7 @@ def test_a_saturated_model_has_the_gamma_that_double_precision_gives(float64):
     model = lambda x: scale * smooth(x)  # noqa: E731
     assert np.abs(jax.grad(lambda x: cross_entropy(model(x), labels).sum())(x)).max() == 0
     found = jax.tree.map(np.asarray, jax.jit(partial(analysis.linear_response, model))(x, labels))
-    one, two = np.argsort(-logits, 1)[:, :2].T  # all of delta is between the first two
+    one, two = np.argsort(-logits, 1)[:, :2].T  # delta is zero except for the two largest logits
     i = np.arange(COUNT)
     gradient = (jacobian[i, two] - jacobian[i, one]).reshape(COUNT, -1)
     step = gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
@@ -184,7 +184,7 @@ def test_a_flat_model_has_no_direction_and_never_flips():
     assert np.isinf(crossing.eps).all() and (crossing.label == -1).all()
 
 
-def test_a_data_set_in_batches_gives_what_one_call_gives():
+def test_a_data_set_in_batches_gives_the_results_of_one_call():
     x, weights = IMAGES.astype(np.float32), WEIGHTS.astype(np.float32)
     expected = jax.jit(partial(analysis.linear_response, partial(linear, weights), direction="sign"))(x, LABELS)
     for mesh in (None, data_mesh(jax.devices()[:2])):
@@ -245,7 +245,7 @@ def test_the_order_of_classes_and_of_images_does_not_matter():
     np.testing.assert_allclose(
         analysis.mean_field_epsilon(logits[images][:, classes], gamma[images][:, classes]), mean[images], rtol=1e-6
     )
-    # nor does a factor or a shift of the logits, which scales Gamma too
+    # a factor or a shift of the logits changes Gamma equally
     np.testing.assert_allclose(analysis.linear_epsilon(4 * logits + 8, 4 * gamma).eps, one.eps, rtol=1e-4)
 
 
@@ -269,13 +269,13 @@ def test_the_true_crossing_is_at_zero_where_the_label_is_wrong_and_nowhere_where
     model = partial(linear, WEIGHTS)
     predicted = model(IMAGES).argmax(1).astype(np.int32)
     labels = np.where(np.arange(COUNT) == 0, (predicted + 1) % CLASSES, predicted).astype(np.int32)
-    away = -np.asarray(jax.jit(partial(analysis.attack_direction, model))(IMAGES, predicted))  # deeper into the class
+    away = -np.asarray(jax.jit(partial(analysis.attack_direction, model))(IMAGES, predicted))  # away from the boundary
     found = jax.tree.map(np.asarray, crossing(IMAGES, labels, away, eps=0.1))
     assert found.eps[0] == 0 and np.isinf(found.eps[1:]).all()
     assert found.label[0] == predicted[0] and (found.label[1:] == -1).all()
 
 
-# What cannot be
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_the_true_crossing_is_at_zero_where_the_label_is_wrong_and_nowhere_where
         ({"logits_fn": lambda x: 2 * x}, "the model must map images (6, 4, 4, 1) to logits [6, classes]"),
     ],
 )
-def test_responses_that_cannot_be_are_refused(change, message, monkeypatch):
+def test_bad_arguments_of_linear_response_are_refused(change, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     given = {"logits_fn": smooth, "x": IMAGES, "labels": LABELS, "direction": "l2"} | change
     kind = given.pop("direction")
@@ -326,7 +326,7 @@ def test_data_sets_without_a_response_are_refused(change, message, monkeypatch):
         ({"logits_fn": lambda x: x.sum((1, 2))}, "two classes need two logits"),
     ],
 )
-def test_jacobians_that_cannot_be_are_refused(change, message, monkeypatch):
+def test_bad_arguments_of_the_jacobian_are_refused(change, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=re.escape(message)):
         analysis.logit_jacobian(**{"logits_fn": smooth, "x": IMAGES} | change)

@@ -42,7 +42,7 @@ def test_gaps_of_uniform_logits_follow_their_law(j, float64):
 
 
 @pytest.mark.parametrize(("num_classes", "j"), [(2, 2), (10, 2), (10, 10), (1000, 5)])
-def test_the_law_is_a_beta_law(num_classes, j):
+def test_the_gaps_of_uniform_logits_have_a_beta_law(num_classes, j):
     law, beta = uniform_gap_law(num_classes, j), scipy.stats.beta(j - 1, num_classes - j + 2)
     gaps = np.concatenate([[-0.1, 0, 1, 1.1], np.linspace(0.001, 0.999, 50)])
     np.testing.assert_allclose(law.cdf(gaps), beta.cdf(gaps), rtol=1e-9, atol=1e-300)
@@ -80,7 +80,7 @@ def test_the_coefficient_is_that_of_adaptive_quadrature(law, support, j):
     assert gap_coefficient(j, CLASSES, law.pdf, law.cdf, support) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_support_open_below_is_the_mirror_of_one_open_above():
+def test_a_support_unbounded_below_mirrors_one_unbounded_above():
     low, high = scipy.stats.expon(), (-np.inf, 0)
     found = gap_coefficient(2, 2, lambda h: low.pdf(-h), lambda h: low.sf(-h), high)
     assert found == pytest.approx(gap_coefficient(2, 2, low.pdf, low.cdf, (0, np.inf)), rel=1e-9)
@@ -118,7 +118,7 @@ def test_the_bootstrap_of_a_gap_is_repeatable():
 
 
 def test_ties_count_as_gaps_below_the_resolution():
-    # steps of 0.004: a tie means that two logits lie nearer than that
+    # logits in steps of 0.004, so a tie means a distance below 0.004
     rounded = np.floor(UNIFORM[:20_000].astype(np.float32) * 250)
     law = gap_power_law(rounded, 2, upto=20.5, resolution=0.5)
     assert (np.asarray(logit_gaps(rounded))[:, 0] == 0).any() and np.isfinite(law).all()
@@ -126,7 +126,7 @@ def test_ties_count_as_gaps_below_the_resolution():
         gap_power_law(rounded, 2)
 
 
-# what cannot be
+# bad input
 
 
 @pytest.mark.parametrize("j", [1, 5, -2])
@@ -167,7 +167,7 @@ def test_functions_that_are_no_density_and_its_cdf_are_refused(change, message):
         gap_coefficient(2, CLASSES, **given)
 
 
-def test_a_narrow_density_far_from_zero_asks_for_a_finite_support():
+def test_a_narrow_density_far_from_zero_needs_a_finite_support():
     far = scipy.stats.norm(1000, 0.1)
     with pytest.raises(ValueError, match="pass the finite range"):
         gap_coefficient(2, CLASSES, far.pdf, far.cdf, (-np.inf, np.inf))

@@ -64,7 +64,7 @@ def test_lemma_4_a_perfect_classifier_gives_an_aligned_distance():
 
 
 def test_one_point_a_class_is_drawn_anew_from_its_class():
-    # the first example is misled by one of its class's three references alone: it is wrong where that one is drawn
+    # one of the three references of its class misclassifies the first example, which is wrong if it is drawn
     found = aligned(0)
     found[0, 7] = 5
     accuracies = one_point_accuracy(jax.random.key(1), found, LABELS, REFERENCES, draws=300)
@@ -73,7 +73,7 @@ def test_one_point_a_class_is_drawn_anew_from_its_class():
     assert order_violations(found, LABELS, REFERENCES).tolist() == pytest.approx([1 / 3, 0, 0, 0])
 
 
-def test_what_does_not_belong_together_is_refused():
+def test_arrays_that_do_not_fit_together_are_refused():
     images = np.zeros((2, 3, 3, 1), np.float32)
     with pytest.raises(ValueError, match="norm must be one of 'l0', 'l1', 'l2', 'linf'; got 'l3'"):
         distances(images, images, norm="l3")

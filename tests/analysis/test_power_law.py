@@ -1,4 +1,4 @@
-"""Fits of power laws find the law that made the data, and say how well."""
+"""Fits of power laws recover the law of the data, with valid intervals."""
 
 import math
 import re
@@ -17,7 +17,7 @@ def from_law(exponent, coefficient, count, seed=0):
 
 
 @pytest.mark.parametrize("exponent", [0.7, 1.0, 2.3])
-def test_the_law_that_made_the_radii_is_found(exponent):
+def test_power_law_recovers_the_law_of_the_radii(exponent):
     radii = from_law(exponent, 3.0, 40_000)
     law = power_law(radii, quantile=0.1)
     np.testing.assert_allclose([law.exponent, law.coefficient], [exponent, 3.0], rtol=0.15)
@@ -27,18 +27,18 @@ def test_the_law_that_made_the_radii_is_found(exponent):
     np.testing.assert_allclose(law.at(law.cutoff * np.array([0.25, 1])), [0.1 * 0.25**law.exponent, 0.1])
 
 
-def test_the_estimator_is_that_of_its_formula():
+def test_power_law_equals_its_formula():
     radii = np.array([0.1, 0.2, 0.4, 0.8, np.inf])
     law = power_law(radii, upto=0.5)
     exponent = 3 / (math.log(5) + math.log(2.5) + math.log(1.25))
     assert law.exponent == pytest.approx(exponent) and law.count == 3 and law.cutoff == 0.5
-    assert law.coefficient == pytest.approx(3 / 5 / 0.5**exponent)  # all five count
+    assert law.coefficient == pytest.approx(3 / 5 / 0.5**exponent)  # the fraction is over all five radii
     assert law.high == pytest.approx(exponent * (1 + 1.959964 / math.sqrt(3)))
     assert law.low == pytest.approx(exponent * (1 - 1.959964 / math.sqrt(3)))
 
 
-def test_it_is_the_maximum_of_the_likelihood():
-    """With values known only to lie below the resolution, and others only above the cutoff."""
+def test_power_law_maximises_the_likelihood():
+    """Some radii are only known to be below the resolution, and others only to be above the cutoff."""
     radii, resolution, cutoff = from_law(1.4, 1.0, 300), 0.05, 0.4
     found = power_law(radii, upto=cutoff, resolution=resolution)
     hidden, above = (radii <= resolution).sum(), (radii >= cutoff).sum()
@@ -54,9 +54,9 @@ def test_it_is_the_maximum_of_the_likelihood():
         assert likelihood(a * found.coefficient, b * found.exponent) < best
 
 
-def test_values_below_the_resolution_neither_bend_the_law_nor_are_they_lost():
+def test_values_below_the_resolution_are_counted_without_bias():
     radii = from_law(1.0, 1.0, 40_000)
-    rounded = np.maximum(radii, 0.03)  # what a coarse bisection reports
+    rounded = np.maximum(radii, 0.03)  # radii of a coarse bisection
     law = power_law(rounded, upto=0.1, resolution=0.03)
     assert law.low < 1 < law.high and law.coefficient == pytest.approx(1, rel=0.15)
     assert law.count == (radii < 0.1).sum()
@@ -65,7 +65,7 @@ def test_values_below_the_resolution_neither_bend_the_law_nor_are_they_lost():
     assert (law.high - law.low) / 2 == pytest.approx(law.exponent * half)
 
 
-def test_units_and_order_and_what_lies_above_do_not_matter_to_the_exponent():
+def test_the_exponent_does_not_depend_on_units_order_or_values_above_the_cutoff():
     radii = from_law(1.3, 1.0, 500)
     law = power_law(radii, upto=0.2)
     assert power_law(255 * radii[::-1], upto=255 * 0.2).exponent == pytest.approx(law.exponent)
@@ -74,7 +74,7 @@ def test_units_and_order_and_what_lies_above_do_not_matter_to_the_exponent():
     assert twice.exponent == law.exponent and twice.coefficient == pytest.approx(law.coefficient / 2)
 
 
-def test_single_precision_will_do():
+def test_power_law_accepts_float32():
     radii = from_law(1.3, 1.0, 500)
     assert power_law(radii.astype(np.float32)).exponent == pytest.approx(power_law(radii).exponent, rel=1e-5)
 
@@ -110,13 +110,13 @@ def test_less_confidence_is_a_narrower_interval():
 # the line through a curve
 
 
-def test_the_line_through_an_exact_law_is_that_law():
+def test_the_log_log_fit_recovers_an_exact_law():
     epsilons = np.geomspace(1e-3, 0.1, 7)
     fit = log_log_fit(epsilons, 2 * epsilons**1.7)
     np.testing.assert_allclose(fit, (1.7, 2), rtol=1e-10)
 
 
-def test_the_line_agrees_with_the_maximum_of_the_likelihood_where_the_law_holds():
+def test_the_log_log_fit_agrees_with_the_maximum_of_the_likelihood():
     radii = from_law(1.2, 1.0, 40_000)
     law = power_law(radii, upto=0.1)
     epsilons = np.geomspace(0.01, 0.1, 10)
@@ -124,7 +124,7 @@ def test_the_line_agrees_with_the_maximum_of_the_likelihood_where_the_law_holds(
     assert fit.exponent == pytest.approx(law.exponent, rel=0.05)
 
 
-# what cannot be
+# bad input
 
 GOOD = from_law(1.0, 1.0, 50)
 
@@ -161,7 +161,7 @@ def test_values_without_a_power_law_are_refused(values, change, message, monkeyp
     ("change", "message"),
     [({"confidence": 95.0}, "confidence must be between 0 and 1; got 95.0"), ({"num_resamples": 0}, "num_resamples")],
 )
-def test_intervals_that_cannot_be_are_refused(change, message):
+def test_bad_arguments_of_an_interval_are_refused(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         power_law(GOOD, **change)
 

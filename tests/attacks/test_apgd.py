@@ -14,9 +14,6 @@ from invjax.attacks._apgd_sparse import ascend_sparse
 from invjax.attacks._ranks import wrong_class
 from invjax.models import mlp
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 KEY = jax.random.key(0)
 BATCH, SIZE, EPS = 6, 12, 0.3
 
@@ -53,7 +50,7 @@ def test_the_checkpoints_of_a_hundred_steps_are_those_of_the_paper():
         (10, "l1", list(range(1, 11))),
     ],
 )
-def test_the_checkpoints_of_other_runs(steps, norm, expected):
+def test_the_checkpoints_of_other_numbers_of_steps(steps, norm, expected):
     check, window = checkpoints(steps, norm)
     at = np.flatnonzero(check) + 1
     assert len(check) == steps and at.tolist() == expected
@@ -161,7 +158,7 @@ def test_the_loop_is_algorithm_1_of_reliable_evaluation(threat, project, ascent,
     rng = np.random.default_rng(0)
     x, steps = rng.random((BATCH, SIZE)), 50
     starts = np.array([project(z, image) for z, image in zip(rng.random((BATCH, SIZE)), x, strict=True)])
-    run = jit(lambda start: ascend(objective, threat, start, jnp.asarray(x), jnp.asarray(EPS), steps))
+    run = jax.jit(lambda start: ascend(objective, threat, start, jnp.asarray(x), jnp.asarray(EPS), steps))
     (found, found_value, _), best, trace = run(starts)
     halvings = []
     for i in range(BATCH):
@@ -170,8 +167,8 @@ def test_the_loop_is_algorithm_1_of_reliable_evaluation(threat, project, ascent,
         np.testing.assert_allclose(best[i], expected, atol=1e-7)
         np.testing.assert_allclose(found_value[i], max(losses.max(), value(starts[i])), atol=1e-7)
         halvings.append(count)
-    np.testing.assert_array_equal(found, best)  # nothing is a success, so the best is the largest loss
-    assert len(set(halvings)) > 1  # so the examples were not all treated alike
+    np.testing.assert_array_equal(found, best)  # no iterate is a success, so the largest loss is the best
+    assert len(set(halvings)) > 1  # the examples have different halvings
 
 
 def test_a_best_loss_that_stays_the_same_halves_the_step_too(float64):
@@ -190,9 +187,9 @@ def test_a_best_loss_that_stays_the_same_halves_the_step_too(float64):
     args = value, lambda z: 2 * steepness * (z - x), into_l2, lambda g: g / np.linalg.norm(g), start, x, 25
     _, losses, halvings = reliable_evaluation(*args)
     rises = np.diff(losses) > 0
-    assert rises[:8].all() and losses.max() < value(start) and halvings  # at step 9, although all steps to there rose
-    run = jit(lambda z: ascend(objective, l2(), z, jnp.asarray(x)[None], jnp.asarray(EPS), 25))
-    # step 10 leaves the start again; the reference's gradient knows nothing of the spike, which later steps come near
+    assert rises[:8].all() and losses.max() < value(start) and halvings  # a halving at step 9 after rising losses
+    run = jax.jit(lambda z: ascend(objective, l2(), z, jnp.asarray(x)[None], jnp.asarray(EPS), 25))
+    # step 10 leaves the start again; later steps approach the spike, which the gradient of the reference ignores
     np.testing.assert_allclose(run(start[None])[2][0, :16], losses[:16], atol=1e-9)
     assert losses[9] < losses[8]
 
@@ -202,7 +199,7 @@ def test_the_loop_is_algorithm_1_of_mind_the_box(float64):
     rng = np.random.default_rng(0)
     x, steps = rng.random((BATCH, SIZE)), 60
     starts = np.array([into_l1(z, image) for z, image in zip(x + rng.normal(size=x.shape) / 9, x, strict=True)])
-    run = jit(lambda start: ascend_sparse(objective, l1(), start, jnp.asarray(x), jnp.asarray(EPS), steps))
+    run = jax.jit(lambda start: ascend_sparse(objective, l1(), start, jnp.asarray(x), jnp.asarray(EPS), steps))
     _, best, trace = run(starts)
     for i in range(BATCH):
         expected, losses = mind_the_box(value, gradient, starts[i], x[i], steps)
@@ -210,7 +207,7 @@ def test_the_loop_is_algorithm_1_of_mind_the_box(float64):
         np.testing.assert_allclose(best[i], expected, atol=1e-6)
 
 
-# what follows from it
+# properties of Auto-PGD
 
 
 def first_value(x):
@@ -222,7 +219,7 @@ def test_an_oscillating_loss_halves_the_step_until_the_peak_is_found():
     """A tent: the first steps jump over its top from one side of the ball to the other."""
     tent = partial(apgd, loss=lambda logits, labels: -jnp.abs(logits[:, 0] - 0.6))
     x, label = jnp.array([[0.5]]), jnp.array([0])
-    result = jit(lambda: tent(steps=100)(KEY, first_value, x, label, eps=0.3))()
+    result = jax.jit(lambda: tent(steps=100)(KEY, first_value, x, label, eps=0.3))()
     jumps = np.abs(np.diff(result.trace[0]))
     assert jumps[:20].max() > 0.05
     assert jumps[-6:].max() <= 0.6 / 2**7  # the first step was 2 eps; seven checkpoints have halved it
@@ -232,7 +229,7 @@ def test_an_oscillating_loss_halves_the_step_until_the_peak_is_found():
 
 NET = mlp(5, (16,))
 IMAGES = jnp.asarray(np.random.default_rng(1).random((24, 5, 5, 1)), jnp.float32)
-PARAMS = jax.tree.map(lambda leaf: 3 * leaf, jit(NET.init)(KEY, IMAGES))
+PARAMS = jax.tree.map(lambda leaf: 3 * leaf, jax.jit(NET.init)(KEY, IMAGES))
 logits_fn = partial(NET.apply, PARAMS)
 LABELS = logits_fn(IMAGES).argmax(-1)
 
@@ -243,14 +240,14 @@ CASES = {"linf": (linf(), 0.1), "l1": (l1(), 1.0)}
 @cache
 def auto_pgd(norm):
     threat, eps = CASES[norm]
-    return jit(lambda: apgd(threat, steps=20)(KEY, logits_fn, IMAGES, LABELS, eps=eps))()
+    return jax.jit(lambda: apgd(threat, steps=20)(KEY, logits_fn, IMAGES, LABELS, eps=eps))()
 
 
 @pytest.mark.parametrize("norm", CASES)
-def test_it_climbs_at_least_as_high_as_plain_pgd_with_as_many_gradients(norm):
+def test_auto_pgd_reaches_the_loss_of_pgd_with_equally_many_gradients(norm):
     threat, eps = CASES[norm]
-    auto, attack = auto_pgd(norm), pgd(threat, steps=21)  # Auto-PGD looks at its start, too
-    plain = jit(lambda: attack(KEY, logits_fn, IMAGES, LABELS, eps=eps))()
+    auto, attack = auto_pgd(norm), pgd(threat, steps=21)  # Auto-PGD also evaluates its start
+    plain = jax.jit(lambda: attack(KEY, logits_fn, IMAGES, LABELS, eps=eps))()
     assert 0 < auto.success.mean() < 1
     assert auto.success.sum() >= plain.success.sum()
     assert auto.loss.mean() >= plain.loss.mean() - 1e-4
@@ -259,7 +256,7 @@ def test_it_climbs_at_least_as_high_as_plain_pgd_with_as_many_gradients(norm):
 def test_the_l1_form_shrinks_its_radius_and_ends_inside_the_ball():
     result = auto_pgd("l1")
     assert (result.distance <= 1 + 1e-5).all()
-    # at three times the radius the loss is higher than it can be at the end
+    # at three times the radius the loss exceeds every value inside the ball
     assert result.trace[:, 5].mean() > result.loss.mean() + 0.1
 
 
@@ -270,8 +267,8 @@ def test_the_trace_has_an_entry_for_each_step(threat, steps):
     assert shape == (24, steps)
 
 
-def test_it_takes_no_step_size():
-    run = jit(lambda step_size: apgd(steps=5)(KEY, logits_fn, IMAGES, LABELS, eps=0.1, step_size=step_size))
+def test_auto_pgd_ignores_the_step_size():
+    run = jax.jit(lambda step_size: apgd(steps=5)(KEY, logits_fn, IMAGES, LABELS, eps=0.1, step_size=step_size))
     np.testing.assert_array_equal(run(0.01).x, run(10.0).x)
 
 
@@ -285,7 +282,7 @@ def test_wrong_classes_come_in_the_order_of_their_logits(rank):
     expected = [
         sorted(set(range(5)) - {y}, key=lambda k, h=h: -h[k])[rank] for h, y in zip(logits, labels, strict=True)
     ]
-    classes = jit(wrong_class)(logits, labels, rank)
+    classes = jax.jit(wrong_class)(logits, labels, rank)
     assert classes.tolist() == expected and classes.dtype == labels.dtype
 
 
@@ -299,7 +296,7 @@ def test_each_target_is_tried_in_turn():
     x, label = jnp.full((1, 30), 0.5).at[:, 0].set(0.8), jnp.array([0])
     for targets, success in [(1, False), (2, True)]:
         attack = apgd_targeted(linf((0.0, 2.0)), steps=10, targets=targets)
-        assert bool(jit(lambda a=attack: a(KEY, blocked, x, label, eps=0.6))().success[0]) == success
+        assert bool(jax.jit(lambda a=attack: a(KEY, blocked, x, label, eps=0.6))().success[0]) == success
 
 
 @pytest.mark.parametrize("targets", [5, 9])
@@ -325,6 +322,6 @@ def test_three_classes_are_too_few_for_the_targeted_ratio():
         (lambda: apgd_targeted(targets=0), "targets must be positive; got targets=0"),
     ],
 )
-def test_what_it_cannot_do_is_refused_at_once(make, message):
+def test_bad_arguments_of_auto_pgd_are_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()

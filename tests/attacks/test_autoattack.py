@@ -11,14 +11,6 @@ from invjax.evaluation import Options, benchmark
 KEY = jax.random.key(5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile():
-    """Compilation takes nearly all the time of these tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 FOUR = [("apgd-ce", 1), ("apgd-t", 9), ("fab-t", 9), ("square", 1)]
 
 
@@ -63,7 +55,7 @@ def test_one_attack_and_the_benchmark_break_the_same_images_with_the_same_exampl
     options = Options(batch_size=count)
     whole = benchmark(KEY, apply_fn, params, images, labels, threat=linf(), eps=eps, stages=stages, options=options)
     single = jit_attack(attack, apply_fn)(KEY, params, images, labels, eps=eps, ids=np.arange(count, dtype=np.uint32))
-    assert len(set(whole.broken_by.tolist())) > 2  # several stages break images, and some images withstand
+    assert len(set(whole.broken_by.tolist())) > 2  # several stages break images, and some images are robust
     np.testing.assert_array_equal(single.success, whole.broken)
     np.testing.assert_allclose(np.asarray(single.x)[whole.broken], whole.x[whole.broken], atol=1e-6)
     np.testing.assert_allclose(np.asarray(single.distance)[whole.broken], whole.distance[whole.broken], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Each check finds the model that was made for it, and says so; a healthy model passes all of them."""
+"""Each check finds the faulty model that was built for it, and a healthy model passes all checks."""
 
 from functools import cache
 
@@ -18,14 +18,6 @@ from invjax.models import mlp
 KEY = jax.random.key(0)
 NET = mlp(10, (24,))
 COUNT = 24
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """Compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @cache
@@ -98,9 +90,9 @@ def only_near(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
 ONLY_NEAR = fgsm()._replace(run=only_near)
 
 BLINDLY = {"attack": pgd(steps=2, loss=cross_entropy, random_start=False)}
-CASES = {  # name: (what is wrong, the check that sees it, what it says)
+CASES = {  # name: (the fault, the check that finds it, its message)
     "probabilities": ({"apply_fn": with_probabilities, "attack": fgsm()}, "probabilities", "return the logits"),
-    "saturation": ({"apply_fn": saturated, **BLINDLY}, "gradients", "cross-entropy has a gradient of exactly zero"),
+    "saturation": ({"apply_fn": saturated, **BLINDLY}, "gradients", "cross-entropy has a gradient of zero"),
     "randomness": (
         {"apply_fn": random_logits, "attack": fgsm()},
         "randomness",
@@ -147,11 +139,11 @@ def test_images_in_a_corner_of_the_box_are_found():
     assert "pixel values range only from 0 to 1 in the box (0.0, 255.0)" in found["image range"]
 
 
-def test_another_threat_is_fine():
+def test_diagnose_accepts_another_threat():
     assert look(eps=0.5, threat=l2(), attack=pgd(l2(), steps=10))[0] == {}
 
 
-def test_silence_and_print(capsys):
+def test_diagnose_prints_its_findings_only_if_asked(capsys):
     params, images, labels = digits()
     flat = images.reshape(COUNT, -1)
     run = lambda **how: diagnose(KEY, with_nan, params, flat, labels, eps=0.1, attack=fgsm(), **how)  # noqa: E731
@@ -162,7 +154,7 @@ def test_silence_and_print(capsys):
     assert capsys.readouterr().out.splitlines() == [f"{finding.name}: {finding.message}" for finding in found]
 
 
-# one check at a time, at its limits
+# the limits of each check
 
 HEALTHY = Evidence(
     box=(0.0, 1.0),
@@ -178,7 +170,7 @@ HEALTHY = Evidence(
     by_margin=0.3,
 )
 ONE_HOT = np.eye(3)[np.arange(10) % 3]
-LIMITS = [  # what differs from the healthy evidence, the checks that say something
+LIMITS = [  # change of the healthy evidence, checks that fire
     ({}, set()),
     ({"high": 0.51}, set()),
     ({"high": 0.49}, {"image_range"}),
@@ -189,7 +181,7 @@ LIMITS = [  # what differs from the healthy evidence, the checks that say someth
     ({"logits_again": HEALTHY.logits + 1e-6}, {"randomness"}),
     ({"loss_gradient": np.eye(10)[0]}, {"gradients"}),
     ({"logit_gradient": 1 - np.eye(10)[0]}, {"gradients"}),
-    ({"success": (0.1, 0.3, 0.2, 1.0)}, set()),  # one image of ten is no evidence
+    ({"success": (0.1, 0.3, 0.2, 1.0)}, set()),  # one image of ten is not enough evidence
     ({"success": (0.1, 0.4, 0.2, 1.0)}, {"monotone"}),
     ({"success": (0.1, 0.3, 0.6, 0.9)}, set()),
     ({"success": (0.1, 0.3, 0.6, 0.8)}, {"unbounded"}),
@@ -202,7 +194,7 @@ LIMITS = [  # what differs from the healthy evidence, the checks that say someth
 
 
 @pytest.mark.parametrize(("change", "fires"), LIMITS, ids=lambda value: ",".join(value) if value else "none")
-def test_the_limits_of_each_check(change, fires):
+def test_each_check_fires_at_its_limits(change, fires):
     evidence = HEALTHY._replace(**change)
     assert {check.__name__ for check in CHECKS if check(evidence) is not None} == fires
 
@@ -219,7 +211,7 @@ def test_the_limits_of_each_check(change, fires):
     ids=["negative", "array", "bytes", "labels", "model"],
 )
 def test_bad_input_is_refused(monkeypatch, change, message):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=message):
         look(**change)
 

@@ -17,14 +17,6 @@ KEY = jax.random.key(0)
 THREATS = {"linf": (linf(), 0.1), "l2": (l2(), 0.5), "l1": (l1(fraction=0.1), 1.5), "l0": (l0(), 3.0)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile():
-    """Compiling is nearly all that these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def images():
     return jnp.asarray(np.random.default_rng(0).random((BATCH, *SHAPE)), jnp.float32)
 
@@ -184,7 +176,7 @@ def test_iterated_ll_keeps_its_class_when_another_becomes_the_least_likely():
                                                           jnp.full(4, 2)), rtol=1e-5)  # fmt: skip
 
 
-# What is kept
+# The best iterate
 
 
 @pytest.mark.parametrize("height", [0.05, -1.0], ids=["success", "loss"])
@@ -247,7 +239,7 @@ def test_log_odds_climbs_where_cross_entropy_is_flat():
 
 @pytest.mark.parametrize("attack", [pgd(steps=2), fgsm(), step_ll()], ids=["pgd", "fgsm", "step_ll"])
 def test_step_sizes_that_are_negative_or_several_are_refused(monkeypatch, attack):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     x, labels = jnp.full((2, 2), 0.5), jnp.zeros(2, jnp.int32)
     run = jit_attack(attack, lambda params, x: x)
     for step_size, message in ((-1.0, "must not be negative"), (np.ones(2), "must be one number")):

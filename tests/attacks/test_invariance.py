@@ -26,10 +26,7 @@ from invjax.attacks import (
 from invjax.attacks._l0_invariance import _regions
 from invjax.data import as_float, load
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-compiled_warp, compiled_unwarp = jit(warp), jit(unwarp)
+compiled_warp, compiled_unwarp = jax.jit(warp), jax.jit(unwarp)
 
 TRANSFORMS = np.array(
     [[90, 0, 0, 1, 0], [0, 2, -1, 1, 0], [25, 2, 1, 1, 0], [-12, 0.3, -1.7, 0.8, 0.2], [50, -1, 2.5, 1.3, -0.3]],
@@ -105,7 +102,7 @@ def test_warps_have_the_gradients_of_differences(float64):
     image, weights = np.float64(blobs(8)), np.random.default_rng(1).random((8, 8, 1))
     transform = np.float64(TRANSFORMS[3]) + 0.01234  # between pixels
 
-    @jit
+    @jax.jit
     @jax.value_and_grad
     def total_and_gradient(t):
         return (unwarp(image, t) * weights).sum()
@@ -189,7 +186,7 @@ def test_neighbours_are_those_of_a_search_of_every_pair(norm, components):
             for queries, transforms in ((warped, GRID), (x[None], identity[None])):
                 gaps = black_and_white(BANK[members])[:, None] * 1.0 - black_and_white(queries)[None] * 1.0
                 squared = (gaps**2).sum((2, 3, 4))
-                for a, t in np.argwhere(squared <= squared.min() + 1e-4):  # ties are either's
+                for a, t in np.argwhere(squared <= squared.min() + 1e-4):  # a tie has two valid answers
                     moved = scipy_warp(BANK[members[a]], transforms[t], backwards=True)
                     gap = (black_and_white(moved) * 1.0 - black_and_white(x) * 1.0) ** 2
                     options.append((gap.sum() if norm == "l0" else np.sqrt(gap.sum()), members[a], moved))
@@ -232,11 +229,11 @@ FINE = affine_grid(rotation=(-10, 0, 10), shift=(-2, 0, 2), scale=(0.9, 1, 1.2),
 
 
 def test_a_moved_copy_is_found_and_moved_back():
-    # x, turned, shifted, enlarged and sheared between the points of the grid, hides in another class
-    x, moved = np.zeros((32, 32, 3), np.float32), np.float32([7, 1.3, -0.6, 1.12, 0.08])
-    x[..., :1] = blobs()
+    # another class contains x, turned, shifted, enlarged and sheared between the points of the grid
+    x, moved = np.zeros((28, 28, 3), np.float32), np.float32([7, 1.3, -0.6, 1.12, 0.08])
+    x[..., :1] = blobs(28)
     rng = np.random.default_rng(0)
-    bank = np.stack([compiled_warp(x, moved), *rng.random((5, 32, 32, 3)).astype(np.float32) ** 4, x])
+    bank = np.stack([compiled_warp(x, moved), *rng.random((5, 28, 28, 3)).astype(np.float32) ** 4, x])
     bank = reference_bank(bank, np.array([1, 1, 1, 2, 2, 2, 0]), norm="l2", components=64)
     rough, found = (aligned_neighbours(x[None], np.array([0]), bank, transforms=FINE, steps=steps) for steps in (0, 12))
     assert found.ids[0, 0] == 0 and found.classes.tolist() == [[1, 2]]
@@ -244,8 +241,8 @@ def test_a_moved_copy_is_found_and_moved_back():
     np.testing.assert_allclose(found.transforms[0, 0], moved, atol=0.12)
 
 
-def test_what_is_pushed_out_of_the_picture_is_no_neighbour():
-    # x three rows lower in another class, and above it a line, which leaves the picture when it is moved back
+def test_an_image_that_loses_pixels_at_the_border_is_no_neighbour():
+    # another class contains x three rows lower under a line, which the inverse shift moves out of the image
     x, other = np.zeros((2, 8, 8, 1), np.float32)
     x[1:3, 2:4] = other[4:6, 2:4] = other[0] = 1
     bank = reference_bank(np.stack([x] + [other] * 9), np.arange(10), norm="l2")
@@ -258,12 +255,12 @@ def test_what_is_pushed_out_of_the_picture_is_no_neighbour():
 
 def test_color_images_and_batches_of_any_size():
     rng = np.random.default_rng(0)
-    images = rng.random((7, 32, 32, 3)).astype(np.float32)  # of the same sizes as above, so that it is compiled already
+    images = rng.random((7, 28, 28, 3)).astype(np.float32)  # the same shape as above, which is compiled already
     bank = reference_bank(images, np.arange(7) % 3, norm="l2", components=64)
     options = {"transforms": FINE, "steps": 2}
     both = aligned_neighbours(images[:2] ** 2, np.array([0, 1]), bank, **options)
     one = aligned_neighbours(images[1:2] ** 2, np.array([1]), bank, **options)
-    assert both.images.shape == (2, 2, 32, 32, 3) and both.classes.tolist() == [[1, 2], [0, 2]]
+    assert both.images.shape == (2, 2, 28, 28, 3) and both.classes.tolist() == [[1, 2], [0, 2]]
     for batch, single in zip(both, one, strict=True):
         np.testing.assert_array_equal(batch[1:], single)
 
@@ -282,7 +279,7 @@ def test_published_neighbours_are_matched(shared_data):
     assert (found.distance <= np.take_along_axis(stored, np.argsort(classes, 1), 1)).all()
 
 
-# What it cannot search
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -293,7 +290,7 @@ def test_published_neighbours_are_matched(shared_data):
         ({"scale": (1, 0)}, "scale must be positive"),
     ],
 )
-def test_grid_refuses(options, words):
+def test_bad_arguments_of_the_grid_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         affine_grid(**options)
 
@@ -308,8 +305,8 @@ def test_grid_refuses(options, words):
         (BANK, BANK_LABELS, {"components": 0}, "components must be positive"),
     ],
 )
-def test_bank_refuses(images, labels, options, words, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+def test_bad_arguments_of_the_bank_are_refused(images, labels, options, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=words):
         reference_bank(images, labels, **{"norm": "l2"} | options)
 
@@ -329,7 +326,7 @@ def test_bank_refuses(images, labels, options, words, monkeypatch):
         (X, LABELS, {"candidates": 0}, "candidates must be positive"),
     ],
 )
-def test_alignment_refuses(x, labels, options, words, monkeypatch):
+def test_bad_arguments_of_the_alignment_are_refused(x, labels, options, words, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=words):
         aligned_neighbours(x, labels, reference_bank(BANK, BANK_LABELS, norm="l2"), **options)
@@ -368,10 +365,10 @@ def test_linf_goes_as_far_towards_a_neighbour_as_the_ball_allows():
     np.testing.assert_array_equal(whole.x, OTHERS.images[:, 0])
 
 
-def test_linf_prefers_what_the_judge_sees():
+def test_linf_prefers_examples_that_the_judge_accepts():
     free = linf_invariance(START, OTHERS, eps=0.3)
     fifth = np.clip(OTHERS.images[:, 1], START - np.float32(0.3), START + np.float32(0.3))
-    seen_in = fifth[[0, 1, 3]]  # the judge sees a 5 in these three, and in all else nothing, or the 9 that it is not
+    seen_in = fifth[[0, 1, 3]]  # the judge sees a 5 in these three images only
 
     def judge(x):
         same = np.abs(np.asarray(x)[:, None] - seen_in[None]).max((2, 3, 4)).min(1) < 1e-6
@@ -458,14 +455,14 @@ def test_l0_finds_the_smallest_subset_that_the_judge_accepts(batch_size):
         assert found.distance[i] == changed
         if found.success[i]:
             assert changed == best and np.asarray(judge(found.x[i][None])).argmax() == found.target[i]
-        else:  # all of the nearest neighbour
+        else:  # all pixels of the nearest neighbour
             pixels = np.abs(PARTS.images[i] - x[i][None]).sum((1, 2, 3))
             assert found.neighbour[i] == pixels.argmin() and changed == pixels.min()
             np.testing.assert_array_equal(found.x[i], PARTS.images[i, pixels.argmin()])
         assert found.target[i] == found.neighbour[i] + 1
 
 
-def test_l0_leaves_what_differs_by_less_than_a_half():
+def test_l0_keeps_pixels_that_differ_by_less_than_a_half():
     x = np.full((1, 9, 9, 1), 0.2, np.float32)
     target = np.full((1, 1, 9, 9, 1), 0.4, np.float32)
     target[0, 0, 4, 4:7] = 1
@@ -476,19 +473,19 @@ def test_l0_leaves_what_differs_by_less_than_a_half():
     np.testing.assert_array_equal(found.x, expected)
 
 
-def test_l0_asks_no_more_than_it_must():
+def test_l0_makes_no_unnecessary_query_of_the_judge():
     asked = []
 
     def judge(x):
         asked.append(np.asarray(x).sum((1, 2, 3)))
-        return np.ones(len(x), int)  # whatever is of class 1 is accepted at once
+        return np.ones(len(x), int)  # the judge accepts every image of class 1
 
     found = l0_invariance(BLACK, PARTS, judge=judge, regions=8, batch_size=10)
     assert found.success.all() and (found.target == 1).all()
     assert len(asked) < 40 and np.concatenate(asked).max() < 10
 
 
-def test_an_equal_neighbour_is_no_example():
+def test_a_neighbour_equal_to_the_image_is_no_example():
     found = l0_invariance(BLACK, neighbours_of(BLACK[:, None], np.full((5, 1), 4)), judge=lambda z: np.full(len(z), 4))
     assert not found.success.any() and not found.distance.any()
     np.testing.assert_array_equal(found.x, BLACK)

@@ -37,7 +37,7 @@ def test_a_label_needs_its_fraction_of_the_voters(agreement, expected):
 
 
 @pytest.mark.parametrize(("count", "of", "says"), [(7, 10, True), (6, 10, False), (14, 20, True), (13, 20, False)])
-def test_exactly_the_fraction_is_enough_whatever_it_rounds_to(count, of, says):
+def test_an_agreement_of_exactly_the_fraction_is_enough_despite_rounding(count, of, says):
     voters = [fixed([2])] * count + [fixed([0])] * (of - count)
     assert judge(voters, agreement=0.7)(four_images()[:1]).tolist() == [2 if says else -1]
 
@@ -47,7 +47,7 @@ def test_the_default_is_the_fraction_of_the_human_study():
     assert judge(seven)(four_images()[:1]).tolist() == [1] and judge(six)(four_images()[:1]).tolist() == [-1]
 
 
-def test_a_tie_or_a_nan_is_a_vote_for_nobody_but_still_a_voter():
+def test_a_tie_or_nan_logits_give_no_vote_but_count_as_a_voter():
     tied = lambda x: jnp.zeros((len(x), CLASSES)).at[:, 1:].set(1)  # noqa: E731
     broken = lambda x: jnp.full((len(x), CLASSES), jnp.nan).at[:, 1].set(5)  # noqa: E731
     x = four_images()[:1]
@@ -61,7 +61,7 @@ def test_one_voter_is_always_agreed_with_itself():
     np.testing.assert_array_equal(judge([fixed([2, 0, 1, 1])], agreement=1)(four_images()), [2, 0, 1, 1])
 
 
-def test_it_gives_integers_and_the_same_when_compiled_and_from_other_dtypes():
+def test_a_judge_returns_the_same_integers_under_jit_and_for_other_dtypes():
     x = jax.random.uniform(jax.random.key(0), (16, 2, 2, 1))
     voters = [of_pixel(0), of_pixel(1), lambda x: of_pixel(0)(x).astype(jnp.float16)]
     plain, compiled = judge(voters)(x), jax.jit(judge(voters))(x)
@@ -78,7 +78,7 @@ def neighbours_of(x):
     return Neighbours(images, number, images.max((2, 3, 4)), number, np.zeros((len(x), 2, 5), np.float32))
 
 
-def test_the_linf_attack_takes_what_the_judge_accepts():
+def test_the_linf_attack_succeeds_where_the_judge_accepts():
     x = np.zeros((3, 2, 2, 1), np.float32)
     ask = jax.jit(judge([of_pixel(0), of_pixel(1)]))
     # gray from 1/4 on, white from 3/4 on

@@ -17,8 +17,6 @@ from invjax.models import fi_revnet, mlp
 
 SHAPE, CLASSES, BATCH = (4, 4, 2), 3, 5
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 fi = partial(fi_revnet, SHAPE, CLASSES, blocks=(2,), hidden=((5,),))
 MODELS = {"additive": fi(), "affine-conv1x1": fi(coupling=affine_coupling, mix=conv1x1), "plain": fi(save_memory=False)}
@@ -29,8 +27,8 @@ CASES = [("additive", "float32"), ("additive", "float64"), ("affine-conv1x1", "f
 @cache
 def functions(name):
     """`metamers`, `encode` and `apply` of a model, compiled."""
-    encode = jit(lambda params, x: MODELS[name].encode(params, x)[0])
-    return jit(partial(metamers, MODELS[name])), encode, jit(MODELS[name].apply)
+    encode = jax.jit(lambda params, x: MODELS[name].encode(params, x)[0])
+    return jax.jit(partial(metamers, MODELS[name])), encode, jax.jit(MODELS[name].apply)
 
 
 def images(seed):
@@ -40,7 +38,7 @@ def images(seed):
 @cache
 def trained(name, dtype):
     """Parameters that are not those of a model's start, where every coupling is the identity."""
-    params = jit(MODELS[name].init)(jax.random.key(0), jnp.asarray(images(0), dtype))
+    params = jax.jit(MODELS[name].init)(jax.random.key(0), jnp.asarray(images(0), dtype))
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(1)
     moved = [np.asarray(leaf) + np.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
@@ -70,7 +68,7 @@ def assert_equal(a, b, dtype):
 def test_a_metamer_has_the_logits_of_the_first_image(name_and_dtype):
     _, _, x, code_a, code_b, code_x = case(*name_and_dtype)
     assert x.dtype == name_and_dtype[1]
-    assert np.abs(code_a.logits - code_b.logits).max() > 0.1  # so there is something to tell apart
+    assert np.abs(code_a.logits - code_b.logits).max() > 0.1  # the two codes differ
     assert_equal(code_x.logits, code_a.logits, x.dtype.name)
 
 
@@ -106,14 +104,14 @@ def test_swapping_the_logits_back_gives_the_second_image_back(name_and_dtype):
     assert_equal(functions(name)[0](trained(name, dtype), b, x), b, dtype)
 
 
-def test_each_pair_is_treated_for_itself():
+def test_the_metamer_of_a_pair_does_not_depend_on_the_batch():
     a, b, x, *_ = case("additive", "float32")
     order = np.array([3, 0, 4, 1, 2])
     shuffled = functions("additive")[0](trained("additive", "float32"), a[order], b[order])
     np.testing.assert_allclose(shuffled, x[order], atol=1e-5)
 
 
-def test_jit_gives_what_eager_gives():
+def test_jit_equals_eager():
     a, b, x, *_ = case("additive", "float32")
     np.testing.assert_allclose(metamers(MODELS["additive"], trained("additive", "float32"), a, b), x, atol=1e-5)
 
@@ -147,8 +145,8 @@ def with_nan():
         ),
     ],
 )
-def test_images_that_are_not_images_are_refused(monkeypatch, a, b, message):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+def test_bad_images_of_a_metamer_are_refused(monkeypatch, a, b, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=re.escape(message)):
         metamers(MODELS["additive"], trained("additive", "float32"), jnp.asarray(a), jnp.asarray(b))
 
@@ -171,7 +169,7 @@ def way(name):
     """The way from a to its metamer, and the code of every image on it, in float64."""
     a, b, *_ = case(name, "float64")
     params = trained(name, "float64")
-    path = jit(partial(interpolate, MODELS[name]))(params, a, b, WEIGHTS)
+    path = jax.jit(partial(interpolate, MODELS[name]))(params, a, b, WEIGHTS)
     path = np.asarray(path)
     codes = [jax.tree.map(np.asarray, functions(name)[1](params, x)) for x in path]
     return path, codes
@@ -183,14 +181,14 @@ def on_the_way(request):
         yield *case(request.param, "float64"), *way(request.param)
 
 
-def test_the_way_begins_at_the_image_and_passes_its_metamer(on_the_way):
+def test_interpolation_starts_at_the_image_and_passes_its_metamer(on_the_way):
     a, _, x, *_, path, _ = on_the_way
     assert path.shape == (4, *a.shape) and path.dtype == a.dtype
     np.testing.assert_allclose(path[0], a, atol=1e-9)
     np.testing.assert_allclose(path[2], x, atol=1e-9)
 
 
-def test_on_the_way_the_logits_stay_and_the_nuisance_moves_in_a_straight_line(on_the_way):
+def test_interpolation_keeps_the_logits_and_moves_the_nuisance_linearly(on_the_way):
     _, _, _, code_a, code_b, _, _, codes = on_the_way
     assert np.abs(code_a.nuisance - code_b.nuisance).max() > 0.1
     for t, code in zip(WEIGHTS, codes, strict=True):
@@ -199,9 +197,9 @@ def test_on_the_way_the_logits_stay_and_the_nuisance_moves_in_a_straight_line(on
         np.testing.assert_allclose(code.nuisance, expected, atol=1e-9)
 
 
-def test_a_way_stays_in_the_precision_of_its_images():
+def test_interpolation_keeps_the_dtype_of_the_images():
     a, b, x, *_ = case("plain", "float32")
-    path = jit(partial(interpolate, MODELS["plain"]))(trained("plain", "float32"), a, b, np.linspace(0, 1, 2))
+    path = jax.jit(partial(interpolate, MODELS["plain"]))(trained("plain", "float32"), a, b, np.linspace(0, 1, 2))
     assert path.dtype == np.float32
     np.testing.assert_allclose(path[-1], x, atol=1e-3)
 
@@ -216,13 +214,13 @@ def test_a_way_stays_in_the_precision_of_its_images():
         (batch(), batch(), np.array([0, np.nan]), "weights holds 1 NaN or infinite values of 2; remove them"),
     ],
 )
-def test_ways_that_lead_nowhere_are_refused(monkeypatch, a, b, weights, message):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+def test_bad_arguments_of_interpolate_are_refused(monkeypatch, a, b, weights, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=re.escape(message)):
         interpolate(MODELS["additive"], trained("additive", "float32"), jnp.asarray(a), jnp.asarray(b), weights)
 
 
-# Where there is no inverse: search
+# Metamers by search
 
 
 FEATURES = mlp(3, (12,))
@@ -239,7 +237,7 @@ SEARCHES = {  # threat, a radius that reaches the targets and one that does not
 @cache
 def compiled_search(name):
     attack = partial(feature_adversary, features_fn, SEEN, TARGETS, threat=SEARCHES[name][0])
-    return jit(lambda eps, tolerance: attack(eps=eps, tolerance=tolerance))
+    return jax.jit(lambda eps, tolerance: attack(eps=eps, tolerance=tolerance))
 
 
 def search(name, eps, tolerance=1e-2):
@@ -250,7 +248,7 @@ def search(name, eps, tolerance=1e-2):
 def test_a_search_in_a_large_ball_reaches_the_features_of_another_image(name):
     found = search(name, SEARCHES[name][1])
     rest = np.asarray(features_fn(found.x)) - TARGETS
-    assert np.abs(np.asarray(features_fn(SEEN)) - TARGETS).max(1).min() > 0.05  # so there was something to do
+    assert np.abs(np.asarray(features_fn(SEEN)) - TARGETS).max(1).min() > 0.05  # the search has to move the images
     assert found.success.all() and np.abs(rest).max() <= 1e-2
     np.testing.assert_allclose(found.loss, -np.sqrt((rest**2).sum(1)), atol=1e-5)
 
@@ -261,7 +259,7 @@ def test_a_search_in_a_small_ball_stays_inside_and_comes_nearer(name):
     found = search(name, small)
     assert found.x.min() >= 0 and found.x.max() <= 1
     assert (found.distance <= small * (1 + 1e-5)).all()
-    np.testing.assert_allclose(jit(jax.vmap(threat.distance))(found.x, SEEN), found.distance, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(threat.distance))(found.x, SEEN), found.distance, rtol=1e-6)
     distance = lambda x: np.sqrt(((np.asarray(features_fn(x)) - TARGETS) ** 2).sum(1))  # noqa: E731
     assert not found.success.any()
     assert (distance(found.x) < distance(SEEN)).all()
@@ -270,7 +268,7 @@ def test_a_search_in_a_small_ball_stays_inside_and_comes_nearer(name):
     np.testing.assert_array_equal(found.trace.max(1), found.loss)  # the nearest on the way is kept
 
 
-def test_the_tolerance_says_what_counts_as_reached():
+def test_the_tolerance_defines_a_success():
     found = search("l2", 0.1)
     rest = np.abs(np.asarray(features_fn(found.x)) - TARGETS).max(1)
     bar = float(np.sort(rest)[1]) * 1.001
@@ -282,11 +280,11 @@ def test_the_steps_shrink_to_nothing():
     ramp = lambda x: 1e3 * x  # noqa: E731
     x, targets = np.full((1, 2), 0.5, np.float32), np.float32([[1e6, 500.0]])
     free = l2((-np.inf, np.inf))
-    found = jit(lambda x: feature_adversary(ramp, x, targets, eps=100.0, threat=free, steps=4, step_size=1.0))(x)
+    found = jax.jit(lambda x: feature_adversary(ramp, x, targets, eps=100.0, threat=free, steps=4, step_size=1.0))(x)
     np.testing.assert_allclose(found.x, [[0.5 + 1 + 0.75 + 0.5 + 0.25, 0.5]], rtol=1e-5)
 
 
-def test_a_search_of_radius_zero_stays_where_it_is():
+def test_a_search_of_radius_zero_returns_the_image():
     found = search("l2", 0.0)
     np.testing.assert_array_equal(found.x, SEEN)
     np.testing.assert_array_equal(found.distance, np.zeros(4))
@@ -303,7 +301,7 @@ def test_a_search_of_radius_zero_stays_where_it_is():
         ({"eps": -1.0}, "eps must not be negative"),
     ],
 )
-def test_a_search_for_what_cannot_be_is_refused(change, message):
+def test_bad_arguments_of_a_feature_search_are_refused(change, message):
     given = {"x": SEEN, "targets": TARGETS, "eps": 0.1} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         feature_adversary(features_fn, **given)

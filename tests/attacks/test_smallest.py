@@ -10,9 +10,6 @@ import pytest
 from invjax.attacks import fgsm, l1, l2, line_search, linf, pgd, smallest
 from invjax.attacks._smallest import distances, per_example
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 KEY = jax.random.key(0)
 FREE = (-np.inf, np.inf)
 SIZE, COUNT, EPS = 6, 16, 1.5
@@ -21,7 +18,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=SIZE)
 X = np.random.default_rng(1).random((COUNT, SIZE)).astype(np.float32)
 MARGINS = X @ WEIGHTS - 0.2  # positive: class 1
 LABELS = (MARGINS > 0).astype(np.int32)
-LABELS[:3] = 1 - LABELS[:3]  # misclassified as they are
+LABELS[:3] = 1 - LABELS[:3]  # misclassified without an attack
 WRONG = np.arange(COUNT) < 3
 
 
@@ -30,7 +27,7 @@ def logits_fn(x):
     return jnp.stack([-z, z], -1)
 
 
-# Each takes one step, which on a linear model is exactly of the length asked for and in the best direction.
+# Each attack takes one step, which has the best direction and the given length on a linear model.
 CASES = {
     "linf": (linf(FREE), np.abs(WEIGHTS).sum()),
     "l2": (l2(FREE), np.linalg.norm(WEIGHTS)),
@@ -40,11 +37,11 @@ CASES = {
 
 def search(threat, eps=EPS, steps=10, **given):
     attack = smallest(fgsm(threat), steps=steps)
-    return jit(lambda eps: attack(KEY, logits_fn, X, LABELS, eps=eps, **given))(eps)
+    return jax.jit(lambda eps: attack(KEY, logits_fn, X, LABELS, eps=eps, **given))(eps)
 
 
 @pytest.mark.parametrize(("norm", "steps"), [("linf", 12), ("l2", 4), ("l1", 8)])
-def test_it_is_the_closed_form_distance_of_a_linear_model(norm, steps):
+def test_the_smallest_radius_of_a_linear_model_has_its_closed_form(norm, steps):
     threat, length = CASES[norm]
     true = np.abs(MARGINS) / length
     found = search(threat, steps=steps)
@@ -72,7 +69,7 @@ def test_images_that_are_wrong_already_have_distance_zero():
     np.testing.assert_array_equal(found.x[WRONG], X[WRONG])
 
 
-def test_what_cannot_be_reached_is_a_failure():
+def test_images_farther_from_the_boundary_than_eps_are_failures():
     true = np.abs(MARGINS) / np.linalg.norm(WEIGHTS)
     eps = float(np.sort(true[~WRONG])[5]) * 1.001
     found = search(l2(FREE), eps=eps)
@@ -91,7 +88,7 @@ def test_a_step_size_shrinks_with_its_radius():
         won = jnp.abs(step_size / eps - 1 / 3) < 1e-5
         return fgsm()(key, logits_fn, x, labels, eps=eps)._replace(success=won[None], distance=eps[None])
 
-    run = jit(
+    run = jax.jit(
         lambda eps: smallest(fgsm()._replace(run=a_third), steps=6)(
             KEY, logits_fn, X, LABELS, eps=eps, step_size=eps / 3
         )
@@ -108,8 +105,8 @@ def test_a_radius_of_zero_is_the_identity():
 
 def test_each_example_has_its_own_radius_and_its_own_key():
     attack, eps = pgd(l2(FREE), steps=3), jnp.linspace(0.1, 2, COUNT)
-    found = jit(lambda: per_example(attack)(KEY, logits_fn, X, LABELS, eps=eps))()
-    alone = jit(
+    found = jax.jit(lambda: per_example(attack)(KEY, logits_fn, X, LABELS, eps=eps))()
+    alone = jax.jit(
         lambda i: attack(KEY, logits_fn, jnp.asarray(X)[i][None], jnp.asarray(LABELS)[i][None], eps=eps[i], ids=i[None])
     )
     for i in (3, 10):
@@ -146,8 +143,8 @@ CROSSINGS = (2 + np.pi * np.arange(3)) / 10
         (0.7, 1.0, 0, CROSSINGS[2] - 0.7),
         (0.7, -1.0, 0, 0.7 - CROSSINGS[1]),
         (0.3, 1.0, 1, CROSSINGS[1] - 0.3),
-        (0.3, 1.0, 0, 0.0),  # wrong already
-        (0.1, 0.0, 0, np.inf),  # goes nowhere
+        (0.3, 1.0, 0, 0.0),  # misclassified without an attack
+        (0.1, 0.0, 0, np.inf),  # the direction is zero
         (0.0, 0.19, 0, np.inf),  # the first crossing is beyond eps
     ],
 )
@@ -159,12 +156,12 @@ def test_a_line_search_finds_the_first_crossing(start, direction, label, expecte
 def test_bisection_goes_on_to_the_stated_precision():
     for steps in (1, 5):
         found = along(0.0, eps=1.0, points=10, steps=steps)
-        # the crossing falls on a point; from the interval before it, bisection comes down by halves
+        # the crossing is a point of the line; bisection approaches it from the interval before
         assert CROSSINGS[0] - 1e-6 <= found <= CROSSINGS[0] + 1 / (10 * 2**steps) + 1e-6
 
 
-def test_a_coarse_first_pass_may_miss_and_a_fine_one_does_not():
-    """From 0.15 on, points 0.8 apart jump over the first stretch."""
+def test_a_coarse_line_search_may_miss_a_crossing_and_a_fine_one_finds_it():
+    """From a start at 0.15, points at a distance of 0.8 miss the first crossing."""
     assert along(0.15, eps=1.6, points=2) == pytest.approx(CROSSINGS[2] - 0.15, abs=1e-5)
     assert along(0.15, eps=1.6, points=20) == pytest.approx(CROSSINGS[0] - 0.15, abs=1e-5)
 
@@ -176,7 +173,7 @@ def test_the_line_is_clipped_to_the_bounds():
 
 def test_examples_are_searched_one_by_one():
     x = jnp.asarray([[0.0, 0], [0.3, 0], [0.6, 0]], jnp.float32)
-    found = jit(lambda eps: line_search(wiggly, x, jnp.zeros(3, jnp.int32), jnp.ones((3, 2)), eps=eps))(1.0)
+    found = jax.jit(lambda eps: line_search(wiggly, x, jnp.zeros(3, jnp.int32), jnp.ones((3, 2)), eps=eps))(1.0)
     np.testing.assert_allclose(found, [CROSSINGS[0], 0, CROSSINGS[2] - 0.6], atol=1e-6)
 
 
@@ -201,7 +198,7 @@ def test_a_targeted_attack_finds_the_distance_to_its_target():
     """Images of class 1, with class 0 for a target: none is there before it has moved."""
     targets, wanted = jnp.zeros(COUNT, jnp.int32), np.maximum(MARGINS, 0) / np.abs(WEIGHTS).sum()
     search = smallest(fgsm(linf(FREE), targeted=True), steps=14)
-    found = jit(lambda x: search(KEY, logits_fn, x, targets, eps=EPS))(X)
+    found = jax.jit(lambda x: search(KEY, logits_fn, x, targets, eps=EPS))(X)
     assert found.success.all()
     np.testing.assert_allclose(found.distance, wanted, atol=EPS * 2.0**-14)
     assert np.asarray(found.distance)[MARGINS > 0].min() > 0

@@ -1,7 +1,6 @@
 """Square: its schedule, its shapes, and that it needs nothing of a model but its logits."""
 
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,6 @@ import pytest
 from invjax.attacks import l0, l1, l2, linf, square
 from invjax.attacks._square import square_sizes
 from invjax.attacks._square_proposals import bump
-
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 KEY = jax.random.key(0)
 THREATS = {"linf": (linf, 0.1), "l2": (l2, 1.0), "l1": (l1, 4.0)}
@@ -30,7 +26,7 @@ def runs(values):
 # the schedule and the shapes
 
 
-def test_the_sides_of_the_paper_for_mnist():
+def test_square_has_the_published_sizes_for_mnist():
     """0.8 of 784 pixels, halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries."""
     expected = [(25, 6), (18, 20), (13, 75), (9, 150), (6, 250), (4, 500), (3, 1000), (2, 2000), (1, 999)]
     assert runs(square_sizes(5000, 28, 28, 0.8, np.inf)) == expected
@@ -95,7 +91,7 @@ def data(shape=(8, 8, 1), batch=12, classes=3):
 def test_the_loss_never_falls_and_the_search_stays_in_the_ball(norm, shape):
     logits_fn, images, labels = data(shape)
     threat, eps = THREATS[norm]
-    result = jit(lambda: square(threat(), queries=25)(KEY, logits_fn, images, labels, eps=eps))()
+    result = jax.jit(lambda: square(threat(), queries=25)(KEY, logits_fn, images, labels, eps=eps))()
     assert result.trace.shape == (12, 25)
     assert (np.diff(np.asarray(result.trace)) >= 0).all()
     assert (result.trace[:, -1] > result.trace[:, 0]).any()
@@ -108,28 +104,28 @@ def test_the_loss_never_falls_and_the_search_stays_in_the_ball(norm, shape):
 def test_without_a_box_the_whole_radius_is_spent(norm):
     logits_fn, images, labels = data()
     threat, eps = THREATS[norm]
-    result = jit(lambda: square(threat(FREE), queries=10)(KEY, logits_fn, images, labels, eps=eps))()
+    result = jax.jit(lambda: square(threat(FREE), queries=10)(KEY, logits_fn, images, labels, eps=eps))()
     np.testing.assert_allclose(result.distance, eps, rtol=1e-5)
 
 
-def test_in_linf_each_change_is_the_whole_radius_up_or_down():
+def test_square_in_linf_changes_each_value_by_the_radius():
     logits_fn, images, labels = data((6, 6, 2))
-    result = jit(lambda: square(linf(FREE), queries=10)(KEY, logits_fn, images, labels, eps=0.1))()
+    result = jax.jit(lambda: square(linf(FREE), queries=10)(KEY, logits_fn, images, labels, eps=0.1))()
     np.testing.assert_allclose(np.abs(result.x - images), 0.1, atol=1e-6)
 
 
-def test_it_starts_with_vertical_stripes():
+def test_square_starts_with_vertical_stripes():
     _, images, labels = data((6, 6, 2))
-    flat = lambda x: jnp.zeros((len(x), 2)).at[:, 0].add(1)  # noqa: E731  # nothing is ever better than the start
-    found = jit(lambda: square(linf(FREE), queries=1)(KEY, flat, images, 0 * labels, eps=0.25))()
+    flat = lambda x: jnp.zeros((len(x), 2)).at[:, 0].add(1)  # noqa: E731  # no query improves the loss of the start
+    found = jax.jit(lambda: square(linf(FREE), queries=1)(KEY, flat, images, 0 * labels, eps=0.25))()
     change = np.asarray(found.x) - images
     np.testing.assert_allclose(change, np.broadcast_to(change[:, :1], change.shape), atol=1e-6)
     assert len(np.unique(np.sign(change))) == 2
 
 
 @pytest.mark.parametrize("norm", THREATS)
-def test_it_needs_no_gradient(norm):
-    """Rounding gives a gradient of zero."""
+def test_square_breaks_a_model_without_gradients(norm):
+    """The rounded model has a gradient of zero."""
     logits_fn, images, _ = data()
     threat, eps = THREATS[norm]
 
@@ -138,14 +134,14 @@ def test_it_needs_no_gradient(norm):
 
     labels = np.asarray(rounded(images)).argmax(1).astype(np.int32)
     assert not jax.grad(lambda x: rounded(x).sum())(jnp.asarray(images)).any()
-    found = jit(lambda: square(threat(), queries=60)(KEY, rounded, images, labels, eps=2 * eps))()
+    found = jax.jit(lambda: square(threat(), queries=60)(KEY, rounded, images, labels, eps=2 * eps))()
     assert found.success.mean() >= 0.5
 
 
-def test_a_broken_image_is_left_alone():
-    """With one query or with many: its first success is kept, however much higher the loss could go."""
+def test_square_does_not_change_an_image_after_its_success():
+    """One query and many queries give the same first success, even if the loss could grow further."""
     logits_fn, images, labels = data()
-    few, many = (jit(lambda n=n: square(queries=n)(KEY, logits_fn, images, labels, eps=0.3))() for n in (1, 40))
+    few, many = (jax.jit(lambda n=n: square(queries=n)(KEY, logits_fn, images, labels, eps=0.3))() for n in (1, 40))
     trace = np.asarray(many.trace)
     for i, row in enumerate(trace):
         fallen = np.flatnonzero(row > 0)
@@ -153,8 +149,8 @@ def test_a_broken_image_is_left_alone():
     assert many.success.sum() > few.success.sum() - 1
 
 
-def test_it_asks_the_model_once_a_query():
-    """... and once for the start, and once to look at the result."""
+def test_square_calls_the_model_once_for_each_query():
+    """It also calls the model for the start and for the result."""
     logits_fn, images, labels = data()
     calls = []
 
@@ -162,7 +158,7 @@ def test_it_asks_the_model_once_a_query():
         jax.debug.callback(lambda _: calls.append(1), x[0, 0, 0, 0])
         return logits_fn(x)
 
-    jit(lambda: square(queries=7)(KEY, counted, images, labels, eps=0.1))()
+    jax.jit(lambda: square(queries=7)(KEY, counted, images, labels, eps=0.1))()
     jax.effects_barrier()
     assert len(calls) == 7 + 2
 
@@ -178,7 +174,7 @@ def test_it_asks_the_model_once_a_query():
         (lambda: square()(KEY, *data((64,)), eps=0.1), "needs images [B, H, W, C]"),
     ],
 )
-def test_what_it_cannot_do_is_refused(run, message):
+def test_bad_arguments_of_square_are_refused(run, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         run()
 

@@ -17,14 +17,6 @@ def apply_fn(weights, x):
     return jnp.tanh(x.reshape(len(x), -1)) @ weights
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile():
-    """Compilation takes nearly all the time of these tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @cache
 def compiled(attack):
     return jit_attack(attack, apply_fn)
@@ -52,8 +44,9 @@ def test_more_tries_find_worse_transforms(problem):
         losses.append(np.asarray(margin(apply_fn(weights, found.x), labels)))
         assert (found.distance == 0).all()
         np.testing.assert_array_equal(found.success, losses[-1] > 0)
-    # the first tries are the same ones, so that each loss can only grow
-    assert (losses[1] >= losses[0]).all() and (losses[2] >= losses[1]).all() and losses[2].mean() > losses[0].mean()
+    # the first tries are equal, so each loss can only grow, up to the rounding of another program
+    assert (losses[1] >= losses[0] - 1e-5).all() and (losses[2] >= losses[1] - 1e-5).all()
+    assert losses[2].mean() > losses[0].mean() + 0.1
 
 
 def test_a_targeted_attack_takes_the_transform_nearest_to_its_target(problem):
@@ -67,7 +60,7 @@ def test_a_targeted_attack_takes_the_transform_nearest_to_its_target(problem):
     np.testing.assert_array_equal(found.success, np.asarray(apply_fn(weights, found.x)).argmax(1) == targets)
 
 
-def test_without_a_range_it_is_the_attack_alone(problem):
+def test_ranges_of_zero_give_the_attack_without_transforms(problem):
     attack = pgd(linf(), steps=4, loss=margin, random_start=False)
     still = run(problem, transformed(attack, rotation=0, shift=0, tries=2), 0.1)
     alone = run(problem, attack, 0.1)
@@ -76,7 +69,7 @@ def test_without_a_range_it_is_the_attack_alone(problem):
 
 
 def test_the_ball_is_that_of_the_image_before_its_transform(problem):
-    # a shift moves most values by more than eps, but x + d lies in the ball, and successes are seen in what comes out
+    # a shift moves most values by more than eps; x + d lies in the ball before the transform
     weights, x, labels = problem
     attack = transformed(pgd(linf(), steps=4, loss=margin), tries=3)
     found = run(problem, attack, 0.05)

@@ -1,4 +1,4 @@
-"""Regions and what they certify."""
+"""Regions and their certificates."""
 
 import re
 

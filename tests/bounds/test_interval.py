@@ -20,11 +20,9 @@ KERNEL = np.random.default_rng(8).normal(size=(3, 3, 2, 3))
 
 @pytest.fixture(autouse=True, scope="module")
 def in_double_precision():
-    """So that what should be exact can be compared exactly; compiling is nearly all that these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """What should be equal can be compared exactly."""
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def conv(x, strides=(1, 1), **more):
@@ -44,7 +42,7 @@ def twice(x):
 twice.defvjp(lambda x: (twice(x), None), lambda _, g: (g,))
 
 AFFINE, EACH = "affine", "of one value each"
-# name: (function, shape of its input, why its bounds are the best there are, lowest and highest input)
+# name: (function, shape of its input, reason why its bounds are exact, lowest and highest input)
 FUNCTIONS = {
     "dense": (lambda x: x @ W + 1.0, (5, 6), AFFINE, -2, 2),
     "dense from the left": (lambda x: W @ x, (4, 5), AFFINE, -2, 2),
@@ -133,7 +131,7 @@ def in_numpy(run, *arguments):
 
 
 @EVERY
-def test_every_value_is_inside(name):
+def test_every_value_is_inside_the_bounds(name):
     function, points, found = FUNCTIONS[name][0], boxes(name)[1], bounds_of(name)
     values = in_numpy(jax.vmap(function), points)
     assert found.lower.shape == values.shape[1:] and found.lower.dtype == np.float64
@@ -173,8 +171,8 @@ def test_a_tiny_network_by_hand():
     assert (float(found.lower), float(found.upper)) == (-1.5, 1.5)
 
 
-def test_what_does_not_depend_on_the_input_is_exact():
-    fixed = jnp.sin(jnp.arange(4.0))  # there is no rule for sin, and none is needed
+def test_values_that_do_not_depend_on_the_input_are_exact():
+    fixed = jnp.sin(jnp.arange(4.0))  # constants need no rule for sin
     found = ibp(lambda x: {"fixed": jnp.sin(jnp.arange(4.0)), "sum": x + fixed}, Interval(jnp.zeros(4), jnp.ones(4)))
     assert isinstance(found["fixed"], Interval)
     np.testing.assert_array_equal(found["fixed"].lower, fixed)
@@ -182,7 +180,7 @@ def test_what_does_not_depend_on_the_input_is_exact():
     np.testing.assert_array_equal(found["sum"].upper, fixed + 1)
 
 
-def test_what_nobody_needs_needs_no_rule():
+def test_unused_operations_need_no_rule():
     found = ibp(lambda x: (x + 1, jnp.sin(x))[0], Interval(jnp.zeros(4), jnp.ones(4)))
     np.testing.assert_array_equal(found.upper, 2)
 
@@ -213,9 +211,9 @@ def test_bounds_have_the_gradient_that_differences_show():
     np.testing.assert_allclose(width(1.3)[1], difference, rtol=1e-6)
 
 
-def test_float32_stays_and_a_name_alone_is_not_trusted():
+def test_bounds_keep_float32_and_do_not_trust_the_name_of_a_function():
     @jax.jit
-    def elu(x):  # not what jax.nn calls so: it falls
+    def elu(x):  # a decreasing function with the name of one of jax.nn
         return 3 - x
 
     found = ibp(elu, Interval(jnp.zeros(2, jnp.float32), jnp.ones(2, jnp.float32)))
@@ -224,7 +222,7 @@ def test_float32_stays_and_a_name_alone_is_not_trusted():
 
 
 OUT_OF_ITS_DOMAIN = {
-    # a box out of which the function leaves its domain, and a point of it where the function's value is known
+    # a box that exceeds the domain of the function, and a point of the box inside the domain
     "root": (lambda x: jnp.sqrt(x - 0.5), (0.0, 1.0), 0.75),
     "log": (jnp.log, (-1.0, 1.0), 0.5),
     "inverse error function": (lax.erf_inv, (0.0, 2.0), 0.5),
@@ -235,7 +233,7 @@ OUT_OF_ITS_DOMAIN = {
 
 
 @pytest.mark.parametrize("name", OUT_OF_ITS_DOMAIN)
-def test_nothing_is_known_where_a_function_may_be_undefined(name):
+def test_bounds_are_infinite_where_a_function_may_be_undefined(name):
     function, (low, high), point = OUT_OF_ITS_DOMAIN[name]
     sign = -1 if "choice" in name else 1
 
@@ -253,7 +251,7 @@ def test_nothing_is_known_where_a_function_may_be_undefined(name):
     assert not np.concatenate([bounds.certified(margin) for margin in margins]).any()
 
 
-# What is refused
+# Bad input
 
 
 def test_a_primitive_without_a_rule_is_named_and_can_be_given_one(monkeypatch):
@@ -274,7 +272,7 @@ def test_a_primitive_without_a_rule_is_named_and_can_be_given_one(monkeypatch):
         (lambda x: lax.while_loop(lambda v: v.sum() < 1, lambda v: v + 1, x), "'while'"),
     ],
 )
-def test_what_a_box_cannot_follow_is_refused(function, message):
+def test_functions_without_interval_bounds_are_refused(function, message):
     with pytest.raises(NotImplementedError, match=message):
         ibp(function, Interval(jnp.zeros(2), jnp.ones(2)))
 
@@ -293,7 +291,7 @@ def test_dropout_is_refused():
     ],
 )
 def test_noise_inside_of_other_operations_is_refused(noise):
-    key = jax.random.key(0)  # made outside: to make one is refused, too
+    key = jax.random.key(0)  # made outside, because a new key is refused, too
     with pytest.raises(ValueError, match="draws random numbers"):
         ibp(lambda x: x + noise(key), Interval(jnp.zeros(2), jnp.ones(2)))
 
@@ -306,13 +304,13 @@ def test_a_ball_is_refused():
 @pytest.mark.parametrize(
     ("lower", "upper", "message"),
     [
-        ([0.0, 2.0], [1.0, 1.0], "lower must not be above upper; it is in 1 of 2 values"),
+        ([0.0, 2.0], [1.0, 1.0], "upper must be at least lower; got 1 of 2 values below"),
         ([0.0, np.nan], [1.0, 1.0], "lower holds 1 NaN or infinite values of 2"),
         ([0.0, 0.0], [1.0, np.inf], "upper holds 1 NaN or infinite values of 2"),
         ([0, 0], [1, 1], "lower must be floating point; got dtype int64"),
         ([0.0], [1.0, 1.0], "lower and upper must have the same shape and dtype; got (1,) float64 and (2,) float64"),
     ],
 )
-def test_bounds_that_are_none_are_refused(lower, upper, message):
+def test_bad_input_bounds_are_refused(lower, upper, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ibp(jnp.tanh, Interval(np.array(lower), np.array(upper)))

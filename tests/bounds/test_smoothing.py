@@ -12,7 +12,7 @@ from invjax.bounds import ABSTAIN, smoothed, smoothing_radius
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
-def test_equal_to_the_interval_of_scipy(alpha):
+def test_the_lower_bound_equals_that_of_scipy(alpha):
     for trials in (10, 1000):
         counts = np.array([0, 1, trials // 2, trials // 2 + 1, int(0.9 * trials), trials - 1, trials])
         lower = [
@@ -24,7 +24,7 @@ def test_equal_to_the_interval_of_scipy(alpha):
     assert (expected > 0).sum() == 3
 
 
-def test_the_radius_is_wrong_as_rarely_as_alpha_says():
+def test_the_radius_is_wrong_at_most_at_the_rate_alpha():
     """Of an answer of probability 0.8, whose radius is Phi^-1(0.8); the interval is exact, so nearly as often, too."""
     counts = np.random.default_rng(0).binomial(200, 0.8, size=20000)
     wrong = (smoothing_radius(counts, 200, sigma=1.0, alpha=0.05) > scipy.stats.norm.ppf(0.8)).mean()
@@ -48,12 +48,12 @@ def test_the_radius_of_a_half_space_is_a_little_below_the_distance():
     assert found.radius[2:].tolist() == [0, 0]
 
 
-def test_nan_is_no_answer():
+def test_smoothing_abstains_on_nan_logits():
     found = smoothed(jax.random.key(0), lambda x: jnp.full((len(x), 2), jnp.nan), X, sigma=0.5, trials=100)
     assert found.label.tolist() == 4 * [ABSTAIN] and found.radius.tolist() == 4 * [0]
 
 
-def test_an_image_gets_the_same_noise_in_any_company():
+def test_the_noise_of_an_image_does_not_depend_on_the_batch():
     found = smoothed(jax.random.key(0), half_space, X, sigma=0.5, trials=50)
     order = np.array([1, 0])
     other = smoothed(jax.random.key(0), half_space, X[order], sigma=0.5, trials=50, ids=order)
@@ -62,8 +62,8 @@ def test_an_image_gets_the_same_noise_in_any_company():
     assert not np.array_equal(different.radius, smoothed(jax.random.key(2), half_space, X, sigma=2.0, trials=50).radius)
 
 
-def test_the_class_is_chosen_on_other_copies_than_it_is_counted_on():
-    """A coin: chosen on the copies of the count, one of 30 classes would seem more frequent than it is."""
+def test_smoothing_chooses_and_counts_the_class_on_different_copies():
+    """If one sample chose and counted one of 30 random classes, its frequency would be biased upwards."""
 
     def coin(x):
         return jnp.floor(x[:, :1] * 1e4) % 30 == jnp.arange(30)[None]

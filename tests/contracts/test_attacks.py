@@ -48,14 +48,6 @@ SIZE = 50
 ONE_BY_ONE = l1(fraction=1 / SIZE)  # the steepest l1 step moves one value
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile():
-    """Compiling is nearly all that these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def minus_log_odds(logits, labels):
     return -log_odds(logits, labels)
 
@@ -66,9 +58,9 @@ class Member(NamedTuple):
     eps: float
     draws: bool = False  # whether the key matters
     targeted: bool = False
-    climbs: Callable | None = log_odds  # (logits, labels) -> the loss of the result, where one function says it
-    optimum: tuple[float, float] | None = (1.0, 1.0)  # share of it reached on linear models: in mid-box, at its edges
-    nearest: bool = False  # whether it looks for the least distance instead of the largest loss
+    climbs: Callable | None = log_odds  # (logits, labels) -> loss of the result, if one function gives it
+    optimum: tuple[float, float] | None = (1.0, 1.0)  # fraction of the optimum reached: in mid-box, at its edges
+    nearest: bool = False  # whether the attack minimises the distance instead of maximising the loss
 
 
 ATTACKS = {
@@ -187,7 +179,7 @@ def assert_bits(a, b):
         np.testing.assert_array_equal(left, right, err_msg=field)
 
 
-# What a result says
+# Fields of a result
 
 
 @EVERY
@@ -203,15 +195,15 @@ def test_the_image_found_is_inside_the_ball_and_the_box(name):
 
 
 @EVERY
-def test_success_is_what_the_model_says_of_the_image_found(name):
+def test_success_is_computed_from_the_returned_image(name):
     member, found = ATTACKS[name], result(name)
     predicted = np.asarray(NET.apply(trained(), found.x)).argmax(-1)
     goal = usual_labels(member.targeted)
     np.testing.assert_array_equal(found.success, (predicted == goal) if member.targeted else (predicted != goal))
 
 
-def test_some_attacks_win_and_some_lose():
-    """Or the check of success would say little."""
+def test_the_attacks_of_these_tests_succeed_on_some_images_only():
+    """Otherwise the checks of success would prove little."""
     share = np.mean([result(name).success[:-1] for name in ATTACKS])
     assert 0.2 < share < 0.8
 
@@ -256,7 +248,7 @@ def test_a_key_fixes_every_bit_and_another_changes_some(name):
 
 
 @EVERY
-def test_an_image_gets_the_same_result_in_any_order_and_company(name):
+def test_the_result_of_an_image_does_not_depend_on_the_batch(name):
     order = np.array([3, 0, 5, 1, 4, 2])
     shuffled = run(name, order=order)
     assert_bits(shuffled, jax.tree.map(lambda leaf: leaf[order], result(name)))
@@ -265,8 +257,8 @@ def test_an_image_gets_the_same_result_in_any_order_and_company(name):
     assert_bits(*(jax.tree.map(lambda leaf: np.asarray(leaf)[2:3], a) for a in (alone, result(name))))
 
 
-@EVERY
-def test_radii_mapped_on_two_devices_give_what_each_gives_on_one(name):
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "pgd-linf" else pytest.mark.slow) for n in ATTACKS])
+def test_radii_mapped_on_two_devices_equal_those_on_one_device(name):
     member = ATTACKS[name]
     attack, apply = member.make(STEPS), partial(NET.apply, trained())
     radii = jnp.array([0.0, member.eps], jnp.float32)
@@ -299,7 +291,7 @@ def test_new_parameters_radii_and_keys_do_not_compile_again(name):
 
 @EVERY
 @pytest.mark.parametrize("parameters", ["float32", "bfloat16"])
-def test_images_in_bfloat16_stay_so(name, parameters):
+def test_attacks_keep_the_dtype_bfloat16(name, parameters):
     member, x = ATTACKS[name], jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.bfloat16)
     cast = jax.tree.map(lambda leaf: leaf.astype(parameters), trained())
     y = usual_labels(member.targeted)
@@ -335,11 +327,11 @@ def test_a_bare_function_is_attacked_like_a_flax_network():
 
 def best_gain(norm, w, x, eps):
     """The most that `w . z` can exceed `w . x` for z in ball and box, float64; `w`, `x`: one example."""
-    cap = np.where(w > 0, 1 - x, x)  # how far each value can go uphill
+    cap = np.where(w > 0, 1 - x, x)  # largest ascent of each value within the box
     slope = np.abs(w)
     if norm == "linf":
         return (slope * np.minimum(cap, eps)).sum()
-    if norm == "l1":  # the steepest values first, each to its end
+    if norm == "l1":  # the steepest values move first, each to the end of the box
         order = np.argsort(-slope, axis=None)
         before = np.cumsum(cap.ravel()[order]) - cap.ravel()[order]
         return (slope.ravel()[order] * np.clip(eps - before, 0, cap.ravel()[order])).sum()
@@ -361,7 +353,7 @@ def least_distance(norm, w, x, gap):
     return bisect(lambda eps: best_gain(norm, w, x, eps) - gap, 1e3)
 
 
-def test_best_gain_is_what_linear_programming_finds():
+def test_best_gain_equals_the_linear_program():
     rng = np.random.default_rng(0)
     for eps in (0.05, 0.4, 3.0, 20.0):
         w, x = rng.normal(size=SHAPE), rng.random(SHAPE)
@@ -369,7 +361,7 @@ def test_best_gain_is_what_linear_programming_finds():
         box = np.stack([np.maximum(low, -eps), np.minimum(high, eps)], 1)
         linf_best = -scipy.optimize.linprog(-flat, bounds=box).fun
         np.testing.assert_allclose(best_gain("linf", w, x, eps), linf_best, rtol=1e-9)
-        both = np.stack([np.zeros(2 * SIZE), np.concatenate([high, -low])], 1)  # up and down, apart
+        both = np.stack([np.zeros(2 * SIZE), np.concatenate([high, -low])], 1)  # up and down are two variables
         l1_best = -scipy.optimize.linprog(
             np.concatenate([-flat, flat]), A_ub=np.ones((1, 2 * SIZE)), b_ub=[eps], bounds=both
         ).fun
@@ -395,7 +387,7 @@ def linear_params(w, offset):
     first = np.zeros((SIZE, 8), np.float32)
     first[:, 0] = w.ravel()
     bias = np.zeros(8, np.float32)
-    bias[0] = 64 - offset  # above zero, where relu is linear
+    bias[0] = 64 - offset  # the inputs of relu are positive, so relu is linear
     second = np.zeros((8, CLASSES), np.float32)
     second[0, :2] = -1, 1
     out = {"kernel": second, "bias": np.array([64, -64, -50, -51, -52], np.float32)}
@@ -454,7 +446,7 @@ def spoiled(value):
     return x
 
 
-BAD = {  # name: (what is changed, the value and the fix that the message must hold)
+BAD = {  # name: (the change, the value and the fix in the message)
     "images above the bounds": ({"x": 255 * images()}, "x must lie in (0.0, 1.0); got values from 0 to 255; scale"),
     "images below the bounds": ({"x": spoiled(-0.5)}, "x must lie in (0.0, 1.0); got values from -0.5 to 1"),
     "bytes": ({"x": images().astype(np.uint8)}, "x must be floating point; got dtype uint8; convert bytes"),
@@ -490,7 +482,7 @@ BAD = {  # name: (what is changed, the value and the fix that the message must h
 )
 @pytest.mark.parametrize("attack", [pgd(steps=2), apgd(steps=2), square(queries=2)], ids=["pgd", "apgd", "square"])
 def test_bad_input_is_refused_before_anything_runs(monkeypatch, name, compile, attack):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     change, message = BAD[name]
     given = {"x": images(), "labels": usual_labels(), "eps": 0.1, "ids": None, "apply": linear} | change
     x, y, eps, ids, apply = given.values()
@@ -509,7 +501,7 @@ def nan_logits(w, x):
 def test_nan_logits_are_refused_and_never_a_success(attack):
     with pytest.raises(ValueError, match=r"the model's logits holds 30 NaN or infinite values of 30"):
         attack(KEY, partial(nan_logits, LINEAR), images(), usual_labels(), eps=0.1)
-    found = jit_attack(attack, nan_logits)(KEY, LINEAR, images(), usual_labels(), eps=0.1)  # too late to refuse
+    found = jit_attack(attack, nan_logits)(KEY, LINEAR, images(), usual_labels(), eps=0.1)  # no error when traced
     assert not found.success.any()
 
 
@@ -524,7 +516,7 @@ def test_nan_logits_are_refused_and_never_a_success(attack):
         (lambda: smallest(fgsm(), steps=0), "steps must be positive; got steps=0"),
     ],
 )
-def test_factories_refuse_what_makes_no_sense(make, message):
+def test_factories_refuse_bad_arguments(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
 
@@ -569,7 +561,7 @@ def test_worst_of_takes_the_first_success():
     assert found.trace.shape == (3, 2)
 
 
-# What a record says: the threat and the target are never lost
+# Records keep the threat and the target
 
 UNTARGETED = {
     "fgsm": fgsm(),
@@ -642,7 +634,7 @@ def test_success_of_a_targeted_attack_is_reaching_the_target(combination):
     ids=["jit_attack", "restarts", "smallest", "transformed", "worst_of", "worst_of, second"],
 )
 def test_a_bare_function_is_not_an_attack(monkeypatch, make):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=r"attack must be an attacks\.Attack; got <function"):
         make(fgsm().run)
 

@@ -40,9 +40,6 @@ from invjax.types import Net
 
 BATCH = 3
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def conv(channels):
     return conv_net(channels, (4,))
@@ -185,8 +182,8 @@ def build(name):
     bijector = factory()
     x = 0.3 + 0.7 * normal(0, (BATCH, *shape))
     params = drawn(1, bijector, x)
-    forward, inverse = jit(bijector.forward), jit(bijector.inverse)
-    gradient = jit(jax.value_and_grad(loss_of(bijector), (0, 1)))
+    forward, inverse = jax.jit(bijector.forward), jax.jit(bijector.inverse)
+    gradient = jax.jit(jax.value_and_grad(loss_of(bijector), (0, 1)))
     return Member(name, bijector, params, x, *forward(params, x), forward, inverse, gradient)
 
 
@@ -220,7 +217,7 @@ def test_logdet_is_one_number_an_example_in_the_dtype_of_the_data(member):
 def test_logdet_is_the_volume_change_of_the_jacobian(member):
     mode = jax.jacrev if member.name in REVERSE_MODE_ONLY else jax.jacfwd
     one = mode(lambda params, x: member.bijector.forward(params, x[None])[0].reshape(-1), argnums=1)
-    matrices = jit(jax.vmap(one, (None, 0)))(member.params, member.x)
+    matrices = jax.jit(jax.vmap(one, (None, 0)))(member.params, member.x)
     matrices = matrices.reshape(BATCH, member.z[0].size, member.x[0].size)
     if matrices.shape[1] == matrices.shape[2]:
         expected = np.linalg.slogdet(matrices)[1]
@@ -270,7 +267,7 @@ def test_a_population_of_parameters_can_be_vmapped(member):
         z, logdet = member.bijector.forward(params, x)
         return (z, logdet), member.bijector.inverse(params, z)
 
-    together = jit(jax.vmap(both, (0, None), axis_size=2))(stacked, member.x)  # also where there are no parameters
+    together = jax.jit(jax.vmap(both, (0, None), axis_size=2))(stacked, member.x)  # also for a layer without parameters
     for i, params in enumerate(population):
         z, logdet = member.forward(params, member.x)
         alone = (z, logdet), member.inverse(params, z)
@@ -303,14 +300,14 @@ def built_stack(name, dtype):
     layers = factory()
     x = normal(20, (BATCH, *shape)).astype(dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), drawn(21, chain(layers), x))
-    gradient = jit(jax.value_and_grad(loss_of(chain(layers)), (0, 1)))
+    gradient = jax.jit(jax.value_and_grad(loss_of(chain(layers)), (0, 1)))
     return layers, params, x, gradient(params, x)
 
 
 def assert_memory_saving_equals_chain(name, anchor_every, dtype, rtol):
     layers, params, x, expected = built_stack(name, dtype)
     saving = memory_saving(layers, anchor_every)
-    actual = jit(jax.value_and_grad(loss_of(saving), (0, 1)))(params, x)
+    actual = jax.jit(jax.value_and_grad(loss_of(saving), (0, 1)))(params, x)
     assert_close(actual, expected, rtol)
 
 
@@ -332,15 +329,15 @@ def test_memory_saving_has_the_second_derivatives_of_chain(float64):
         return lambda params, x: (jax.grad(loss_of(bijector), 1)(params, x) ** 2).sum()
 
     bijectors = memory_saving(layers, 2), chain(layers)
-    assert_close(*(jit(jax.grad(penalty(bijector), (0, 1)))(params, x) for bijector in bijectors), 1e-10)
+    assert_close(*(jax.jit(jax.grad(penalty(bijector), (0, 1)))(params, x) for bijector in bijectors), 1e-10)
 
 
 def test_memory_saving_has_the_parameters_and_values_of_chain(float64):
     layers, params, x, _ = built_stack("repeat-5", "float64")
     saving, plain = memory_saving(layers, 2), chain(layers)
-    assert_close(*(jit(bijector.init)(jax.random.key(0), x) for bijector in (saving, plain)), 0)
-    assert_close(*(jit(bijector.forward)(params, x) for bijector in (saving, plain)), 0)
-    assert_close(*(jit(bijector.inverse)(params, x) for bijector in (saving, plain)), 0)
+    assert_close(*(jax.jit(bijector.init)(jax.random.key(0), x) for bijector in (saving, plain)), 0)
+    assert_close(*(jax.jit(bijector.forward)(params, x) for bijector in (saving, plain)), 0)
+    assert_close(*(jax.jit(bijector.inverse)(params, x) for bijector in (saving, plain)), 0)
 
 
 def test_forward_mode_through_memory_saving_is_a_type_error():
@@ -357,11 +354,11 @@ def test_the_couplings_own_pullback_is_invert_then_differentiate(float64, coupli
     bijector = coupling(conditioner_fn)
     x = normal(0, (BATCH, *shape))
     params = drawn(1, bijector, x)
-    z, logdet = jit(bijector.forward)(params, x)
+    z, logdet = jax.jit(bijector.forward)(params, x)
     cotangents = jnp.cos(z), jnp.arange(1.0, 1 + BATCH)
     own, generic = bijector.reversible(None), reversible_of(bijector._replace(reversible=None), None)
-    assert_close(jit(own.forward)(params, x), (z, logdet, ()), 0)
-    results = [jit(rule.pullback)(params, z, (), *cotangents) for rule in (own, generic)]
+    assert_close(jax.jit(own.forward)(params, x), (z, logdet, ()), 0)
+    results = [jax.jit(rule.pullback)(params, z, (), *cotangents) for rule in (own, generic)]
     assert_close(*results, 1e-12)
     assert_close(results[0][0], x, 1e-12)
 
@@ -382,7 +379,7 @@ def test_anchors_bound_the_gradient_error_of_an_ill_conditioned_stack(scanned):
     params = [[(), {"w": w}] for w in ([rotations] if scanned else rotations)]
 
     def gradient(bijector):
-        gradients = jit(jax.grad(lambda params: (bijector.forward(params, x)[0] ** 2).sum()))(params)
+        gradients = jax.jit(jax.grad(lambda params: (bijector.forward(params, x)[0] ** 2).sum()))(params)
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradients)])
 
     exact = gradient(chain(layers))
@@ -398,7 +395,7 @@ def gradient_program(wrapper, depth, batch=32):
     bijector = wrapper([squeeze(), repeat(step(affine_coupling, conv), depth)])
     x = jax.ShapeDtypeStruct((batch, 8, 8, 1), jnp.float32)
     params = jax.eval_shape(bijector.init, jax.random.key(0), x)
-    return jit(jax.grad(loss_of(bijector), (0, 1))).trace(params, x)
+    return jax.jit(jax.grad(loss_of(bijector), (0, 1))).trace(params, x)
 
 
 def temporary_bytes(wrapper, depth):
@@ -473,19 +470,19 @@ def test_init_threads_the_data_through_the_layers(stack):
     """Each actnorm sees what the layers before it make of the data, so the last one's output is normalised."""
     x = 2 + normal(0, (64, 6)) * jnp.arange(1.0, 7.0).reshape(1, 6)
     bijector = stack([conv1x1(), actnorm(), conv1x1(), actnorm()])
-    z, _ = jit(lambda key, x: bijector.forward(bijector.init(key, x), x))(jax.random.key(1), x)
+    z, _ = jax.jit(lambda key, x: bijector.forward(bijector.init(key, x), x))(jax.random.key(1), x)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(z.std(0), 1, atol=1e-4)
 
 
 def test_copies_of_a_repeated_block_have_their_own_parameters():
-    params = jit(repeat(additive_coupling(dense), 3).init)(jax.random.key(0), jnp.ones((2, 4)))
+    params = jax.jit(repeat(additive_coupling(dense), 3).init)(jax.random.key(0), jnp.ones((2, 4)))
     first, second, third = params["params"]["Dense_0"]["kernel"]
     assert not np.allclose(first, second) and not np.allclose(second, third)
 
 
 def test_layers_of_a_chain_have_their_own_parameters():
-    first, second = jit(chain([additive_coupling(dense)] * 2).init)(jax.random.key(0), jnp.ones((2, 4)))
+    first, second = jax.jit(chain([additive_coupling(dense)] * 2).init)(jax.random.key(0), jnp.ones((2, 4)))
     first, second = (params["params"]["Dense_0"]["kernel"] for params in (first, second))
     assert not np.allclose(first, second)
 
@@ -588,7 +585,7 @@ IMAGE, ODD = jnp.ones((2, 4, 4, 2)), jnp.ones((2, 28, 28, 1))
 ODD_CHANNELS = r"\(2, 28, 28, 1\).*put squeeze"
 CHANGED_SHAPE = r"\(2, 4, 4, 2\) -> \(2, 2, 2, 8\).*outside of repeat"
 SQUEEZED_PARAMS = [(), {"shift": jnp.ones((2, 8)), "log_scale": jnp.ones((2, 8))}]
-ERRORS = {  # name: (what is wrong, the value and the fix that the message must hold)
+ERRORS = {  # name: (the fault, the value and the fix in the message)
     "odd channels, additive": (lambda: additive_coupling(conv).forward({}, ODD), ODD_CHANNELS),
     "odd channels, affine": (lambda: affine_coupling(conv).inverse({}, ODD), ODD_CHANNELS),
     "odd channels, init": (lambda: affine_coupling(conv).init(jax.random.key(0), ODD), ODD_CHANNELS),
@@ -606,7 +603,7 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
 
 
 @pytest.mark.parametrize("inner", [pad_channels(2), invert(squeeze())], ids=["pad_channels", "unsqueeze"])
-def test_factor_out_refuses_what_it_cannot_undo(inner):
+def test_factor_out_refuses_maps_that_it_cannot_invert(inner):
     """Its inverse splits the channels in half, so the inner map must fill half of them."""
     with pytest.raises(ValueError, match="factor_out"):
         factor_out(inner).forward((), jnp.ones((2, 2, 2, 8)))

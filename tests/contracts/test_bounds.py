@@ -19,14 +19,6 @@ from invjax.losses import cross_entropy
 CLASSES, BATCH, SAMPLES = 4, 4, 1000
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile():
-    """Compiling is nearly all that these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class PooledNet(nn.Module):
     """What users write: pooling by windows, smooth activations."""
 
@@ -64,7 +56,7 @@ NETWORKS: dict[str, Callable[[], Member]] = {
     "normalized": lambda: Member(normalised(models.mlp(CLASSES, (8,))), 0.1),
     "mnist_cnn": lambda: Member(models.mnist_cnn(CLASSES, (2, 3), 6), 0.1),
     "pooled": lambda: Member(in_linen(PooledNet()), 0.1),
-    # the statistics of group norm are intervals too, which soon say nothing; full CROWN takes minutes to compile
+    # interval statistics of group norm give loose bounds; full CROWN takes minutes to compile
     "resnet": lambda: Member(models.resnet(CLASSES, (2, 2), (1, 1), 1), 1e-5, ("ibp", "crown-ibp")),
     "fi_revnet": lambda: Member(of_classifier(REVNET()), 0.02),
     "fi_revnet, all kept": lambda: Member(of_classifier(REVNET(save_memory=False, mix=models_conv1x1)), 0.02, ("ibp",)),
@@ -80,7 +72,11 @@ def models_conv1x1():
     return conv1x1()
 
 
-PAIRS = [(name, method) for name, make in NETWORKS.items() for method in make().methods]
+PAIRS = [
+    pytest.param(name, method, marks=pytest.mark.slow if name == "resnet" else [])
+    for name, make in NETWORKS.items()
+    for method in make().methods
+]
 EVERY = pytest.mark.parametrize(("name", "method"), PAIRS)
 
 
@@ -89,7 +85,7 @@ def problem(name):
     """The network, random parameters, images, the classes that it predicts, and boxes around the images."""
     member = NETWORKS[name]()
     x = np.random.default_rng(0).random((BATCH, 4, 4, 2)).astype(np.float32)
-    shapes = jax.eval_shape(member.net.init, jax.random.key(0), x)  # to compile the initialisation takes longer
+    shapes = jax.eval_shape(member.net.init, jax.random.key(0), x)  # its compilation would take longer
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: (0.4 * rng.normal(size=leaf.shape)).astype(leaf.dtype), shapes)
     labels = logits_of(member.net, params, x).argmax(-1).astype(np.int32)
@@ -181,7 +177,14 @@ def test_no_point_of_the_box_is_outside_of_the_bounds(name, method):
     assert (margins_of(values, problem(name)[3]) >= margins[None] - slack).all()
 
 
-@pytest.mark.parametrize("name", [name for name, make in NETWORKS.items() if len(make().methods) > 1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "resnet" else [])
+        for name, make in NETWORKS.items()
+        if len(make().methods) > 1
+    ],
+)
 def test_a_dearer_method_is_never_looser(name):
     methods = problem(name)[0].methods
     for cheap, dear in pairwise(methods):
@@ -208,7 +211,7 @@ def test_rounding_is_less_than_the_stated_slack(name, method):
 
 
 @pytest.mark.parametrize("name", ["mlp", "mnist_cnn", "fi_revnet"])
-def test_an_image_gets_the_same_bounds_in_any_company(name):
+def test_the_bounds_of_an_image_do_not_depend_on_the_batch(name):
     _, params, x, labels, _ = problem(name)
     others = np.random.default_rng(2).random(x.shape).astype(np.float32)
     others[0], classes = x[2], np.array([labels[2], 3, 0, 1], np.int32)
@@ -218,7 +221,7 @@ def test_an_image_gets_the_same_bounds_in_any_company(name):
     assert not np.allclose(margins[1:], found(name, "crown-ibp")[0][[0, 1, 3]], atol=1e-3)
 
 
-# What a certificate promises
+# The contract of certificates
 
 
 @cache
@@ -273,7 +276,7 @@ def test_a_certificate_for_l2_is_kept():
     assert not (certified & ~survives("l2", 0.15)).any()
 
 
-def test_what_wong_and_kolter_trained_is_certified_and_no_released_image_breaks_it(shared_data):
+def test_the_network_of_wong_and_kolter_is_certified_on_the_released_images(shared_data):
     """The images of Tramèr et al. that people see another class in, around which a network of 2018 surely has its own.
 
     As published, those of radius 0.4 lie just outside of that ball: what is certified at 0.4 says nothing about them.

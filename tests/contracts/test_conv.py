@@ -14,8 +14,6 @@ from invjax._conv import conv_general_dilated, fast_convs
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 GEOMETRIES = {  # name: (shape of x, shape of w, strides, padding)
     "1x1": ((2, 3, 4, 2), (1, 1, 2, 3), (1, 1), "VALID"),
@@ -120,7 +118,7 @@ def assert_close(actual, expected, rtol=1e-12):
 
 def by_both(run):
     """`run(implementation, ...)` with the fast convolution and with that of lax, compiled together."""
-    return jit(lambda *args: tuple(run(f, *args) for f in (conv_general_dilated, lax.conv_general_dilated)))
+    return jax.jit(lambda *args: tuple(run(f, *args) for f in (conv_general_dilated, lax.conv_general_dilated)))
 
 
 def assert_equals_lax(function, geometry):
@@ -179,7 +177,7 @@ def test_eager_calls_equal_compiled_ones():
     conv = partial(conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC)
     x, w = normal(0, (2, 4, 3, 2)), normal(1, (3, 3, 2, 3))
     gradient = jax.grad(partial(loss, conv), (0, 1))
-    assert_close((conv(x, w), gradient(x, w)), jit(lambda x, w: (conv(x, w), gradient(x, w)))(x, w), 1e-5)
+    assert_close((conv(x, w), gradient(x, w)), jax.jit(lambda x, w: (conv(x, w), gradient(x, w)))(x, w), 1e-5)
 
 
 # which convolutions take the fast path ------------------------------------------------------------------------------
@@ -282,7 +280,7 @@ def test_no_gradient_of_a_convolution_with_strides_multiplies_zeros():
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
-def test_on_other_backends_it_is_lax(monkeypatch, backend):
+def test_the_fast_convolution_is_that_of_lax_on_other_backends(monkeypatch, backend):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
     def model(x, w):
@@ -326,7 +324,7 @@ def dilated_gradients_inside_a_loop(conv, x, w):
 def layouts(function, conv):
     """The layouts of the convolutions in the compiled program."""
     same = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": NHWC}
-    program = jit(partial(function, lambda x, w, **changes: conv(x, w, **(same | changes))))
+    program = jax.jit(partial(function, lambda x, w, **changes: conv(x, w, **(same | changes))))
     program = program.lower(IMAGE, KERNEL).compile().as_text()
     return set(re.findall(r"dim_labels=([^ ,]+)", program))
 
@@ -406,7 +404,7 @@ def test_fast_convs_has_the_same_values_and_gradients():
         outputs = function(cnn_params(), CNN_INPUT, gain=1.5)
         return outputs, jax.grad(partial(cnn_loss, function), (0, 1))(cnn_params(), CNN_INPUT)
 
-    assert_close(*jit(lambda: (run(fast_convs(cnn)), run(cnn)))(), 1e-5)
+    assert_close(*jax.jit(lambda: (run(fast_convs(cnn)), run(cnn)))(), 1e-5)
 
 
 def test_fast_convs_composes_with_jit_vmap_and_forward_mode():
@@ -416,7 +414,7 @@ def test_fast_convs_composes_with_jit_vmap_and_forward_mode():
         images = jnp.stack([CNN_INPUT, -CNN_INPUT])
         return slope(cnn_params(), images), jax.jvp(forward, (CNN_INPUT,), (jnp.cos(CNN_INPUT),))
 
-    assert_close(*jit(lambda: (run(fast_convs(cnn)), run(cnn)))(), 1e-5)
+    assert_close(*jax.jit(lambda: (run(fast_convs(cnn)), run(cnn)))(), 1e-5)
 
 
 def test_fast_convs_reaches_both_functions_of_a_while_loop():
@@ -428,7 +426,7 @@ def test_fast_convs_reaches_both_functions_of_a_while_loop():
 
     x = normal(0, (1, 3, 3, 1))
     assert "conv_general_dilated" not in primitives(jax.make_jaxpr(fast_convs(run))(x))
-    assert_close(*jit(lambda x: (fast_convs(run)(x), run(x)))(x), 1e-5)
+    assert_close(*jax.jit(lambda x: (fast_convs(run)(x), run(x)))(x), 1e-5)
 
 
 def test_fast_convs_in_double_precision_equals_lax(float64):
@@ -440,7 +438,7 @@ def test_fast_convs_in_double_precision_equals_lax(float64):
         return jnp.sin(module.apply(params["strided"], x)).sum()
 
     params = {"strided": {"params": {"kernel": normal(1, (3, 3, 3, 3)), "bias": normal(2, (3,))}}}
-    both = jit(lambda *args: tuple(jax.value_and_grad(f, (0, 1))(*args) for f in (fast_convs(run), run)))
+    both = jax.jit(lambda *args: tuple(jax.value_and_grad(f, (0, 1))(*args) for f in (fast_convs(run), run)))
     assert_close(*both(params, x))
 
 
@@ -449,7 +447,7 @@ def test_fast_convs_keeps_grouped_convolutions():
     x = normal(0, (1, 5, 5, 4))
     params = {"params": {"kernel": normal(1, (3, 3, 2, 4)), "bias": jnp.zeros(4)}}
     assert primitives(jax.make_jaxpr(fast_convs(module.apply))(params, x)) >= {"conv_general_dilated"}
-    assert_close(*jit(lambda *args: (fast_convs(module.apply)(*args), module.apply(*args)))(params, x), 1e-6)
+    assert_close(*jax.jit(lambda *args: (fast_convs(module.apply)(*args), module.apply(*args)))(params, x), 1e-6)
 
 
 @pytest.mark.parametrize("rule", ["custom_vjp", "custom_jvp"])
@@ -469,7 +467,7 @@ def test_fast_convs_keeps_custom_derivative_rules(rule):
         return special(conv(x, w)).sum()
 
     x = normal(0, (1, 3, 4, 1))
-    assert_close(*jit(lambda x: tuple(jax.value_and_grad(f)(x) for f in (fast_convs(run), run)))(x), 1e-5)
+    assert_close(*jax.jit(lambda x: tuple(jax.value_and_grad(f)(x) for f in (fast_convs(run), run)))(x), 1e-5)
 
 
 def test_fast_convs_keeps_weakly_typed_loop_carries():
@@ -484,7 +482,7 @@ def test_fast_convs_keeps_weakly_typed_loop_carries():
         return lax.scan(body, (1.0, 0.0), None, length=3)[0][1]
 
     x = normal(0, (1, 3, 3, 1))
-    assert_close(*jit(lambda x: tuple(jax.value_and_grad(f)(x) for f in (fast_convs(run), run)))(x), 1e-5)
+    assert_close(*jax.jit(lambda x: tuple(jax.value_and_grad(f)(x) for f in (fast_convs(run), run)))(x), 1e-5)
 
 
 def test_fast_convs_keeps_the_name_and_the_pytrees():

@@ -105,7 +105,7 @@ def test_every_public_name_is_documented(page):
     assert not faults, "\n".join(faults)
 
 
-def test_the_pages_are_the_public_modules():
+def test_the_reference_has_a_page_for_each_public_module():
     assert {"invjax", "invjax.types", "invjax.interop", "invjax.attacks", "invjax.attacks.building"} <= set(PAGES)
     assert {f"invjax.{name}" for name in invjax.__all__} - set(PAGES) <= {"invjax.fast_convs"}
 

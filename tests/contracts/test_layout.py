@@ -78,7 +78,7 @@ def order(name):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_face_names_all_that_it_offers(face):
+def test_every_package_lists_its_public_names(face):
     module = importlib.import_module(face)
     assert module.__all__ == sorted(module.__all__, key=order)
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
@@ -175,7 +175,7 @@ def missing(module, path):
 
 
 @pytest.mark.parametrize("document", ["README.md", ".github/CONTRIBUTING.md", "experiments/README.md"])
-def test_what_a_document_names_in_its_sentences_exists(document):
+def test_names_in_the_sentences_of_a_document_exist(document):
     text = (REPOSITORY / document).read_text()
     named = re.findall(r"`(?:invjax\.)?((?:" + "|".join(invjax.__all__) + r")(?:\.[A-Za-z_]\w*)+)(?:\(|`)", text)
     assert [name for name in named if missing(invjax, name.split("."))] == []

@@ -68,11 +68,11 @@ def test_shears_are_slopes():
     sheared = centers(augment(KEY, blob(MANY, at=(0, 6), width=1), **STILL | {"shear": 0.2}))
     along = centers(augment(KEY, blob(MANY, at=(6, 0), width=1), **STILL | {"shear": 0.2}))
     moved = np.stack([sheared - np.array([[0, 6]]), along - np.array([[6, 0]])])
-    # one of the axes stays, and the other leans by up to 0.2 of the way
+    # one axis is fixed, and the other leans by a slope of up to 0.2
     np.testing.assert_allclose(np.sort(np.abs(moved).max(1).ravel()), [0, 0, 0, 1.2], atol=0.05)
 
 
-def test_by_default_all_of_it_but_no_elastic_noise():
+def test_augment_uses_all_transforms_but_elastic_noise_by_default():
     x = blob(at=(3, 5))
     given = augment(KEY, x, rotation=20.0, shift=3.0, scale=0.1, shear=0.1, elastic=0.0)
     signature = inspect.signature(data.augment).parameters
@@ -98,14 +98,14 @@ def test_smooth_noise_has_variance_one_everywhere_and_no_jumps():
 
 def test_elastic_noise_displaces_by_pixels():
     moved = centers(augment(KEY, blob(MANY, width=1.0), **STILL, elastic=1.0))
-    # a blob averages the field over its width, so that it moves a little less
+    # a blob averages the field over its width, so it moves slightly less
     assert 0.8 < moved.std() < 1.05 and abs(np.corrcoef(moved.T)[0, 1]) < 0.2
     field = np.stack([np.full((29, 29), 2.0), np.zeros((29, 29))]).astype(np.float32)
     shown = jax.jit(_displaced)(blob(1, at=(0, 0))[0], field)  # x'(p) = x(p + d)
     np.testing.assert_allclose(centers(np.asarray(shown)[None]), [[-2, 0]], atol=1e-3)
 
 
-def test_the_key_decides_and_each_image_is_moved_by_itself():
+def test_augment_depends_on_the_key_and_moves_each_image_separately():
     x = blob(at=(3, 5))
     first = augment(KEY, x, elastic=1.0)
     np.testing.assert_array_equal(first, augment(KEY, x, elastic=1.0))

@@ -51,7 +51,7 @@ def test_an_incomplete_last_batch_is_left_out(length, batch_size, kept):
     epochs = ids(length, batch_size, epochs=40)
     assert epochs.shape == (40, kept)
     assert all(len(set(epoch)) == kept for epoch in epochs)
-    assert set(epochs.ravel()) == set(range(length))  # others each time
+    assert set(epochs.ravel()) == set(range(length))  # every epoch takes other images
 
 
 def test_every_epoch_has_an_order_of_its_own():
@@ -72,8 +72,8 @@ def test_seeds_give_different_orders_and_the_same_seed_the_same():
     assert orders == [tuple(ids(12, 3, seed=seed)[0]) for seed in range(20)]
 
 
-def test_an_epoch_of_one_seed_is_no_epoch_of_another():
-    """seed + epoch would give it away: epoch 1 of seed 0 would be epoch 0 of seed 1."""
+def test_different_seeds_share_no_epoch():
+    """With the seed `seed + epoch`, epoch 1 of seed 0 would equal epoch 0 of seed 1."""
     orders = [tuple(epoch) for seed in range(5) for epoch in ids(12, 3, seed=seed, epochs=5)]
     assert len(set(orders)) == 25
 

@@ -56,7 +56,7 @@ def tiny(tmp_path):
     return write_examples(tmp_path)
 
 
-def test_every_set_has_its_images_labels_and_originals(tiny, tmp_path):
+def test_every_human_labelled_set_has_images_labels_and_originals(tiny, tmp_path):
     sets = human_labelled(tmp_path)
     assert list(sets) == ["l0", "linf 0.3", "linf 0.4", "manual linf 0.4"]
     assert [(s.norm, s.eps) for s in sets.values()] == [("l0", None), ("linf", 0.3), ("linf", 0.4), ("linf", 0.4)]
@@ -82,7 +82,7 @@ def test_examples_are_found_in_a_folder_or_a_clone_inside_it(tmp_path, monkeypat
     monkeypatch.setenv("INVJAX_DATA", "")
     monkeypatch.setenv("TFDS_DATA_DIR", str(data))
     assert len(human_labelled()) == 4
-    with pytest.raises(FileNotFoundError, match="human-labelled"):  # a folder that is named is the only one
+    with pytest.raises(FileNotFoundError, match="human-labelled"):  # a given folder is the only one that is searched
         human_labelled(tmp_path / "elsewhere")
 
 
@@ -95,7 +95,7 @@ def test_missing_examples_say_where_they_come_from(tmp_path, monkeypatch):
         assert words in str(caught.value)
 
 
-def test_a_part_of_the_examples_is_not_enough(tiny, tmp_path):
+def test_an_incomplete_folder_of_examples_is_refused(tiny, tmp_path):
     (tiny / "linf" / "manual_indexs.npy").unlink()
     with pytest.raises(FileNotFoundError, match=r"invariance_examples lacks linf/manual_indexs\.npy\n"):
         human_labelled(tmp_path)
@@ -165,7 +165,7 @@ def test_agreement_counts_changed_images_only():
     assert found["second"].fraction() == 1 and found["second"].interval() == wilson(1, 1)
 
 
-def test_agreement_refuses_what_it_cannot_count():
+def test_bad_examples_for_agreement_are_refused():
     model = sees([0, 0])
     with pytest.raises(ValueError, match=r"examples must hold one set or more; got none"):
         agreement(*model, {})

@@ -127,7 +127,7 @@ def test_as_float_is_in_the_unit_interval_with_the_same_bits_from_numpy_and_jax(
         np.testing.assert_array_equal(np.asarray(y), x)
 
 
-def test_as_float_refuses_what_is_float_already():
+def test_as_float_refuses_float_images():
     with pytest.raises(ValueError, match=r"integers 0\.\.255; got dtype float32"):
         as_float(np.zeros((1, 2), np.float32))
 
@@ -193,6 +193,7 @@ def test_mnist_is_the_same_from_tfds_and_from_its_original_files(shared_data, sp
     np.testing.assert_array_equal(original.labels, prepared.labels)
 
 
+@pytest.mark.slow
 def test_cifar10_is_in_published_order(shared_data):
     data = load("cifar10", "test", shared_data)
     assert data.images.shape == (10000, 32, 32, 3) and data.images.dtype == np.uint8
@@ -220,7 +221,7 @@ def test_folders_are_searched_in_order(tmp_path, monkeypatch):
         write_tiny_idx(folder, offset=offset)
     assert first_pixels(load("mnist", "test"))[0] == 0
     monkeypatch.setenv("TFDS_DATA_DIR", str(second))
-    monkeypatch.setenv("INVJAX_DATA", "")  # empty is unset
+    monkeypatch.setenv("INVJAX_DATA", "")  # an empty variable counts as unset
     assert first_pixels(load("mnist", "test"))[0] == 1
     monkeypatch.setenv("INVJAX_DATA", str(first))
     assert first_pixels(load("mnist", "test"))[0] == 2
@@ -248,7 +249,7 @@ def test_original_files_come_before_tfds_in_one_folder(tmp_path):
     assert len(load("mnist", "test", tmp_path).images) == 12
     _, labels = write_tiny_idx(tmp_path)
     assert len(load("mnist", "test", tmp_path).images) == 3
-    labels.unlink()  # half a pair is none
+    labels.unlink()  # images without labels do not count
     assert len(load("mnist", "test", tmp_path).images) == 12
 
 
@@ -327,7 +328,7 @@ def test_wrong_magic_number_and_wrong_pair_are_named(tmp_path):
         load("mnist", "test", tmp_path)
 
 
-def test_file_unpacked_under_its_gz_name_is_read(tmp_path):
+def test_an_unpacked_file_with_the_suffix_gz_is_read(tmp_path):
     for path in write_tiny_idx(tmp_path, gz=True):
         path.write_bytes(gzip.decompress(path.read_bytes()))
     assert first_pixels(load("mnist", "test", tmp_path)) == [0, 1, 2]
@@ -384,7 +385,7 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
 def test_second_load_comes_from_the_cache_without_tfds(tmp_path, cache, monkeypatch):
     write_tiny_mnist(tmp_path)
     first = load("mnist", "test", tmp_path)
-    assert [path.suffix for path in cache.iterdir()] == [".npz"]  # and nothing temporary
+    assert [path.suffix for path in cache.iterdir()] == [".npz"]  # no temporary file remains
     monkeypatch.setattr(tfds_module, "open_records", no_reader)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     second = load("mnist", "test", tmp_path)
@@ -400,7 +401,7 @@ def test_default_cache_is_in_the_home_folder(tmp_path, monkeypatch):
     assert len(list((tmp_path / "home" / ".cache" / "invjax").glob("mnist-test-3.0.1-*.npz"))) == 1
 
 
-def test_another_or_a_changed_source_is_decoded_anew(tmp_path, monkeypatch):
+def test_a_new_or_changed_source_is_decoded_again(tmp_path, monkeypatch):
     for offset, name in enumerate("ab"):
         (path,) = write_tiny_mnist(tmp_path / name, offset=offset).glob("*.array_record*")
         os.utime(path, ns=(0, 10**18))  # the same size and time: only the folder tells them apart
@@ -492,7 +493,7 @@ def test_photographs_are_decoded_only_when_indexed(photographs):
     assert data.images.shape == (5, 224, 224, 3) and data.images.dtype == np.uint8 and len(data.images) == 5
     assert data.labels.tolist() == [100, 101, 102, 103, 104] and data.labels.dtype == np.int32
     assert (data.num_classes, data.levels) == (1000, 256)
-    with pytest.raises(OSError, match="cannot identify image file"):  # the last one, only now
+    with pytest.raises(OSError, match="cannot identify image file"):  # decoding of the last photograph fails
         data.images[4]
 
 
@@ -532,7 +533,7 @@ def test_photographs_are_indexed_as_numpy_does(photographs, key):
     np.testing.assert_array_equal(chosen, whole[key])
 
 
-def test_photographs_end_where_they_end(photographs):
+def test_an_index_beyond_the_photographs_is_an_index_error(photographs):
     images = load("imagenet2012", "test", photographs[0]).images
     with pytest.raises(IndexError):
         images[5]
@@ -555,7 +556,7 @@ def test_photographs_are_read_from_real_records(tmp_path):
         np.testing.assert_allclose(data.images[:].mean((1, 2, 3)), [0, 20, 40, 60, 80], atol=1)
 
 
-def test_nothing_warns(tmp_path):
+def test_loading_data_gives_no_warnings(tmp_path):
     write_tiny_mnist(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

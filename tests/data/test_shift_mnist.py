@@ -82,7 +82,7 @@ def test_the_random_cue_is_uniform_and_independent_of_the_label(cue_of):
 
 @pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_seed_decides_and_the_input_stays(shift, variant):
+def test_the_shift_depends_on_the_seed_and_keeps_its_input(shift, variant):
     data = random_images(50)
     before = data.images.copy()
     one, same, other = (shift(data, variant, seed) for seed in (0, 0, 1))
@@ -91,12 +91,12 @@ def test_the_seed_decides_and_the_input_stays(shift, variant):
     assert np.array_equal(one.images, other.images) == settled
     np.testing.assert_array_equal(one.labels, data.labels)
     assert one.images.dtype == np.uint8 and one[2:] == data[2:]
-    one.images[:] = 7  # the result is no view of the input
+    one.images[:] = 7  # the result does not share memory with the input
     np.testing.assert_array_equal(data.images, before)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_image_does_not_depend_on_those_after_it(variant, tmp_path):
+def test_an_image_does_not_depend_on_later_images(variant, tmp_path):
     data = random_images(60)
     first = data._replace(images=data.images[:23], labels=data.labels[:23])
     for c in range(10):
@@ -136,7 +136,7 @@ def test_each_class_has_one_pixel_of_full_intensity(side, row, column, expected)
     assert (images > 0).sum() == 10
 
 
-def test_only_the_code_is_changed_and_removed_is_the_original():
+def test_binary_shift_changes_only_the_code_and_removed_is_the_original():
     data = random_images(30)  # no pixel of 255 in it
     coded = binary_shift(data, "coded", 0)
     image, row, column, _ = np.nonzero(coded.images != data.images)
@@ -165,7 +165,7 @@ def test_the_digit_is_its_own_opacity_and_all_backgrounds_have_one_mean(intensit
     np.testing.assert_allclose(images.std((1, 2, 3)), (1 - digit) * 0.1, atol=0.003)
 
 
-def test_a_pixel_is_digit_plus_what_shows_of_the_texture():
+def test_a_pixel_is_the_digit_over_the_texture():
     data = random_images(20)
     background = texture_shift(blank(20), "coded", 0).images / 255
     digit = data.images / 255
@@ -310,7 +310,7 @@ def test_folders_without_readable_photographs_are_refused(tmp_path):
         texture_shift(blank(10), "coded", 0, textures=textures)
 
 
-# What is refused
+# Bad input
 
 
 @pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
@@ -325,7 +325,7 @@ def test_folders_without_readable_photographs_are_refused(tmp_path):
         ({"labels": np.array([0, 1, 2], np.int32)}, "random", "labels must have shape [4]"),
     ],
 )
-def test_data_that_are_no_bytes_with_labels_are_refused(shift, changes, variant, message):
+def test_data_without_uint8_images_and_labels_are_refused(shift, changes, variant, message):
     data = blank(4, intensity=200)._replace(**changes)
     with pytest.raises(ValueError, match=re.escape(message)):
         shift(data, variant, 0)

@@ -16,14 +16,6 @@ KEY = jax.random.key(5)
 COUNT, EPS = 22, 0.07
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """Compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def apply_fn(params, x):
     return jnp.tanh(4 * (x.reshape(len(x), -1) - 0.5) @ params["hidden"]) @ params["out"]
 
@@ -34,7 +26,7 @@ def model(classes=4, side=4):
     params = {"hidden": jnp.asarray(hidden, jnp.float32), "out": jnp.asarray(out, jnp.float32)}
     images = rng.random((COUNT, side, side, 1)).astype(np.float32)
     labels = np.asarray(apply_fn(params, images)).argmax(1).astype(np.int32)
-    labels[[3, 9]] = (labels[[3, 9]] + 1) % classes  # misclassified as they are
+    labels[[3, 9]] = (labels[[3, 9]] + 1) % classes  # misclassified without an attack
     return params, images, labels
 
 
@@ -68,7 +60,7 @@ def run(stages, images=IMAGES, labels=LABELS, params=PARAMS, eps=EPS, batch_size
 
 
 @cache
-def result(batch_size=1, devices=None, stages=STAGES):  # of one shape, so that each stage compiles once
+def result(batch_size=1, devices=None, stages=STAGES):  # one shape, so that each stage compiles once
     mesh = None if devices is None else data_mesh(jax.devices()[:devices])
     return run(stages, batch_size=batch_size, mesh=mesh)
 
@@ -80,10 +72,10 @@ def assert_same(a, b):
     np.testing.assert_allclose(a.distance, b.distance, atol=1e-6)
 
 
-def test_the_stages_say_what_happened_to_each_image():
+def test_the_stages_name_the_attack_that_breaks_each_image():
     found = result()
     assert found.stages == ("blind", "weak", "strong")
-    assert set(found.broken_by.tolist()) == {-1, 0, 1, 2, 3}  # so all that follows is about something
+    assert set(found.broken_by.tolist()) == {-1, 0, 1, 2, 3}  # the following checks need images of every kind
     np.testing.assert_array_equal(found.broken, found.broken_by < 3)
     np.testing.assert_array_equal(found.broken_by == -1, WRONG)
     fooled = np.asarray(apply_fn(PARAMS, found.x)).argmax(1) != LABELS
@@ -119,7 +111,7 @@ def test_the_order_of_the_images_changes_nothing_where_no_key_is_drawn():
     )
 
 
-def test_it_is_never_weaker_than_its_first_stage():
+def test_a_benchmark_breaks_all_images_that_its_first_stage_breaks():
     first = result(stages=STAGES[:1])
     np.testing.assert_array_equal(first.broken_by == 0, result().broken_by == 0)
     np.testing.assert_array_equal(first.x[first.broken_by == 0], result().x[first.broken_by == 0])
@@ -174,7 +166,7 @@ def test_each_rank_of_a_stage_and_each_stage_has_its_own_key():
     assert all(0 < after < before for before, after in itertools.pairwise(left))
 
 
-def test_where_all_images_are_wrong_nothing_runs():
+def test_no_stage_runs_if_all_images_are_misclassified():
     seen = []
     found = run(recording(seen, STAGES[:1]), IMAGES[WRONG], LABELS[WRONG])
     jax.effects_barrier()

@@ -14,7 +14,7 @@ from invjax.evaluation import Benchmark, Options, _benchmark, benchmark, wilson
 KEY = jax.random.key(3)
 IMAGES = np.linspace(0.05, 0.95, 10, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 2, 1), np.float32)
 LABELS = (IMAGES[:, 0, 0, 0] > 0.5).astype(np.int32)
-LABELS[9] = 0  # misclassified without a change
+LABELS[9] = 0  # misclassified without an attack
 PARAMS = np.float32(0.5)
 
 
@@ -70,7 +70,7 @@ def finished(tmp_path_factory):
     return directory, run(directory=directory)
 
 
-def test_each_attack_runs_on_what_is_still_correct(finished):
+def test_each_attack_runs_on_images_that_are_still_correct(finished):
     """An image is broken where the distance of its pixels from 0.5 is within the radius."""
     found = finished[1]
     distance = np.abs(IMAGES[:, 0, 0, 0] - 0.5)
@@ -167,7 +167,7 @@ def test_the_progress_bar_counts_the_parts(monkeypatch, finished):
     assert events == [(4, 4, "AutoAttack"), "close"]
 
 
-def test_it_prints_a_summary():
+def test_a_benchmark_prints_a_summary():
     broken_by = np.array([-1, -1, 0, 0, 1, 1, 1, 2, 2, 2])
     found = Benchmark(0.3, IMAGES, broken_by < 2, np.zeros(10), broken_by, ("a", "b"))
     assert found.clean_accuracy == 0.8 and found.robust_accuracy == 0.3 and found.interval == wilson(3, 10)

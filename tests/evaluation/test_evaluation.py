@@ -1,4 +1,4 @@
-"""Curves and reports: what they say about each image, at what cost, and that an interruption costs no result."""
+"""Curves and reports: results for each image, cost, and continuation after an interruption."""
 
 import functools
 import math
@@ -30,14 +30,6 @@ from invjax.training import data_mesh
 KEY = jax.random.key(2)
 COUNT, CLASSES = 23, 3
 EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """Compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def apply_fn(params, x):
@@ -76,7 +68,7 @@ def test_the_ends_of_the_interval_solve_the_score_test():
             assert (successes / total - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / total)
 
 
-def test_the_interval_holds_its_share_and_shrinks_with_the_total():
+def test_the_interval_contains_the_fraction_and_shrinks_with_the_total():
     for total in (1, 3, 10, 49, 1000):
         for successes in range(total + 1):
             low, high = wilson(successes, total)
@@ -85,7 +77,7 @@ def test_the_interval_holds_its_share_and_shrinks_with_the_total():
     assert widths[0] > 2 * widths[1] > 4 * widths[2]
 
 
-def test_a_share_of_nothing_is_refused():
+def test_an_interval_of_no_trials_is_refused():
     with pytest.raises(ValueError, match="total must be positive; got total=0"):
         wilson(0, 0)
 
@@ -94,7 +86,7 @@ def test_a_share_of_nothing_is_refused():
 
 
 def curve(attack=None, epsilons=EPSILONS, vectorize=False, batch_size=8, mesh=None, directory=None, **given):
-    attack = pgd(steps=1) if attack is None else attack  # one step: what it finds depends on its random start
+    attack = pgd(steps=1) if attack is None else attack  # the result of one step depends on its random start
     images, labels, params = (given.pop(n, v) for n, v in [("images", IMAGES), ("labels", LABELS), ("params", PARAMS)])
     run = partial(robustness_curve, given.pop("key", KEY), attack, given.pop("apply_fn", apply_fn), params)
     options = Options(batch_size, mesh, directory)
@@ -144,7 +136,7 @@ def test_an_attack_that_loses_at_a_larger_radius_does_not_make_the_curve_rise(ve
     assert set(found.broken_at[CLEAN].tolist()) == {0.02}
 
 
-def test_all_radii_at_once_give_the_same():
+def test_vectorized_radii_give_the_same_curve():
     np.testing.assert_array_equal(curve(FGSM, vectorize=True).broken_at, whole(FGSM).broken_at)
 
 
@@ -154,7 +146,7 @@ def test_batches_and_devices_change_nothing(batch_size, devices):
     np.testing.assert_array_equal(curve(batch_size=batch_size, mesh=mesh).broken_at, whole().broken_at)
 
 
-def test_images_draw_from_the_key():
+def test_the_curve_depends_on_the_key():
     assert (curve(key=jax.random.key(9)).broken_at != whole().broken_at).any()
 
 
@@ -169,7 +161,7 @@ def noting(attack, traces, seen):
     return attack._replace(run=noted)
 
 
-def test_one_compilation_serves_all_radii_and_only_what_stands_is_attacked():
+def test_one_compilation_serves_all_radii_and_broken_images_are_not_attacked():
     traces, seen = [], {}
     found = curve(noting(FGSM, traces, seen), batch_size=1)
     jax.effects_barrier()
@@ -179,7 +171,7 @@ def test_one_compilation_serves_all_radii_and_only_what_stands_is_attacked():
     assert len(seen[0.3]) < len(seen[0.0]) < COUNT
 
 
-def test_once_everything_has_fallen_no_more_is_run():
+def test_a_curve_stops_when_all_images_are_broken():
     traces, seen = [], {}
     found = curve(noting(SMALL_ONLY, traces, seen), epsilons=(0.01, 0.1, 0.2))
     jax.effects_barrier()
@@ -267,7 +259,7 @@ NAN = np.full_like(IMAGES, np.nan)
         ({"epsilons": ((0.1, 0.2),)}, "epsilons must be a list of non-negative numbers"),
         ({"epsilons": 0.1}, "epsilons must be a list of non-negative numbers"),
         ({"labels": LABELS + CLASSES}, "labels must be in [0, 3)"),
-        ({"labels": LABELS[:-1]}, f"labels be [{COUNT}]"),
+        ({"labels": LABELS[:-1]}, f"labels must be [{COUNT}]"),
         ({"images": NAN}, "images holds 368 NaN"),
         ({"params": jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)}, "the model's logits holds 69 NaN"),
         ({"apply_fn": lambda params, x: x}, "the model must give logits [23, classes]"),
@@ -275,7 +267,7 @@ NAN = np.full_like(IMAGES, np.nan)
     ids=["no eps", "negative", "NaN eps", "nested", "a number", "labels", "few labels", "images", "logits", "model"],
 )
 def test_bad_input_is_refused(monkeypatch, change, message):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would raise first; users do not have it
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
     with pytest.raises(ValueError, match=re.escape(message)):
         curve(**change)
 
@@ -328,7 +320,7 @@ def found(kept_report):
     return make_report(attack_for=attack_for, directory=kept_report[0], changed=CHANGED)
 
 
-def test_a_report_agrees_with_itself(found):
+def test_the_numbers_of_a_report_are_consistent(found):
     np.testing.assert_array_equal(found.correct, CLEAN)
     assert list(found.sensitivity) == ["linf", "l2"]
     for s in found.sensitivity.values():
@@ -339,7 +331,7 @@ def test_a_report_agrees_with_itself(found):
         assert CLEAN.sum() > (s.success & CLEAN).sum() > 0
 
 
-def test_it_knows_all_that_the_attack_at_its_radius_found(found):
+def test_a_report_includes_every_success_of_the_attack_at_its_radius(found):
     result = jax.jit(lambda x: pgd(steps=4)(KEY, partial(apply_fn, PARAMS), x, LABELS, eps=0.05))(IMAGES)
     assert found.sensitivity["linf"].success[np.asarray(result.success)].all()
 
@@ -357,7 +349,7 @@ def stubborn(threat, length):
 
 
 @pytest.mark.parametrize(("length", "expected"), [(0.25, 0.25), (0.3 * (1 + 1e-6), 0.3)], ids=["less", "rounded up"])
-def test_what_the_bisection_misses_still_has_a_smallest_radius(length, expected):
+def test_a_success_that_the_bisection_misses_still_gives_a_smallest_radius(length, expected):
     s = make_report([(linf(), 0.3)], partial(stubborn, length=length)).sensitivity["linf"]
     assert s.success.all()
     np.testing.assert_array_equal(s.smallest_eps, np.where(CLEAN, expected, 0.0))
@@ -411,7 +403,7 @@ def test_the_table_has_a_line_for_each_number(found):
     ]
     assert lines["clean error"].value == 3 / COUNT
     assert lines["clean error"].interval == wilson(3, COUNT)
-    fallen = int((s.success & CLEAN).sum())  # right as they are, wrong under the attack
+    fallen = int((s.success & CLEAN).sum())  # correct without the attack, wrong under it
     assert lines["adversarial error, linf, eps 0.05"].value == fallen / COUNT
     assert lines["adversarial error, linf, eps 0.05"].interval == wilson(fallen, COUNT)
     assert lines["robust accuracy, linf, eps 0.05"].value == pytest.approx(1 - (3 + fallen) / COUNT)
@@ -525,7 +517,7 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threats": [(linf(), 0.1), (linf(), 0.2)]}, "threats must be one or more, each of another name"),
+        ({"threats": [(linf(), 0.1), (linf(), 0.2)]}, "threats must be one or more, of different names"),
         ({"threats": []}, "threats must be one or more"),
         ({"threats": [(linf(), -0.1)]}, "eps of linf must not be negative"),
         ({"threats": [(linf((0.4, 0.6)), 0.1)]}, "images must lie in (0.4, 0.6)"),

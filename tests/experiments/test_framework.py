@@ -113,7 +113,7 @@ def test_publish_copies_the_small_things_and_list_shows_them(tiny, found, monkey
     assert len(lines) == len(found) and all(line.startswith("python -m experiments.") for line in lines)
 
 
-def test_the_headline_is_the_defaults(monkeypatch, tmp_path):
+def test_the_headline_comes_from_the_default_preset(monkeypatch, tmp_path):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     for run in ("another-mnist", "default-cifar10", "default-digits"):
         (tmp_path / metamers.EXPERIMENT.name / run).mkdir(parents=True)

@@ -7,7 +7,7 @@ from invjax import features
 from tests.features.problem import CLASSES, data
 
 
-def test_only_errors_are_kept_with_the_models_answers():
+def test_errors_of_keeps_misclassified_images_with_their_predictions():
     _, labels = data()
     logits = np.eye(CLASSES, dtype=np.float32)[labels]
     logits[[3, 30]] = logits[[3, 30]][:, [1, 2, 3, 0]]

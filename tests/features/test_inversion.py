@@ -16,7 +16,7 @@ def test_inversion_nears_the_representation_and_the_best_image_so_far_never_gets
     x, start = data()[0][:8], data()[0][8:16]
     run = jax.jit(partial(features.robustify, KEY, representation, steps=60, step_size=0.05), static_argnames="keep")
     last, best = (jax.tree.map(np.asarray, found) for found in (run(x, start), run(x, start, keep="best")))
-    assert np.median(last.distance / last.trace[:, 0]) < 0.1  # some start where the ReLUs they need are inactive
+    assert np.median(last.distance / last.trace[:, 0]) < 0.1  # some starts have inactive ReLUs
     assert last.trace.shape == (8, 61)
     np.testing.assert_array_equal(last.trace, best.trace)
     np.testing.assert_array_equal(last.trace[:, -1], last.distance)
@@ -44,7 +44,7 @@ def test_one_step_goes_its_length_down_the_gradient_and_stays_in_the_box():
     np.testing.assert_array_equal(there.distance, [0])
 
 
-def test_noise_of_an_image_is_its_own():
+def test_the_start_noise_of_an_image_depends_on_its_id_alone():
     x, ids = data()[0][:4], np.array([5, 9, 0, 2])
     run = jax.jit(partial(features.robustify, KEY, lambda x: x.reshape(len(x), -1)[:, :3], steps=1, step_size=0.0))
     found = np.asarray(run(x, ids=ids).x)
@@ -58,7 +58,7 @@ def test_logits_given_for_features_are_warned_of():
         jax.eval_shape(lambda x: robustify(x, features_fn=logits_fn, num_classes=CLASSES), data()[0][:4])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        jax.eval_shape(lambda x: robustify(x, num_classes=CLASSES), data()[0][:4])  # the representation gives none
+        jax.eval_shape(lambda x: robustify(x, num_classes=CLASSES), data()[0][:4])  # features give no number
 
 
 @pytest.mark.parametrize(

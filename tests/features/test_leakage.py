@@ -1,4 +1,4 @@
-"""The leakage probe learns what robust features hold, and nothing else."""
+"""The leakage probe learns only information that the robust features contain."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from invjax import features
 from tests.features.problem import CLASSES, KEY
 
 
-def test_what_the_features_hold_leaks_and_what_they_do_not_hold_does_not():
+def test_the_probe_learns_the_labels_only_from_features_that_contain_them():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, 400).astype(np.int32)
     images = np.eye(CLASSES, dtype=np.float32)[labels] + 0.1 * rng.normal(size=(400, CLASSES)).astype(np.float32)

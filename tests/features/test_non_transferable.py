@@ -14,8 +14,8 @@ def relabel(attack, logits_fn, x, targets, *, eps):
     return jax.tree.map(np.asarray, run(x, targets))
 
 
-def test_what_fools_the_model_alone_does_not_fool_the_others():
-    """The others know half of the pixels: what is changed in the other half is this model's own."""
+def test_a_non_transferable_attack_fools_its_model_and_no_other():
+    """The other models read half of the pixels, so changes of the other half fool this model alone."""
     x, labels = (array[:16] for array in data())
     weights = np.random.default_rng(1).normal(size=(16, CLASSES)).astype(np.float32)
     half = weights * (np.arange(16) < 8)[:, None]
@@ -33,14 +33,14 @@ def test_what_fools_the_model_alone_does_not_fool_the_others():
     assert followers[0] > 0.3 and followers[1] == 0
 
 
-def test_of_the_images_on_the_way_one_is_kept_that_no_other_model_takes_for_the_target():
-    """At first no other model sees the target, and from some step on they all do, while the loss still falls."""
+def test_the_kept_iterate_is_not_classified_as_the_target_by_other_models():
+    """From some step on all other models see the target, while the loss of the model still falls."""
     x, labels, targets = np.full((1, 2), 0.1, np.float32), np.array([0]), np.array([1])
 
     def model(z):
         return jnp.stack([jnp.zeros(1), 4 * (z[:, 0] - 0.2), jnp.full(1, -9.0)], -1)
 
-    def others(z):  # they hardly mind a target, and see it from 0.5 on
+    def others(z):  # the other models see the target from 0.5 on
         return jnp.stack([jnp.zeros(1), 0.01 * (z[:, 0] - 0.5), jnp.full(1, -9.0)], -1)[None]
 
     attack = features.non_transferable(others, labels, steps=20)

@@ -41,7 +41,7 @@ def test_an_example_is_the_same_in_any_batch_and_on_any_devices():
     np.testing.assert_allclose(other.images, one.images, atol=1e-5)
 
 
-def test_the_recipe_says_which_attack_was_run_how_far_and_with_what_step():
+def test_the_recipe_has_the_attack_its_radius_and_its_step_size():
     step_size = jax.device_put(0.25)
     made = relabelled(eps=jax.device_put(0.5), step_size=step_size, metadata={"data": "noise"}, attack=TOWARD)
     assert made.recipe["attack"] == TOWARD.recipe and "pgd(l2" in made.recipe["attack"]

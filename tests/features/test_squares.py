@@ -1,4 +1,4 @@
-"""The toy with bugs only: squares that their mean classifies at any noise."""
+"""Squares whose mean determines the class at any noise, so their adversarial examples are bugs."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from invjax import features
 from tests.features.problem import KEY
 
 
-def test_squares_are_told_apart_by_their_mean_at_any_noise_but_the_labels():
+def test_the_mean_classifies_squares_up_to_label_noise():
     images, labels = map(np.asarray, jax.jit(lambda: features.adversarial_squares(KEY, count=2000, side=5))())
     right = (images.mean((1, 2, 3)) > 0) == (labels == 1)
     assert abs(right.mean() - 0.9) < 0.03 and abs(labels.mean() - 0.5) < 0.05

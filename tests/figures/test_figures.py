@@ -126,7 +126,7 @@ def test_save_writes_a_png_of_a_sane_size(name, tmp_path):
         pixels = np.asarray(image.convert("L"))
         assert image.size == tuple(np.round(figure.get_size_inches() * figure.dpi).astype(int))
     assert all(400 <= side <= 2000 for side in pixels.shape)
-    assert pixels.min() < 60 and pixels.max() == 255 and (pixels < 200).mean() > 0.005  # ink on white
+    assert pixels.min() < 60 and pixels.max() == 255 and (pixels < 200).mean() > 0.005  # dark lines on white
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -175,7 +175,7 @@ def test_a_figure_that_cannot_be_written_keeps_the_old_one(tmp_path):
     with pytest.raises(RuntimeError, match="the disk is full"):
         figures.save(Half(), path)
     assert path.read_bytes() == before
-    figures.save(grid(), path)  # and a later one replaces it
+    figures.save(grid(), path)  # a later figure replaces it
     assert path.read_bytes() != before and list(tmp_path.iterdir()) == [path]
 
 
@@ -183,7 +183,7 @@ def test_a_figure_that_cannot_be_written_keeps_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_without_matplotlib_the_error_names_what_to_install(name, monkeypatch):
+def test_without_matplotlib_the_error_names_the_package_to_install(name, monkeypatch):
     for module in [module for module in sys.modules if module.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -192,7 +192,7 @@ def test_without_matplotlib_the_error_names_what_to_install(name, monkeypatch):
         FIGURES[name]()
 
 
-def test_importing_the_module_imports_no_matplotlib(monkeypatch):
+def test_importing_figures_does_not_import_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     importlib.reload(figures)
 
@@ -266,7 +266,7 @@ def test_bars_stand_at_the_label_of_their_classifier_and_in_the_colour_of_their_
     assert [round(center) for center, _, _ in drawn] == [0, 1, 0, 1]
     assert drawn[0][2] == drawn[1][2] != drawn[2][2] == drawn[3][2]
     edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches)
-    assert all(a[1] <= b[0] for a, b in itertools.pairwise(edges))  # none hides another
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(edges))  # no bar overlaps another
     legend = axes.get_legend()
     colours = {
         text.get_text(): handle.get_facecolor()
@@ -356,7 +356,7 @@ def test_points_are_marked_and_named_on_every_plane_of_their_column():
         assert not axes.lines and not axes.texts
 
 
-def test_images_stand_above_their_plane():
+def test_images_are_drawn_above_their_plane():
     figure = slices()
     captions = [axes.get_title() for axes in figure.axes if axes not in planes(figure)]
     assert captions == ["x", "y", "z"]

@@ -26,6 +26,6 @@ def test_stacked_fractions_fill_each_bar_with_its_parts_in_order():
     ],
     ids=["twice", "nowhere", "six"],
 )
-def test_parts_that_make_no_whole_are_refused(parts):
+def test_parts_that_do_not_add_up_are_refused(parts):
     with pytest.raises(ValueError, match=r"in exactly one part|colors for 5 parts"):
         figures.stacked_fractions({"one": parts}, "Fractions")

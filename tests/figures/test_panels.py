@@ -6,7 +6,7 @@ import pytest
 from invjax import figures
 
 
-def test_what_has_one_name_has_one_style_in_every_panel():
+def test_equal_names_have_equal_styles_in_all_panels():
     rng = np.random.default_rng(0)
     points = {"one": {"a": rng.normal(size=(5, 2))}, "two": {"b": rng.normal(size=(4, 2)), "a": np.zeros((2, 2))}}
     curves = {"two": {"round": np.ones((3, 2))}, "one": {"round": np.zeros((3, 2))}}

@@ -29,14 +29,14 @@ def test_between_radii_the_certificate_is_that_of_the_next_and_the_attack_that_o
     np.testing.assert_allclose(steps.get_ydata(), [90, 60, 30])
 
 
-def test_what_is_open_ends_at_the_best_attack_at_each_radius():
+def test_the_open_area_ends_at_the_best_attack_at_each_radius():
     both = {**ATTACKED, "ensemble": (np.array([0.0, 0.4]), np.array([0.9, 0.35]))}
     (axes,) = figures.sandwich(CERTIFIED, both, {}, "Sandwich").axes
     open_ = filled(axes, "open")
     assert open_[0.3] == pytest.approx(80) and open_[0.4] == pytest.approx(35)
 
 
-def test_agreement_is_on_the_same_axis_with_its_interval_and_what_was_published():
+def test_agreement_is_on_the_same_axis_with_its_interval_and_the_published_value():
     axes, aside = figures.sandwich(CERTIFIED, ATTACKED, PEOPLE, "Sandwich", {"people": 0.12}).axes
     assert aside.get_ylim() == axes.get_ylim()
     assert [label.get_text() for label in aside.get_xticklabels()] == ["people", "labels"]
@@ -53,20 +53,20 @@ def test_agreement_is_on_the_same_axis_with_its_interval_and_what_was_published(
     ("certified", "attacked", "message"),
     [
         (CERTIFIED, {}, "attacked must hold one attack or more"),
-        (CERTIFIED, {"PGD": (np.array([0.0, 0.2]), np.array([0.9, 0.5]))}, r"at radius 0\.2, 0\.6 are certified.*PGD"),
-        # 0.3 is certified at 0.4, and so at 0.3
-        (CERTIFIED, {"PGD": (np.array([0.3]), np.array([0.2]))}, r"0\.3 are certified, and 0\.2 withstand PGD"),
+        (CERTIFIED, {"PGD": (np.array([0.0, 0.2]), np.array([0.9, 0.5]))}, r"at radius 0\.2, a fraction 0\.6.*PGD"),
+        # the certificate at 0.4 also covers 0.3
+        (CERTIFIED, {"PGD": (np.array([0.3]), np.array([0.2]))}, r"0\.3 of the images.*only 0\.2 withstand PGD"),
         ((np.array([0.2, 0.1]), np.array([0.5, 0.6])), ATTACKED, "radii must ascend"),
         ((np.array([0.1, 0.2]), np.array([0.5])), ATTACKED, "with one accuracy each"),
     ],
 )
-def test_what_is_no_sandwich_is_refused(certified, attacked, message):
+def test_bad_curves_of_a_sandwich_are_refused(certified, attacked, message):
     with pytest.raises(ValueError, match=message):
         figures.sandwich(certified, attacked, {}, "Sandwich")
 
 
-def test_the_curves_of_the_library_fit_in(tmp_path):
-    """Certified at 0.1 and not at 0.3; falls at 0.3: between the two nobody knows."""
+def test_a_sandwich_accepts_the_curves_of_the_library(tmp_path):
+    """An image that is certified at 0.1 and broken at 0.3 is open between these radii."""
     grid = np.array([0.0, 0.1, 0.3])
     certified = evaluation.Curve(grid, np.array([0.3, 0.0, np.inf, 0.1]))
     attacked = evaluation.Curve(grid, np.array([0.3, 0.0, np.inf, 0.3]))

@@ -24,7 +24,7 @@ def test_power_laws_show_the_shares_below_and_the_laws():
     assert [text.get_text() for text in axes.texts] == ["B = 1.50"]
 
 
-def test_power_laws_of_five_models_take_two_lines_and_hide_what_is_empty():
+def test_power_laws_of_five_models_fill_two_rows_and_hide_empty_panels():
     one = {"FGSM": np.array([0.1, 0.2])}
     names = [str(i) for i in range(5)]
     chart = figures.power_laws(dict.fromkeys(names, one), {key: {"FGSM": (1.0, 1.0)} for key in names}, "Laws")
@@ -46,7 +46,7 @@ def test_logits_along_mark_the_crossing_and_draw_the_response_dotted():
     assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (1.0, 1.0)
 
 
-def test_predictions_pair_true_and_predicted_values_and_leave_out_what_is_infinite():
+def test_predictions_pair_true_and_predicted_values_without_infinite_ones():
     true, linear = np.array([1.0, np.inf, 2.0, 3.0]), np.array([1.5, 2.0, np.inf, 2.5])
     chart = figures.predictions(true, {"linear": linear}, (1.0, 2.0), "eps", "Where")
     scatter, shares = chart.axes
@@ -62,7 +62,7 @@ def test_gap_distributions_show_each_rank_and_the_exact_law():
     chart = figures.gap_distributions({"before": gaps, "trained": gaps}, (2, 3), exact, "Gaps")
     before, trained = chart.axes
     x, y = data_of(before, r"$\Delta_{1,2}$")
-    np.testing.assert_allclose(x, [0.1, 0.2, 0.3])  # 0 has no place on the axis, and still counts
+    np.testing.assert_allclose(x, [0.1, 0.2, 0.3])  # 0 is not on the axis but counts in the fractions
     np.testing.assert_allclose(y, [50, 75, 100])
     assert not [line for line in before.lines if line.get_linestyle() == "--"]
     dashed = [line for line in trained.lines if line.get_linestyle() == "--"]

@@ -1,4 +1,4 @@
-"""Analysis by synthesis: what the search finds, and what the network makes of it."""
+"""Analysis by synthesis: the search for latents and the logits of the network."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ from invjax.models._abs_search import best_latents
 from invjax.models._class_vae import decode as decode_eagerly
 from invjax.models._class_vae import negative_elbo as negative_elbo_eagerly
 
-# compiled whole: eager operations would be compiled one by one, which takes longer than the tests
+# compiled as a whole, because eager operations would compile one by one
 decode, negative_elbo = jax.jit(decode_eagerly), jax.jit(negative_elbo_eagerly)
 explained = partial(jax.jit, static_argnames=("steps", "step_size", "clip"))(best_latents)
 
@@ -68,7 +68,7 @@ def test_the_prior_is_decoded_class_by_class(params):
         np.testing.assert_allclose(params.images[c], expected, atol=1e-6)
 
 
-def test_without_steps_the_best_draw_explains(params):
+def test_without_steps_the_search_returns_the_best_draw(params):
     x, costs = some_images(0), costs_of_draws(params, some_images(0))
     np.testing.assert_array_equal(explained(params, x, steps=0), params.latents[costs.argmin(2)])
     logits = jax.jit(analysis_by_synthesis(CLASSES, steps=0).apply)(params, x)
@@ -76,8 +76,8 @@ def test_without_steps_the_best_draw_explains(params):
 
 
 @pytest.mark.parametrize("step_size", [0.05, 5.0])
-def test_no_draw_explains_better_than_what_the_search_finds(params, step_size):
-    """Not even where the steps are so large that they only lead away."""
+def test_the_search_finds_latents_at_least_as_good_as_every_draw(params, step_size):
+    """This holds also for steps that are so large that they only increase the cost."""
     x = np.concatenate([some_images(1), np.asarray(decode(of_class(params, 1), params.latents[:3] + 0.3))])
     best_draw = costs_of_draws(params, x).min(2)
     found = elbos(params, x, explained(params, x, steps=15, step_size=step_size))
@@ -86,7 +86,7 @@ def test_no_draw_explains_better_than_what_the_search_finds(params, step_size):
         assert (found < best_draw - 1e-5).mean() > 0.8
 
 
-def test_the_search_goes_on_from_the_draws_to_what_made_an_image(params):
+def test_the_search_reaches_the_latents_that_generated_an_image(params):
     z = params.latents[:6] + np.random.default_rng(2).normal(size=(6, 2)).astype(np.float32) / 5
     x = decode(of_class(params, 0), z)
     found = elbos(params, x, explained(params, x, steps=100))
@@ -102,7 +102,7 @@ def test_steps_stay_within_the_clip(params):
     near = jax.jit(with_prior)(near.vaes, near.latents)
     norms = jnp.linalg.norm(explained(near, x, steps=60, step_size=0.1, clip=0.8), axis=-1)
     assert float(norms.max()) <= 0.8 + 1e-5
-    assert float(norms[:, 0].max()) > 0.79  # where they wanted to go on
+    assert float(norms[:, 0].max()) > 0.79  # the steps reach the clip
     free = jnp.linalg.norm(explained(near, x, steps=60, step_size=0.1), axis=-1)
     assert float(free[:, 0].max()) > 1
 
@@ -115,7 +115,7 @@ def test_the_logits_of_an_image_do_not_depend_on_its_batch(params):
     np.testing.assert_allclose(logits, -elbos(params, x, explained(params, x, steps=10)), rtol=1e-5)
 
 
-def test_the_gradient_holds_the_latents(params):
+def test_the_gradient_treats_the_latents_as_constants(params):
     x = jnp.asarray(some_images(4, 2))
     net = analysis_by_synthesis(CLASSES, steps=5, scales=(1.0, 3.0))
     z = explained(params, x, steps=5)
@@ -137,7 +137,7 @@ def test_binary_looks_at_black_and_white_and_weighs_the_classes(params):
     assert not np.allclose(logits[:, 0], plain(params, x)[:, 0], rtol=1e-3)
 
 
-def test_it_is_a_network_that_can_be_attacked():
+def test_analysis_by_synthesis_can_be_attacked_with_pgd():
     net = analysis_by_synthesis(2, draws=20, latent=2, steps=2)
     x = jnp.asarray(some_images(6, 4))
     made = jax.jit(net.init)(KEY, x)

@@ -13,7 +13,7 @@ from invjax.models import vae_loss as vae_loss_eagerly
 from invjax.models._class_vae import DECODER, ENCODER
 from invjax.training import init_state, make_train_step
 
-# compiled whole: eager operations would be compiled one by one, which takes longer than the tests
+# compiled as a whole, because eager operations would compile one by one
 encode, decode, negative_elbo, vae_loss = map(
     jax.jit, (_class_vae.encode, _class_vae.decode, _class_vae.negative_elbo, vae_loss_eagerly)
 )
@@ -103,13 +103,13 @@ def test_the_loss_has_the_divergence_of_the_posterior_and_the_error_of_its_draws
     loss, metrics = vae_loss(vae, KEY, (jnp.asarray(x), 2.0))
     assert metrics["divergence"] == pytest.approx(np.mean(divergences), rel=1e-6)
     assert loss == pytest.approx((metrics["squared_error"] + 2 * metrics["divergence"]) / 784)
-    # a posterior without width draws its mean
+    # a posterior with zero variance draws its mean
     last = vae.encoder[-1]
     sharp = vae._replace(encoder=(*vae.encoder[:-1], last._replace(bias=last.bias - jnp.array([0, 0, 60.0, 60.0]))))
     _, metrics = vae_loss(sharp, KEY, (jnp.asarray(x), 2.0))
     errors = [((image - decoded(vae, encoded(vae, image)[0])) ** 2).sum() for image in x]
     assert metrics["squared_error"] == pytest.approx(np.mean(errors), rel=1e-9)
-    # and one with its width draws elsewhere, differently for each key
+    # a posterior with positive variance draws other points, which depend on the key
     draws = {float(vae_loss(vae, key, (jnp.asarray(x), 2.0))[1]["squared_error"]) for key in jax.random.split(KEY, 3)}
     assert len(draws) == 3
 
@@ -123,10 +123,10 @@ def test_autoencoders_of_all_classes_train_at_once_as_each_alone():
     np.testing.assert_allclose(losses, alone, rtol=1e-5)
 
 
-def test_training_learns_to_draw_what_it_sees():
+def test_a_trained_autoencoder_reconstructs_its_images():
     images = np.zeros((16, 28, 28, 1), np.float32)
     for i in range(16):
-        images[i, 4 : 8 + i, 10:18] = 1  # a bar, of one of sixteen lengths
+        images[i, 4 : 8 + i, 10:18] = 1  # a bar with one of sixteen lengths
     optimizer = optax.adam(3e-3)
     step = jax.jit(make_train_step(vae_loss_eagerly, optimizer))
     state = init_state(KEY, jax.jit(partial(init_class_vae, **SMALL))(KEY), optimizer)
@@ -134,7 +134,7 @@ def test_training_learns_to_draw_what_it_sees():
     for _ in range(150):
         state, metrics = step(state, (images, np.float32(0.1)))
     assert metrics["squared_error"] < 0.15 * first["squared_error"]
-    # the latents tell the bars apart: better than the best single image for all of them
+    # the reconstruction is better than the best single image for all bars
     assert metrics["squared_error"] < 0.7 * ((images - images.mean(0)) ** 2).sum((1, 2, 3)).mean()
 
 

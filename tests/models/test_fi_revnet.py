@@ -23,9 +23,6 @@ from invjax.bijectors import (
 )
 from invjax.models import PRESETS, Code, conv_net, fi_revnet, invertible_classifier, mlp, num_params, preset
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 small = partial(fi_revnet, (4, 4, 1), 3, (2, 1), ((8,), (8,)))
 
 
@@ -59,7 +56,7 @@ def shapes_of(model, batch=2):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_drop_nothing(name):
+def test_presets_keep_all_dimensions(name):
     model = preset(name)
     _, code, logdet, decoded, logits = shapes_of(model)
     assert code.logits.shape == logits.shape == (2, model.num_classes)
@@ -143,7 +140,7 @@ def built(name, dtype):
         model = MODELS[name]()
         x = images(model.shape)
         params = drawn(model, x)
-        encode, decode = jit(model.encode), jit(model.decode)
+        encode, decode = jax.jit(model.encode), jax.jit(model.decode)
         return model, params, x, encode, decode, encode(params, x)
 
 
@@ -172,8 +169,8 @@ def test_encode_undoes_decode_for_a_code_that_no_image_had(case):
     np.testing.assert_allclose(again.nuisance, mixed.nuisance, rtol=0, atol=10 * tolerance)
 
 
-def test_the_parameters_of_these_tests_do_something(case):
-    """Guard: with couplings that are the identity the tests above would prove nothing."""
+def test_the_couplings_of_these_tests_are_not_the_identity(case):
+    """Couplings that are the identity would pass the tests above without proof."""
     (_, params, x, encode, _, (code, _)), _ = case
     nearby, _ = encode(params, x.at[(0,) * x.ndim].add(0.5))
     assert (np.abs(np.asarray(nearby.nuisance - code.nuisance)[0]) > 1e-6).mean() > 0.05
@@ -200,11 +197,11 @@ def test_logits_are_the_scaled_means_of_the_first_channels(num_classes):
     model, without_readout = build(), build(readout=chain([]))
     x = images(model.shape)
     params = drawn(model, x)
-    maps, _ = jit(without_readout.bijector.forward)([*params[:-1], []], x)
+    maps, _ = jax.jit(without_readout.bijector.forward)([*params[:-1], []], x)
     assert maps.shape == (2, 2, 2, 16)
     by_hand = 2 * maps.mean((1, 2))[:, :num_classes]
-    np.testing.assert_allclose(jit(model.apply)(params, x), by_hand, atol=1e-5)
-    np.testing.assert_allclose(jit(model.encode)(params, x)[0].logits, by_hand, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, x), by_hand, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(model.encode)(params, x)[0].logits, by_hand, atol=1e-5)
 
 
 def test_the_readout_of_the_authors_reads_position_2_2():
@@ -212,17 +209,17 @@ def test_the_readout_of_the_authors_reads_position_2_2():
     model, without_readout = build(readout=roll((2, 2))), build(readout=roll((0, 0)))
     x = images(model.shape)
     params = drawn(model, x)
-    maps, _ = jit(without_readout.bijector.forward)(params, x)
+    maps, _ = jax.jit(without_readout.bijector.forward)(params, x)
     assert maps.shape == (2, 3, 3, 16)
-    np.testing.assert_allclose(jit(model.apply)(params, x), maps[:, 2, 2, :3], atol=1e-6)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, x), maps[:, 2, 2, :3], atol=1e-6)
 
 
 def test_every_value_of_the_map_is_in_the_code_once():
     model = small()
     x = images(model.shape)
     params = drawn(model, x)
-    code, logdet = jit(model.encode)(params, x)
-    z, expected = jit(model.bijector.forward)(params, x)
+    code, logdet = jax.jit(model.encode)(params, x)
+    z, expected = jax.jit(model.bijector.forward)(params, x)
     np.testing.assert_allclose(jnp.concatenate(code, -1), z.reshape(2, -1), atol=1e-6)
     np.testing.assert_allclose(logdet, expected, rtol=1e-6)
 
@@ -233,7 +230,7 @@ def test_every_value_of_the_map_is_in_the_code_once():
 def test_save_memory_changes_no_parameter_value_or_gradient(float64):
     saving, plain = (small(save_memory=save, anchor_every=2) for save in (True, False))
     x = images(saving.shape)
-    initial = [jit(model.init)(jax.random.key(0), x) for model in (saving, plain)]
+    initial = [jax.jit(model.init)(jax.random.key(0), x) for model in (saving, plain)]
     jax.tree.map(np.testing.assert_array_equal, *initial)
     params = drawn(saving, x)
 
@@ -241,7 +238,7 @@ def test_save_memory_changes_no_parameter_value_or_gradient(float64):
         code, logdet = model.encode(params, x)
         return (code.logits**2).sum() + jnp.sin(code.nuisance).sum() + logdet.sum()
 
-    results = [jit(jax.value_and_grad(partial(loss, model), (0, 1)))(params, x) for model in (saving, plain)]
+    results = [jax.jit(jax.value_and_grad(partial(loss, model), (0, 1)))(params, x) for model in (saving, plain)]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), *results)
     assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(results[0][1]))
 
@@ -250,7 +247,7 @@ def test_apply_can_be_differentiated_by_an_attack():
     model = small()
     x = images(model.shape)
     params = drawn(model, x)
-    gradient = jit(jax.grad(lambda x: model.apply(params, x)[:, 0].sum()))(x)
+    gradient = jax.jit(jax.grad(lambda x: model.apply(params, x)[:, 0].sum()))(x)
     assert gradient.shape == x.shape
     assert np.isfinite(gradient).all() and (np.abs(gradient).max((1, 2, 3)) > 1e-3).all()
 
@@ -260,9 +257,9 @@ def test_forward_mode_needs_save_memory_off():
     tangent = jnp.ones_like(x)
     params = drawn(small(), x)
     with pytest.raises(TypeError, match="forward-mode"):
-        jit(lambda x, t: jax.jvp(partial(small().apply, params), (x,), (t,)))(x, tangent)
+        jax.jit(lambda x, t: jax.jvp(partial(small().apply, params), (x,), (t,)))(x, tangent)
     plain = small(save_memory=False)
-    logits, slope = jit(lambda x, t: jax.jvp(partial(plain.apply, params), (x,), (t,)))(x, tangent)
+    logits, slope = jax.jit(lambda x, t: jax.jvp(partial(plain.apply, params), (x,), (t,)))(x, tangent)
     assert slope.shape == logits.shape == (2, 3)
 
 
@@ -270,7 +267,7 @@ def test_a_fresh_model_is_an_actnorm_of_the_data():
     """`init` sees the data: couplings start as the identity, so every channel of the last map has mean 0 and std 1."""
     model = small(readout=roll((0, 0)))
     x = images(model.shape, batch=16)
-    z, _ = jit(lambda key, x: model.bijector.forward(model.init(key, x), x))(jax.random.key(0), x)
+    z, _ = jax.jit(lambda key, x: model.bijector.forward(model.init(key, x), x))(jax.random.key(0), x)
     np.testing.assert_allclose(z.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(z.std((0, 1, 2)), 1, atol=1e-4)
 
@@ -284,7 +281,7 @@ def with_nan():
     return np.where(np.arange(32).reshape(BLANK.shape) == 5, np.nan, BLANK)
 
 
-ERRORS = {  # name: (what is wrong, the value and the fix that the message must hold)
+ERRORS = {  # name: (the fault, the value and the fix in the message)
     "bytes": (lambda: small().init(KEY, jnp.zeros((2, 4, 4, 1), jnp.uint8)), r"dtype uint8.*data\.as_float"),
     "nan": (lambda: small().init(KEY, jnp.asarray(with_nan())), r"1 NaN.* of 32; remove them"),
     "nan, encode": (lambda: small().encode(None, jnp.asarray(with_nan())), r"1 NaN.* of 32; remove them"),
@@ -295,7 +292,7 @@ ERRORS = {  # name: (what is wrong, the value and the fix that the message must 
     "unknown preset": (lambda: preset("mnsit"), r"'digits', 'mnist', 'cifar10', 'imagenet-48'; got 'mnsit'"),
     "too many classes": (lambda: preset("digits", num_classes=64), r"\[1, 64\) for images of \(8, 8, 1\); got 64"),
     "no classes": (lambda: preset("digits", num_classes=0), r"\[1, 64\) for images of \(8, 8, 1\); got 0"),
-    "levels": (lambda: preset("digits", blocks=(2,)), r"blocks and hidden need one entry a level; got 1 and 2"),
+    "levels": (lambda: preset("digits", blocks=(2,)), r"blocks and hidden need one entry for each level; got 1 and 2"),
     "size that does not squeeze": (
         lambda: shapes_of(fi_revnet((6, 6, 1), 3, (0, 0), ((), ()))), r"squeeze\(2\) of.*\(2, 3, 3, 4\).*crop or pad"),
 }  # fmt: skip

@@ -47,7 +47,7 @@ def test_the_logits_are_log_prior_and_log_density(float64, floor):
     )
 
 
-def test_the_floor_was_felt_in_that_test():
+def test_the_variance_floor_is_active_in_the_test_above():
     x, labels = three_classes()
     variances = [np.linalg.eigvalsh(c) for c in covariances(x.reshape(len(x), -1), labels)]
     assert np.min(variances) < 1.2**2 < np.max(variances)
@@ -76,7 +76,7 @@ def test_no_other_variances_of_that_kind_make_the_data_more_likely(float64):
             assert likelihood(params._replace(**{name: factor * getattr(params, name)})) < best
 
 
-def test_digits_are_told_apart_and_attacked_through_their_densities():
+def test_gaussian_densities_classify_digits_and_can_be_attacked():
     train, test = load("digits", "train"), load("digits", "test")
     params = fit_gaussian_classes(as_float(train.images, train.levels), train.labels, 10, components=15, min_std=0.05)
     assert all(leaf.dtype == np.float32 for leaf in params)

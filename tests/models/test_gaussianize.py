@@ -35,7 +35,7 @@ def gaussianized(rounds=2):
     return gaussianize(KEY, IDENTITY, (), images()[0], rounds=rounds, knots=16)
 
 
-def test_the_logits_stay_as_they_are_to_the_bit():
+def test_gaussianize_keeps_the_logits_bit_for_bit():
     x, _ = images()
     model, params = gaussianized()
     np.testing.assert_array_equal(model.apply(params, x), x[:, :CLASSES])
@@ -59,7 +59,7 @@ def test_the_marginals_of_each_class_come_near_the_normal():
     assert all(now < then / 2 for now, then in zip(after, before, strict=True)), (before, after)
 
 
-def test_a_quadratic_classifier_reads_nothing_any_more():
+def test_a_quadratic_classifier_reads_nothing_from_the_gaussianized_nuisance():
     x, labels = images()
     model, params = gaussianized()
 
@@ -74,7 +74,7 @@ def test_a_quadratic_classifier_reads_nothing_any_more():
     assert error(np.sinh(model.encode(params, x)[0].nuisance)) > 0.6  # chance: 0.667
 
 
-def test_it_is_invertible_and_the_likelihood_rises():
+def test_a_gaussianized_model_is_invertible_and_raises_the_likelihood():
     x, _ = images()
     model, params = gaussianized()
     code, logdet = model.encode(params, x[:200])
@@ -98,7 +98,7 @@ def test_metamers_are_drawn_from_the_class_of_their_logits():
     assert np.abs(mean[0] - mean[2]).max() > 3
 
 
-def test_no_round_is_whitening_alone():
+def test_gaussianize_without_rounds_only_whitens():
     x, labels = images()
     model, params = gaussianized(0)
     whitened = np.sinh(model.encode(params, x)[0].nuisance[labels == 1])
@@ -165,7 +165,7 @@ def test_bad_input_is_refused(call, message):
         call()
 
 
-def test_a_layer_fits_the_same_under_jit():
+def test_jit_does_not_change_the_fit_of_a_layer():
     x, _ = images()
     for layer in (decision_whitening(CLASSES), decision_marginals(CLASSES, knots=8)):
         jax.tree.map(

@@ -28,7 +28,8 @@ def two_moments(count=3000):
 def test_without_marginals_the_logits_are_log_prior_and_normal_log_density():
     x, labels = two_moments()
     x, labels = x[labels != 2], labels[labels != 2]
-    x, labels = np.concatenate([x, two_moments()[0][2:900:3]]), np.concatenate([labels, np.full(300, 2)])  # a prior
+    # the third class has another prior
+    x, labels = np.concatenate([x, two_moments()[0][2:900:3]]), np.concatenate([labels, np.full(300, 2)])
     model, params = generative_classifier(KEY, x, labels, CLASSES, min_std=1e-3)
     flat = x.reshape(len(x), -1)[:, ::-1].astype(np.float64)  # the last K pixels carry the logits
     expected = np.stack(
@@ -66,7 +67,7 @@ def test_marginals_raise_the_likelihood_of_skewed_data():
     assert mean_log_density(1) > mean_log_density(0) + 0.2
 
 
-def test_it_is_invertible():
+def test_a_generative_classifier_is_invertible():
     x, labels = two_moments()
     model, params = generative_classifier(KEY, x, labels, CLASSES)
     code, logdet = model.encode(params, x[:20])

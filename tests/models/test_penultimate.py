@@ -1,4 +1,4 @@
-"""The penultimate representation of a network is what its last dense layer reads."""
+"""The penultimate representation of a network is the input of its last dense layer."""
 
 import jax
 import jax.numpy as jnp

@@ -120,7 +120,7 @@ GENES = {
 
 
 @pytest.mark.parametrize("name", GENES)
-def test_a_padded_cnn_has_the_logits_of_the_one_by_hand(name, float64):
+def test_a_padded_cnn_has_the_logits_of_a_plain_cnn(name, float64):
     given = {"kernel": (5, 5), "activation": (0, 0), "pooling": (1, 1), "skip": (0, 0)} | GENES[name]
     net, x, architecture = masked_cnn(3, max_channels=4), normal(2, 8, 4, 2), cell(**given)
     params = noisy(net.mask(architecture, x))
@@ -233,6 +233,6 @@ def test_convolutions_out_of_range_are_refused(field, values, message):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"max_kernel": 4}, "must be odd"), ({"pooled": 3}, "pooled must")])
-def test_a_masked_cnn_that_cannot_be_is_refused(arguments, message):
+def test_bad_sizes_of_a_masked_cnn_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         masked_cnn(10, 4, **arguments)

@@ -38,11 +38,11 @@ def test_sparse_images_are_recovered_from_sparse_corruption_exactly(seed, float6
     y = corrupted(x, seed, 10)
     clean = without_outliers(y, 8, 10, 40)
     np.testing.assert_allclose(clean, x, atol=1e-9)
-    assert np.abs(largest_frequencies(y, 8) - x).max() > 0.01  # what the outliers' part in it is for
-    assert np.abs(without_outliers(y, 8, 5, 40) - x).max() > 0.01  # more corruption than is looked for
+    assert np.abs(largest_frequencies(y, 8) - x).max() > 0.01  # the outliers change the projection
+    assert np.abs(without_outliers(y, 8, 5, 40) - x).max() > 0.01  # more corrupted values than outliers
 
 
-def test_without_outliers_to_look_for_it_is_the_projection():
+def test_without_outliers_the_defence_is_the_projection():
     x = np.random.default_rng(0).uniform(size=(3, 8, 8, 2)).astype(np.float32)
     np.testing.assert_allclose(without_outliers(x, 9, 0), largest_frequencies(x, 9), atol=1e-6)
 
@@ -57,7 +57,7 @@ def test_few_frequencies_are_the_nearest_image_that_has_no_more(float64):
     np.testing.assert_allclose(largest_frequencies(near, 5), near, atol=1e-12)
 
 
-def test_exactly_so_many_values_stay_and_carry_the_gradient():
+def test_keep_largest_keeps_the_given_number_of_values_and_their_gradient():
     values = jnp.array([[1.0, -3.0, 3.0, 3.0, 0.5], [0.0, 0.0, 0.0, 2.0, -1.0]])
     np.testing.assert_array_equal(keep_largest(values, 2), [[0, -3, 3, 0, 0], [0, 0, 0, 2, -1]])
     gradient = jax.grad(lambda v: (keep_largest(v, 2) ** 2).sum())(values)
@@ -76,7 +76,7 @@ def test_the_defended_network_sees_cleaned_images_one_by_one():
     assert not np.allclose(expected, net.apply(params, x), atol=1e-3)
 
 
-def test_the_gradient_holds_the_places_of_what_is_kept(float64):
+def test_the_gradient_treats_the_kept_frequencies_as_constants(float64):
     net, rng = mlp(3, ()), np.random.default_rng(3)
     x, change = (jnp.asarray(rng.uniform(0.3, 0.7, size=(8, 8, 8, 1))) for _ in range(2))
     params = net.init(jax.random.key(0), x)

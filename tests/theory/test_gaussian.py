@@ -38,7 +38,7 @@ def within_four_errors(values, expected):
     assert abs(values.mean() - expected) <= 4 * values.std() / math.sqrt(len(values)) + 1e-12
 
 
-# compiled once for all tests: operation by operation they would compile for minutes
+# compiled once for all tests; separate operations would compile for minutes
 l2_attack, average_attack = jax.jit(gaussian.l2_attack), jax.jit(gaussian.average_attack)
 likelihood = jax.jit(gaussian.negative_log_likelihood)
 
@@ -114,7 +114,7 @@ OBJECTIVES = {"quadratic": (1.0, 1.0), "halved": (0.5, 0.5), "literal": (0.5, 1.
 
 
 @pytest.mark.parametrize("convention", OBJECTIVES)
-def test_the_attack_of_theorem_1_is_the_maximum_of_its_objective_and_gains_what_the_theorem_says(convention, float64):
+def test_the_attack_of_theorem_1_maximises_its_objective_and_has_the_gain_of_the_theorem(convention, float64):
     of_q, of_length = OBJECTIVES[convention]
     penalty, inverse = 5.0, np.linalg.inv(TURNED)
     q = lambda v: np.einsum("bi,ij,bj->b", v, inverse, v)  # noqa: E731
@@ -131,14 +131,14 @@ def test_the_attack_of_theorem_1_is_the_maximum_of_its_objective_and_gains_what_
     within_four_errors(square, expected.squared_radius)
 
 
-def test_a_penalty_that_is_not_squared_bounds_nothing(float64):
+def test_a_penalty_on_the_unsquared_length_leaves_the_gain_unbounded(float64):
     far = np.array([[10.0**power, 0, 0] for power in range(4)])
     loss = likelihood(far, np.zeros(3), DIAGONAL)
     gain = np.asarray(loss) - 5 * np.linalg.norm(far, axis=1)
     assert (np.diff(gain[1:]) > 0).all() and gain[-1] > 1e6
 
 
-def test_of_one_trace_the_identity_is_least_vulnerable():
+def test_a_multiple_of_the_identity_is_the_least_vulnerable_covariance_of_its_trace():
     rng = np.random.default_rng(0)
     for size in (2, 3, 10):
         for _ in range(50):
@@ -180,7 +180,7 @@ def test_the_robust_covariance_is_the_formula_of_the_theorem_and_stationary(eps)
     inverse = np.eye(3) / found.multiplier
     root = scipy.linalg.sqrtm(TURNED @ inverse + TURNED @ TURNED / 4)
     np.testing.assert_allclose(found.covariance, TURNED / 2 + inverse + root, rtol=1e-10, atol=1e-10)
-    worst = gaussian.linear_attack(found.covariance, TURNED, eps=eps)  # by a root of another equation
+    worst = gaussian.linear_attack(found.covariance, TURNED, eps=eps)  # the attack is a root of another equation
     assert worst.multiplier == pytest.approx(found.multiplier, rel=1e-9)
     np.testing.assert_allclose(worst.matrix, found.attack, rtol=1e-9, atol=1e-9 * found.attack.max())
     moved = np.eye(3) + worst.matrix
@@ -200,7 +200,7 @@ def test_no_model_has_less_robust_risk(eps):
     np.testing.assert_allclose(found.x[:3], MEAN, atol=1e-5)
     np.testing.assert_allclose(np.exp(found.x[3:]), np.diag(robust), rtol=1e-5)
     rng = np.random.default_rng(0)
-    for _ in range(50):  # of any orientation
+    for _ in range(50):  # a random orientation
         root = np.linalg.cholesky(robust) + 0.1 * rng.normal(size=(3, 3))
         assert gaussian.risk(MEAN, root @ root.T, MEAN, DIAGONAL, eps=eps) > least
         assert gaussian.risk(MEAN + 0.1 * rng.normal(size=3), robust, MEAN, DIAGONAL, eps=eps) > least
@@ -238,7 +238,7 @@ def test_the_risk_is_the_mean_loss_of_samples(float64):
     )
 
 
-def test_the_limits_of_small_and_large_eps():
+def test_the_robust_covariance_has_its_limits_for_small_and_large_eps():
     none = gaussian.robust_covariance(TURNED, eps=0)
     np.testing.assert_allclose(none.covariance, TURNED, rtol=1e-14, atol=1e-14)
     assert none.multiplier == math.inf and not none.attack.any()
@@ -371,8 +371,8 @@ def test_the_attack_is_the_best_of_all_points_of_a_circle(float64):
 
 @pytest.mark.parametrize("small", [0.0, 1e-300, -1e-40, 1e-20, -1e-12, 1e-8, -1e-4])
 @pytest.mark.parametrize("eps", [0.1, 1.0, 3.0])
-def test_the_hard_case_and_what_lies_near_it(small, eps, float64):
-    """v has (next to) no part along the smallest variance, which can only take the rest of a large budget."""
+def test_the_attack_is_optimal_in_and_near_the_hard_case(small, eps, float64):
+    """v has nearly no part along the smallest variance, which then takes the rest of a large budget."""
     v = np.array([[small, 0.5, -0.2]])
     delta = check_optimal(v, DIAGONAL, eps, tolerance=1e-8)[0]
     others = v[0, 1:] / (4 * np.array([1.0, 4.0]) - 1)
@@ -387,14 +387,14 @@ def test_a_point_at_the_mean_goes_along_the_smallest_variance(float64):
     np.testing.assert_allclose(check_optimal(np.zeros((1, 3)), DIAGONAL, 2.0), [[2, 0, 0]], atol=1e-12)
 
 
-def test_no_budget_is_no_attack():
+def test_an_attack_with_eps_zero_changes_nothing():
     z = np.ones((2, 3), np.float32)
     for attack in (l2_attack, average_attack):
         found = attack(z, MEAN, DIAGONAL, eps=0)
         assert not np.asarray(found.delta).any() and np.isinf(found.multiplier).all()
 
 
-def test_the_attack_in_float32_compiled_with_traced_numbers():
+def test_the_attack_in_float32_is_accurate_and_compiles_with_traced_numbers():
     z = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     found = l2_attack(z, MEAN, TURNED, eps=0.7)
     with jax.enable_x64(True):
@@ -412,7 +412,7 @@ def test_the_average_attack_is_the_linear_attack_on_the_moments_of_the_points(fl
     assert float(found.multiplier) == pytest.approx(expected.multiplier, rel=1e-12)
     exact = l2_attack(z, MEAN, TURNED, eps=0.7)
     loss, bound = (np.mean(likelihood(z + np.asarray(worst.delta), MEAN, TURNED)) for worst in (exact, found))
-    assert loss < bound  # a budget that is met on average allows a larger loss
+    assert loss < bound  # an average budget allows a larger loss
 
 
 # robust maximum likelihood ------------------------------------------------------------------------------------------
@@ -467,7 +467,7 @@ def test_training_against_the_exact_attack_ends_near_the_relaxed_optimum_in_high
 
 Z = np.ones((4, 3), np.float32)
 ATTACKS = (gaussian.l2_attack, gaussian.average_attack)
-ERRORS = {  # name: (what is wrong, the value and the fix that the message must hold)
+ERRORS = {  # name: (the fault, the value and the fix in the message)
     "not symmetric": (
         lambda: gaussian.robust_covariance(np.array([[1.0, 0.5], [0.0, 1.0]]), eps=1),
         r"covariance must be symmetric; got entries 0\.5 apart; average it with its transpose",

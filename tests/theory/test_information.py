@@ -90,7 +90,7 @@ def test_tables_of_jax_are_summed_in_float64():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_gap_of_the_bound_is_what_it_misses(seed):
+def test_the_gap_is_the_mutual_information_minus_the_bound(seed):
     p = random_table(seed)
     q = random_classifier(seed, p.shape)
     value, gap = variational_bound(p, q)
@@ -100,7 +100,7 @@ def test_the_gap_of_the_bound_is_what_it_misses(seed):
     np.testing.assert_allclose(gap, (p_z * scipy.special.rel_entr(p / p_z[None], q).sum(0)).sum(), rtol=1e-12)
 
 
-def test_the_posterior_closes_the_gap_and_no_other_classifier_does():
+def test_only_the_posterior_closes_the_gap():
     p = random_table(0).sum(1)
     best = variational_bound(p, posterior(p))
     np.testing.assert_allclose(best, (mutual_information(p, 0, 1), 0), atol=1e-14)
@@ -109,14 +109,14 @@ def test_the_posterior_closes_the_gap_and_no_other_classifier_does():
         assert variational_bound(p, q).value < best.value
 
 
-def test_a_classifier_that_rules_out_what_occurs_bounds_nothing():
+def test_a_classifier_that_excludes_an_occurring_class_gives_no_bound():
     p = np.full((2, 2), 0.25)
     value, gap = variational_bound(p, np.array([[1.0, 0.5], [0.0, 0.5]]))
     assert value == -np.inf and gap == np.inf
     assert variational_bound(0.5 * np.eye(2), np.eye(2)).value == pytest.approx(LN2)
 
 
-def test_the_posterior_of_what_never_occurs_is_uniform():
+def test_the_posterior_of_a_value_that_never_occurs_is_uniform():
     np.testing.assert_allclose(posterior(np.array([[0.5, 0.0], [0.5, 0.0]])), 0.5)
 
 
@@ -135,7 +135,7 @@ def test_training_the_classifier_only_ever_tightens_the_bound(step_size):
     )
 
 
-def test_renaming_the_nuisance_lowers_the_bound_of_a_fixed_classifier_and_no_information():
+def test_renaming_the_nuisance_lowers_the_bound_and_keeps_the_information():
     p = random_table(2).sum(1)
     renamed, q = p[:, ::-1], posterior(p)
     assert variational_bound(renamed, q).value < variational_bound(p, q).value - 0.3
@@ -145,7 +145,7 @@ def test_renaming_the_nuisance_lowers_the_bound_of_a_fixed_classifier_and_no_inf
 # Theorem 6
 
 
-def test_the_exclusive_or_has_all_but_the_third_premise_and_not_the_conclusion():
+def test_the_exclusive_or_violates_the_third_premise_and_the_conclusion():
     p = exclusive_or()
     shift = shift_information(p, p)
     np.testing.assert_allclose(shift, (0, 0, LN2, 0, LN2), atol=1e-15)
@@ -167,7 +167,7 @@ def test_an_independent_nuisance_is_sufficient(seed):
     np.testing.assert_allclose([mutual_information(p, Y, N), mutual_information(p, S, N, given=Y)], 0, atol=1e-14)
 
 
-def test_the_independent_nuisance_is_the_product_that_it_says():
+def test_independent_nuisance_is_the_product_of_its_factors():
     p_y, given, p_n = np.array([0.2, 0.8]), np.array([[0.9, 0.3], [0.1, 0.7]]), np.array([0.4, 0.6])
     p = independent_nuisance(p_y, given, p_n)
     assert p.shape == (2, 2, 2)
@@ -175,7 +175,7 @@ def test_the_independent_nuisance_is_the_product_that_it_says():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_under_the_first_premises_the_third_is_the_conclusion(seed):
+def test_the_third_premise_is_equivalent_to_the_conclusion(seed):
     """p(y) p(z_n) p(z_s | y, z_n): I(y; z_n) = 0, and what is short of one side is short of the other."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.ones(4), (3, 5)).transpose(0, 2, 1) * rng.dirichlet(np.ones(3))[:, None, None]
@@ -186,7 +186,7 @@ def test_under_the_first_premises_the_third_is_the_conclusion(seed):
     np.testing.assert_allclose(shift.conditional - shift.semantic, shift.everything - shift.semantic, atol=1e-14)
 
 
-def test_each_premise_is_looked_at():
+def test_each_premise_is_checked():
     dependent = random_table(0)
     free = independent_nuisance(np.full(3, 1 / 3), random_classifier(0, (4, 3)), np.full(5, 0.2))
     assert premises(shift_information(dependent, free))[:2] == (False, True)

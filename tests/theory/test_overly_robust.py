@@ -48,7 +48,7 @@ def test_accuracies_and_agreement_are_those_of_a_simulation(task):
 
 
 @pytest.mark.parametrize("eps", [0.05, 0.3, 0.8])
-def test_an_attack_on_the_weak_features_does_what_the_closed_forms_say(eps):
+def test_an_attack_on_the_weak_features_agrees_with_the_closed_forms(eps):
     task = TASKS[0]
     data = drawn(task)
     decided = np.sign(log_odds(task, data.x))
@@ -75,7 +75,7 @@ def test_the_log_odds_are_those_of_the_densities():
 
 
 @pytest.mark.parametrize(("task", "agreement"), list(zip(TASKS, [0.9928, 0.9244, 0.9499], strict=True)))
-def test_agreement_is_what_was_once_simulated(task, agreement):
+def test_agreement_equals_a_stored_simulation(task, agreement):
     assert overly_robust.bayes_agreement(task) == pytest.approx(agreement, abs=1e-3)
 
 
@@ -94,7 +94,7 @@ def test_labels_and_oracle_differ_by_the_noise_in_both_readings(noise):
     data = drawn(task, noise=noise)
     within((data.oracle != data.y).mean(), task.delta)
     within((np.sign(data.x[:, 1]) == data.y).mean(), overly_robust.second_accuracy(task, noise=noise))
-    # the weak features go with the label or with the oracle
+    # the weak features depend on the label or on the oracle
     side = data.y if noise == "oracle" else data.oracle
     mean = np.asarray(data.x[:, 2:] * side[:, None]).mean()
     assert mean == pytest.approx(1 / math.sqrt(task.dimension), abs=4 * math.sqrt(1.5 / (COUNT * task.dimension)))
@@ -107,16 +107,16 @@ def test_the_flipping_radius_inverts_the_flips_and_falls_like_one_over_the_root_
     assert 5 < radii[1] * math.sqrt(1000) < 9
 
 
-def test_the_robust_feature_withstands_what_changes_the_oracle():
+def test_the_robust_feature_withstands_attacks_that_change_the_oracle():
     data = drawn(TASKS[0])
     worst = data.x.copy()
-    worst[:, 0] -= 0.6 * data.oracle  # beyond 1/2
+    worst[:, 0] -= 0.6 * data.oracle  # the perturbation exceeds 1/2
     worst[:, 1] -= 0.99 * np.sign(worst[:, 1])
     assert (np.sign(worst[:, 0]) != data.oracle).all()
     assert (np.sign(worst[:, 1]) == np.sign(data.x[:, 1])).all()
 
 
-def test_augmentation_keeps_the_oracle_and_nothing_else():
+def test_augmentation_keeps_only_the_oracle():
     task = TASKS[0]
     data = drawn(task)
     x = np.asarray(overly_robust.augment(jax.random.key(1), task, data.x))

@@ -41,7 +41,7 @@ def classifier(name, radii):
 
 def over_angles(function, dimension, high=math.pi / 2):
     """E f(angle), angle < high: a uniform point is at this angle from the last axis with density ~ sin^(d-2)."""
-    # by its largest value, or the integral of a tail underflows the tolerance of quad
+    # scaled by its largest value, because the integral of a tail underflows the tolerance of quad
     scale = math.sin(high) ** (dimension - 2)
     density = lambda angle: (math.sin(angle) / math.sin(high)) ** (dimension - 2)  # noqa: E731
     exact = {"epsabs": 0, "epsrel": 1e-11, "limit": 500}
@@ -116,7 +116,7 @@ def test_every_inner_point_moves_to_the_outer_sphere_and_no_logit_moves(dimensio
     np.testing.assert_allclose(moved.distance, np.linalg.norm(moved.x - inner, axis=1), rtol=1e-12)
     logits_fn = classifier("misaligned", radii)
     np.testing.assert_array_equal(logits_fn(moved.x), logits_fn(inner))
-    assert (logits_fn(moved.x).argmax(-1) == 0).all()  # an outer point now, and classified as inner
+    assert (logits_fn(moved.x).argmax(-1) == 0).all()  # the moved point is an outer point that is classified as inner
     assert (classifier("max_margin", radii)(moved.x).argmax(-1) == 1).all()
 
 
@@ -132,7 +132,7 @@ def test_an_outer_point_moves_inwards_only_if_its_other_coordinates_are_short_en
     assert (moved.distance[~short] == 0).all() and (moved.distance[short] > 0.2).all()
 
 
-def test_a_point_that_is_there_stays_there_in_float32():
+def test_a_point_on_the_target_sphere_does_not_move_in_float32():
     x = draw(100, (1.0, 10.0), 2000)[0][::2].copy()
     x[:, -1] = 0
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -147,7 +147,7 @@ def test_a_point_that_is_there_stays_there_in_float32():
     ("dimension", "radii", "published"),
     [(100, (1, 10), 1.9e-27), (100, (1, 1.3), 8.9e-7), (500, (1, 1.3), 2.0e-28)],
 )
-def test_the_error_of_the_misaligned_classifier_is_a_tail_far_below_rounding(dimension, radii, published):
+def test_the_error_of_the_misaligned_classifier_equals_the_published_tail(dimension, radii, published):
     error = spheres.misaligned_error(dimension=dimension, radii=radii)
     assert error == pytest.approx(published, rel=0.03, abs=0)
     high = math.asin(sum(radii) / 2 / radii[1])
@@ -176,7 +176,7 @@ def test_closed_forms_are_integrals_over_the_angle(dimension, radii):
 
 
 @pytest.mark.parametrize(("dimension", "radii"), CASES)
-def test_closed_forms_are_those_of_points(dimension, radii):
+def test_closed_forms_agree_with_sampled_points(dimension, radii):
     x, _ = draw(dimension, radii, 40_000)
     inner, outer = x[::2], x[1::2]
     setting, logits_fn = {"dimension": dimension, "radii": radii}, classifier("misaligned", radii)
@@ -200,11 +200,11 @@ def test_closed_forms_are_those_of_points(dimension, radii):
 
 POINTS = np.zeros((2, 3), np.float32)
 SETTING = {"dimension": 3, "radii": (1, 2)}
-ERRORS = {  # name: (what is wrong, the value and the fix that the message must hold)
+ERRORS = {  # name: (the fault, the value and the fix in the message)
     "no point": (lambda: spheres.sample(KEY, count=0, **SETTING), r"count must be positive; got count=0"),
     "a line": (
         lambda: spheres.sample(KEY, count=2, dimension=1, radii=(1, 2)),
-        r"2 or more, one coordinate and the last; got 1",
+        r"2 or more, as one classifier ignores a coordinate; got 1",
     ),
     "radii in reverse": (lambda: spheres.mean_distance(dimension=3, radii=(2, 1)), r"inner < outer; got \(2, 1\)"),
     "equal radii": (lambda: spheres.mean_margin(dimension=3, radii=(2, 2)), r"inner < outer; got \(2, 2\)"),

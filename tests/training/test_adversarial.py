@@ -19,8 +19,7 @@ BATCH, FEATURES, CLASSES = 8, 6, 3
 NET = mlp(CLASSES, (5,))
 KEY = jax.random.key(7)
 
-# compiling is nearly all that these tests do; without LLVM's optimisation it takes half the time
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# compilation dominates the time of these tests; without LLVM's optimisation it takes half the time
 
 
 def problem(seed=0):
@@ -48,8 +47,8 @@ def clean_loss(params, batch):
 def test_the_loss_is_that_of_the_attacked_images():
     params, (x, labels) = problem()
     attack = attacks.pgd(steps=3)
-    loss, metrics = jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, (x, labels), 0)
-    found = jit(lambda x: attack(KEY, partial(NET.apply, params), x, labels, eps=0.2))(x)
+    loss, metrics = jax.jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, (x, labels), 0)
+    found = jax.jit(lambda x: attack(KEY, partial(NET.apply, params), x, labels, eps=0.2))(x)
     logits, clean = NET.apply(params, found.x), NET.apply(params, x)
     np.testing.assert_allclose(loss, cross_entropy(logits, labels).mean(), rtol=1e-5)
     assert float(loss) > float(clean_loss(params, (x, labels))) + 0.1
@@ -63,13 +62,13 @@ def test_another_loss_takes_the_place_of_cross_entropy_on_the_same_images():
     params, batch = problem()
     attack = attacks.pgd(steps=3)
     doubled = adversarial_loss(NET.apply, attack, eps=0.2, loss=lambda h, y: 2 * cross_entropy(h, y))
-    expected, _ = jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, batch, 0)
-    np.testing.assert_allclose(jit(doubled)(params, KEY, batch, 0)[0], 2 * expected, rtol=1e-5)
+    expected, _ = jax.jit(adversarial_loss(NET.apply, attack, eps=0.2))(params, KEY, batch, 0)
+    np.testing.assert_allclose(jax.jit(doubled)(params, KEY, batch, 0)[0], 2 * expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fraction", [0.5, 1.0])
 def test_the_loss_is_at_least_the_clean_one(fraction):
-    loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=3), eps=0.1, fraction=fraction))
+    loss_fn = jax.jit(adversarial_loss(NET.apply, attacks.pgd(steps=3), eps=0.1, fraction=fraction))
     for seed in range(3):
         params, batch = problem(seed)
         assert float(loss_fn(params, KEY, batch, 0)[0]) >= float(clean_loss(params, batch))
@@ -88,7 +87,7 @@ def test_the_first_images_are_attacked_and_the_others_stay(fraction, count):
 
 def test_the_radius_follows_a_schedule_of_the_step():
     params, (x, labels) = problem()
-    loss_fn = jit(adversarial_loss(NET.apply, moved_by(1), eps=optax.linear_schedule(0.0, 0.5, 10)))
+    loss_fn = jax.jit(adversarial_loss(NET.apply, moved_by(1), eps=optax.linear_schedule(0.0, 0.5, 10)))
     for step, eps in [(0, 0.0), (1, 0.05), (5, 0.25), (10, 0.5), (1000, 0.5)]:
         loss, _ = loss_fn(params, KEY, (x, labels), jnp.int32(step))
         np.testing.assert_allclose(loss, clean_loss(params, (x + np.float32(eps), labels)), rtol=1e-5)
@@ -102,7 +101,7 @@ def test_a_targeted_attack_is_refused():
 
 def test_an_attack_before_the_first_step_of_a_warmup_is_the_identity():
     params, batch = problem()
-    loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=2), eps=optax.linear_schedule(0.0, 0.5, 10)))
+    loss_fn = jax.jit(adversarial_loss(NET.apply, attacks.pgd(steps=2), eps=optax.linear_schedule(0.0, 0.5, 10)))
     loss, metrics = loss_fn(params, KEY, batch, 0)
     np.testing.assert_allclose(loss, clean_loss(params, batch), rtol=1e-6)
     assert float(metrics["adversarial_error"]) == 0
@@ -116,7 +115,7 @@ def test_the_step_size_reaches_the_attack():
 
 def test_the_key_reaches_the_attack():
     params, batch = problem()
-    loss_fn = jit(adversarial_loss(NET.apply, attacks.pgd(steps=1), eps=0.2, step_size=0.0))
+    loss_fn = jax.jit(adversarial_loss(NET.apply, attacks.pgd(steps=1), eps=0.2, step_size=0.0))
     losses = [float(loss_fn(params, key, batch, 0)[0]) for key in (KEY, KEY, jax.random.key(8))]
     assert losses[0] == losses[1] != losses[2]
 
@@ -131,15 +130,15 @@ def test_no_gradient_flows_through_the_attack():
 
     attack = attacks.Attack(attack, attacks.linf(), False, "along the logits")
     found = attack(KEY, partial(NET.apply, params), x, labels, eps=0.1).x
-    ours = jit(jax.grad(lambda p: adversarial_loss(NET.apply, attack, eps=0.1)(p, KEY, (x, labels), 0)[0]))(params)
-    held = jit(jax.grad(clean_loss))(params, (found, labels))
+    ours = jax.jit(jax.grad(lambda p: adversarial_loss(NET.apply, attack, eps=0.1)(p, KEY, (x, labels), 0)[0]))(params)
+    held = jax.jit(jax.grad(clean_loss))(params, (found, labels))
     chex.assert_trees_all_close(ours, held, rtol=1e-6, atol=1e-7)
     through = jax.grad(lambda p: clean_loss(p, (x + 0.1 * (1 + NET.apply(p, x).sum() ** 2), labels)))(params)
     assert max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (ours, through)), strict=True)) > 0.01
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_it_trains_alike_on_one_and_two_devices(fraction):
+def test_adversarial_training_is_equal_on_one_and_two_devices(fraction):
     params, _ = problem()
     rng = np.random.default_rng(0)
     x = rng.random((32, FEATURES)).astype(np.float32)
@@ -165,7 +164,8 @@ def test_it_trains_alike_on_one_and_two_devices(fraction):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_it_raises_the_robust_accuracy_on_digits():
+@pytest.mark.slow
+def test_adversarial_training_raises_the_robust_accuracy_on_digits():
     train, test = data.load("digits", "train"), data.load("digits", "test")
     images, labels = data.as_float(train.images, train.levels), train.labels
     net, optimizer, eps = mlp(10, (64,)), optax.adam(3e-3), 0.1

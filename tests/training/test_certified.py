@@ -15,7 +15,6 @@ from invjax.training import certified_loss, worst_cross_entropy
 
 KEY = jax.random.key(3)
 NET = mlp(4, (12, 9))
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def problem():
@@ -27,13 +26,15 @@ def problem():
 
 def margins(method, eps):
     params, x, labels = problem()
-    return jit(lambda x: bounds.margins(partial(NET.apply, params), bounds.linf_box(x, eps), labels, method=method))(x)
+    return jax.jit(
+        lambda x: bounds.margins(partial(NET.apply, params), bounds.linf_box(x, eps), labels, method=method)
+    )(x)
 
 
 @pytest.mark.parametrize(("kappa", "beta"), [(0.5, 0.0), (0.0, 0.0), (0.25, 1.0), (0.25, 0.3), (1.0, 0.0)])
-def test_the_loss_is_that_of_the_papers(kappa, beta):
+def test_the_loss_equals_the_published_formula(kappa, beta):
     params, x, labels = problem()
-    loss, metrics = jit(certified_loss(NET.apply, eps=0.1, natural_weight=kappa, crown_weight=beta))(
+    loss, metrics = jax.jit(certified_loss(NET.apply, eps=0.1, natural_weight=kappa, crown_weight=beta))(
         params, KEY, (x, labels), 0
     )
     lower = beta * margins("crown-ibp", 0.1) + (1 - beta) * margins("ibp", 0.1)
@@ -44,12 +45,12 @@ def test_the_loss_is_that_of_the_papers(kappa, beta):
     np.testing.assert_allclose(metrics["clean_error"], (NET.apply(params, x).argmax(-1) != labels).mean())
 
 
-def test_both_kinds_of_bounds_and_gradients_differ():
+def test_ibp_and_crown_bounds_have_different_gradients():
     params, x, labels = problem()
     gradients = []
     for beta in (0.0, 0.5, 1.0):
         loss_fn = certified_loss(NET.apply, eps=0.1, natural_weight=0.0, crown_weight=beta)
-        gradient, _ = jit(jax.grad(loss_fn, has_aux=True))(params, KEY, (x, labels), 0)
+        gradient, _ = jax.jit(jax.grad(loss_fn, has_aux=True))(params, KEY, (x, labels), 0)
         gradients.append(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)]))
     assert np.abs(gradients[0] - gradients[2]).max() > 1e-3
     assert all(np.isfinite(gradient).all() for gradient in gradients)
@@ -58,7 +59,7 @@ def test_both_kinds_of_bounds_and_gradients_differ():
 def test_numbers_may_be_schedules_of_the_step():
     params, x, labels = problem()
     ramp = partial(optax.linear_schedule, transition_steps=10)
-    scheduled = jit(
+    scheduled = jax.jit(
         certified_loss(NET.apply, eps=ramp(0.0, 0.2), natural_weight=ramp(1.0, 0.5), crown_weight=ramp(1.0, 0.0))
     )
     for step, numbers in {0: (0.0, 1.0, 1.0), 5: (0.1, 0.75, 0.5), 10: (0.2, 0.5, 0.0), 12: (0.2, 0.5, 0.0)}.items():
@@ -85,7 +86,8 @@ def test_a_radius_of_zero_leaves_cross_entropy():
     np.testing.assert_allclose(loss, cross_entropy(NET.apply(params, x), labels).mean(), rtol=1e-5)
 
 
-def test_training_with_it_gives_a_network_that_can_be_certified():
+@pytest.mark.slow
+def test_certified_training_gives_a_network_that_can_be_certified():
     train, test = data.load("digits", "train"), data.load("digits", "test")
     x, y = data.as_float(train.images, train.levels), train.labels
     test_x, test_y = data.as_float(test.images, test.levels)[:200], test.labels[:200]

@@ -33,7 +33,7 @@ def assert_same(a, b):
         )
 
 
-def test_what_is_saved_comes_back_with_its_dtypes_and_typed_keys(tmp_path):
+def test_a_restored_checkpoint_has_its_dtypes_and_typed_keys(tmp_path):
     checkpoints.save(tmp_path, 5, tree())
     found = checkpoints.restore(
         tmp_path, jax.tree.map(jnp.zeros_like, tree() | {"key": 0}) | {"key": jax.random.key(0)}
@@ -42,7 +42,7 @@ def test_what_is_saved_comes_back_with_its_dtypes_and_typed_keys(tmp_path):
     np.testing.assert_array_equal(jax.random.bits(found["key"], (4,)), jax.random.bits(jax.random.key(3), (4,)))
 
 
-def test_nothing_saved_is_none(tmp_path):
+def test_restoring_without_a_checkpoint_returns_none(tmp_path):
     assert checkpoints.restore(tmp_path / "absent", tree()) is None
     assert checkpoints.restore(tmp_path, tree()) is None
 
@@ -63,7 +63,7 @@ def test_a_half_written_folder_is_passed_over_with_a_warning(tmp_path):
     np.testing.assert_array_equal(found["weights"], tree(1)["weights"])
 
 
-def test_coming_back_to_a_damaged_step_writes_it_again(tmp_path):
+def test_saving_a_damaged_step_writes_it_again(tmp_path):
     checkpoints.save(tmp_path, 1, tree(1))
     checkpoints.save(tmp_path, 2, tree(2))
     shutil.rmtree(tmp_path / "2" / "state")

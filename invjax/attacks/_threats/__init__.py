@@ -1,7 +1,7 @@
-"""The norms: one module each, and one line each in the registry `THREATS`.
+"""The threats: each norm has one module and one line in the registry `THREATS`.
 
-A new norm is a module with a function `(box) -> Threat` and a line in `THREATS`. Every attack that can use it finds
-what it needs in the fields of the record.
+A new norm needs a module with a function `(box) -> Threat` and a line in `THREATS`. Attacks read everything that they
+need from the fields of the record.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ def check_supported(attack: str, threat: Threat, *fields: str) -> None:
 
     Args:
         attack: the name of the attack.
-        threat: its threat.
+        threat: the threat that the user chose.
         *fields: the optional fields of `Threat` that must not be None.
 
     Raises:
-        ValueError: one of them is None; the message names the threats that have them all.
+        ValueError: one of these fields is None; the message names the threats that have them all.
     """
 
     def supports(threat: Threat) -> bool:

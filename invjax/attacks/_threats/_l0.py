@@ -1,4 +1,4 @@
-"""The number of changed pixels, which is not a norm: a few pixels may take any value."""
+"""The l0 threat: a few pixels may take any value. The number of changed pixels is not a norm."""
 
 import jax
 import jax.numpy as jnp
@@ -14,28 +14,28 @@ def l0(box: Box = (0.0, 1.0)) -> Threat:
 
     An example is `[..., C]` and a pixel is a position. `project` clips to the box and keeps the `eps` pixels whose
     change brings the result nearest to `z`; this is the exact projection. A step of length s moves each of the `eps`
-    most promising pixels by `40 s / eps` of the range. The projection compares pixels by how far they have moved, so a
-    new pixel has to move all the way at once: smaller steps never replace the pixels of a random start.
+    pixels of largest gradient by `40 s / eps` of the range. The projection ranks pixels by their change, so
+    a new pixel has to move far in a single step: short steps never replace the pixels of a random start.
 
     >>> l0().project(jnp.array([[0.9], [0.6]]), jnp.array([[0.5], [0.5]]), 1).ravel().tolist()
     [0.8999999761581421, 0.5]
 
     Args:
-        box: the range of pixel values; finite.
+        box: the range of pixel values, which must be finite.
 
     Raises:
-        ValueError: a box that is empty or not finite.
+        ValueError: the box is empty or not finite.
 
     Source: Croce & Hein 2019, *Sparse and Imperceivable Adversarial Attacks*, section 3. The ascent step is ours.
     """
     low, high = check_box(box)
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
-        raise ValueError(f"l0 needs a finite box, or a pixel could take any value; got {box}; use (0.0, 1.0)")
+        raise ValueError(f"l0 needs a finite box, which bounds the changed pixels; got {box}; use (0.0, 1.0)")
 
     def top_pixels(score, eps):
         order = jnp.argsort(-score.ravel(), stable=True)
         rank = jnp.zeros(score.size, jnp.int32).at[order].set(jnp.arange(score.size, dtype=jnp.int32))
-        # integers, because a radius between two counts means the lower one and bfloat16 has no 257
+        # the count is an integer: a radius between two counts means the lower one, and bfloat16 cannot hold 257
         count = jnp.floor(jnp.minimum(eps, score.size)).astype(jnp.int32)
         return (rank < count).reshape(*score.shape, 1) & (score > 0)[..., None]
 

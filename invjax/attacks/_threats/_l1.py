@@ -1,4 +1,4 @@
-"""The l1 norm: the changes of all pixel values together are bounded."""
+"""The l1 threat: the sum of the absolute changes of all pixel values is bounded."""
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,18 @@ def l1(box: Box = (0.0, 1.0), fraction: float = 0.01) -> Threat:
     threshold `t >= 0` makes the absolute values sum to `eps`. Newton's method finds `t` without sorting.
 
     `ascent` spreads its step evenly over the given fraction of coordinates, those with the largest gradient among the
-    coordinates that are not stuck at the box.
+    coordinates that stay inside the box.
 
     >>> free = l1(box=(-jnp.inf, jnp.inf))
     >>> free.project(jnp.array([3.0, -2.0, 1.0, 0.5]), jnp.zeros(4), 2.0).tolist()
     [1.5, -0.5, 0.0, 0.0]
 
     Args:
-        box: the range of pixel values; `(-inf, inf)` for none.
+        box: the range of pixel values; `(-inf, inf)` sets no limit.
         fraction: fraction of the coordinates that a step moves, in (0, 1].
 
     Raises:
-        ValueError: an empty box, a fraction outside of (0, 1].
+        ValueError: the box is empty, or `fraction` is outside (0, 1].
 
     Source: Tramèr & Boneh 2019, *Adversarial Training and Robustness for Multiple Perturbations* (the sparse l1
     descent attack); Croce & Hein 2021, *Mind the Box* (the projection).

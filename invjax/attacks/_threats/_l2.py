@@ -1,4 +1,4 @@
-"""The Euclidean norm: the length of the whole change is bounded."""
+"""The l2 threat: the Euclidean length of the change is bounded."""
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,17 @@ def l2(box: Box = (0.0, 1.0)) -> Threat:
 
         distance(z, x) = sqrt(sum_i (z_i - x_i)^2)
 
-    The projection scales the change and then clips it to the box, which shortens it further. The result is a point of
-    the ball, and the nearest one where nothing is clipped.
+    The projection scales the change and then clips it to the box, which shortens it further. The result lies in
+    the ball, and it is the nearest point of the ball if no value is clipped.
 
     >>> l2().project(jnp.array([0.9, 0.5]), jnp.array([0.5, 0.5]), 0.25).tolist()
     [0.75, 0.5]
 
     Args:
-        box: the range of pixel values; `(-inf, inf)` for none.
+        box: the range of pixel values; `(-inf, inf)` sets no limit.
 
     Raises:
-        ValueError: an empty box.
+        ValueError: the box is empty.
     """
     box = check_box(box)
 

@@ -1,4 +1,4 @@
-"""The l-infinity norm: every pixel value may change a little."""
+"""The linf threat: the change of every pixel value is bounded."""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ def linf(box: Box = (0.0, 1.0)) -> Threat:
     [0.75, 0.20000000298023224]
 
     Args:
-        box: the range of pixel values; `(-inf, inf)` for none.
+        box: the range of pixel values; `(-inf, inf)` sets no limit.
 
     Raises:
-        ValueError: an empty box.
+        ValueError: the box is empty.
     """
     box = check_box(box)
 

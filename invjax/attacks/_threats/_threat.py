@@ -1,6 +1,6 @@
-r"""What an adversary may do to one image: stay within a distance `eps` of it and inside the range of pixel values.
+r"""The set of images that an adversary may choose: within a distance `eps` and inside the range of pixel values.
 
-A `Threat` is the geometry of one example; attacks map it over a batch. With a box of pixel values `[low, high]`,
+A `Threat` describes this set for one example; attacks map it over a batch. With a box of pixel values `[low, high]`,
 
     ball(x, eps) = {z : distance(z, x) <= eps} intersected with [low, high]^D.
 
@@ -20,20 +20,20 @@ Example = Float[Array, "..."]
 
 
 class Threat(NamedTuple):
-    """The geometry of one example, without a batch axis.
+    """A distance and a range of pixel values, as functions of one example without a batch axis.
 
-    The first six fields are enough for `pgd`, `fgsm` and all combinators. The last three are what Auto-PGD, Square and
-    FAB need; an attack refuses a threat that lacks its field.
+    The first six fields are enough for `pgd`, `fgsm` and all combinators. Auto-PGD, Square and FAB also need some of
+    the last three, and refuse a threat that lacks one of them.
 
     Attributes:
         sample: `(key, x, eps) -> z`, a random point of the ball.
         ascent: `(gradient, z, eps) -> step`, a direction of ascent at the point z, of length 1 in the threat's norm
             (the steepest one in linf and l2; l0 has a scale of its own). In l1 and l0 the step moves no coordinate
-            that is stuck at the box.
+            that would leave the box.
         project: `(z, x, eps) -> z`, a projection into the ball.
         distance: `(z, x) -> scalar`, in the units of `eps`.
         box: the range of pixel values, `(low, high)`.
-        name: the name of the threat in recipes and results, such as "linf"; its key in `THREATS`.
+        name: the name of the threat in recipes, results and `THREATS`, such as "linf".
         order: the p of an lp norm, `jnp.inf` for linf; None where the distance is not a norm. Auto-PGD and Square
             need it.
         sparse: whether the best steps move few coordinates; Auto-PGD then uses its l1 version.
@@ -53,7 +53,7 @@ class Threat(NamedTuple):
 
 
 def check_box(box: Box) -> Box:
-    """Return the box.
+    """Check that the box is not empty, and return it.
 
     Raises:
         ValueError: `low` is not below `high`.
@@ -65,7 +65,7 @@ def check_box(box: Box) -> Box:
 
 
 def draw(distribution, key, shape, dtype, *arguments):
-    """Random values of a shape, drawn along one axis: XLA compiles random numbers of several axes slowly."""
+    """Draw random values along one axis and reshape them, because XLA compiles draws of several axes slowly."""
     return distribution(key, (math.prod(shape),), dtype, *arguments).reshape(shape)
 
 
@@ -76,13 +76,13 @@ def movable(gradient, z, box):
 
 
 class Descent(NamedTuple):
-    """The way from a point to a hyperplane, `normal . (point + step) = offset`, coordinate by coordinate.
+    """The step from a point to a hyperplane, `normal . (point + step) = offset`, coordinate by coordinate.
 
     Attributes:
-        missing: how much the product with the normal has to fall, at least 0.
-        slope: how much the product falls for each unit of a coordinate's change, at least 0.
-        cap: how far each coordinate may go inside the box; 0 where the slope is 0, or an infinite box would give
-            `0 * inf`.
+        missing: the amount by which the product with the normal has to fall, at least 0.
+        slope: the fall of the product for each unit of a coordinate's change, at least 0.
+        cap: the largest change of each coordinate inside the box. The cap is 0 where the slope is 0, because an
+            infinite box would give `0 * inf`.
         direction: the sign of each coordinate's change.
     """
 
@@ -92,13 +92,13 @@ class Descent(NamedTuple):
     direction: Array
 
     def step(self, size: Array) -> Array:
-        """The step of these sizes, or the one to the nearest corner where the box does not reach the hyperplane."""
+        """The step of these sizes, or the step to the nearest corner if the box does not reach the hyperplane."""
         reachable = (self.slope * self.cap).sum() > self.missing
         return jnp.where(reachable, size, self.cap) * self.direction
 
 
 def descent(point: Array, normal: Array, offset: Scalar, box: Box) -> Descent:
-    """The way from a point `[D]` inside the box to the hyperplane `normal . z = offset`."""
+    """Prepare the step from a point `[D]` inside the box to the hyperplane `normal . z = offset`."""
     missing = (normal * point).sum() - offset
     normal, missing = normal * jnp.sign(missing), jnp.abs(missing)  # so that the step lowers the product
     slope = jnp.abs(normal)

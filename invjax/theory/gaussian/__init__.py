@@ -5,7 +5,7 @@ the negative log-likelihood of `y x`, and it decides by `sign(x^T S^-1 mu)`. Wit
 
     Q = v^T S^-1 v,        loss = Q / 2 + log det(2 pi S) / 2.
 
-An adversary changes v by delta to raise the loss. Whether it pays for length or has a budget for it, its best change is
+An adversary changes v by delta to raise the loss. If delta has a price or a budget for its length, the best change is
 
     delta = (k S - I)^-1 v,        k > 1 / (smallest eigenvalue of S).
 
@@ -14,7 +14,8 @@ the budget. Theorem 3 (`alignment`) compares the gradient of a classifier with t
 `average_attack` and `robust_fit` check the theorems on samples.
 
 Source: Ilyas et al. 2019, *Adversarial Examples Are Not Bugs, They Are Features*, section 4 and appendix E. Where its
-text contradicts itself (the square of the penalty, the factor 1/2, eps or its square) the docstrings state what holds.
+text contradicts itself (the square of the penalty, the factor 1/2, eps or its square), the docstrings state the correct
+version.
 """
 
 from invjax.theory.gaussian._attacks import Worst, average_attack, l2_attack, lagrangian_attack, negative_log_likelihood

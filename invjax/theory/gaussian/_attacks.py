@@ -1,6 +1,6 @@
 r"""Attacks on samples of a Gaussian: exact maxima of the loss for several kinds of budget.
 
-A point z is `y x` of the model in `gaussian`. Its loss under a mean mu and a covariance S is the negative
+A point is `z = y x`, with x and y as in `gaussian`. Its loss under a mean mu and a covariance S is the negative
 log-likelihood `v^T S^-1 v / 2 + log det(2 pi S) / 2` with `v = z - mu`. The maximum over a ball `|delta| <= eps` is
 that of a convex quadratic, a trust-region problem with a known global solution: with c the coordinates of v along the
 eigenvectors of S and sigma the eigenvalues,
@@ -49,7 +49,7 @@ def negative_log_likelihood(z: Points, mean: Vector, covariance: Matrix) -> Floa
         covariance: covariance of the model, `[d, d]`.
 
     Returns:
-        `[B]`.
+        The losses, `[B]`.
 
     Raises:
         ValueError: the covariance is not symmetric positive definite, the shapes do not match, or values are NaN.
@@ -85,7 +85,7 @@ def lagrangian_attack(
 
 
 def l2_attack(z: Points, mean: Vector, covariance: Matrix, *, eps: Scalar) -> Worst:
-    """The change with the largest loss among all with `|delta| <= eps`, exactly and for each point alone.
+    """The exact change of each point with the largest loss among all changes with `|delta| <= eps`.
 
     >>> attack = jax.jit(lambda z, covariance: l2_attack(z, np.zeros(2), covariance, eps=0.5))
     >>> worst = attack(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]]))

@@ -32,7 +32,8 @@ def alignment(mean: Vector, covariance: Matrix) -> float:
     """The cosine of the angle between the mean and `S^-1 mean`, the gradient of the classifier.
 
     Theorem 3 states that its minimum over all means is larger for `robust_covariance(S*)` than for S*. A stronger
-    statement holds: it grows with eps for every mean that is not an eigenvector of S*, for which it is 1.
+    statement holds: the cosine grows with eps for every mean that is not an eigenvector of S*. For an eigenvector it
+    is 1.
 
     Args:
         mean: mean of the model, `[d]`.
@@ -101,7 +102,7 @@ def robust_usefulness(
 
         E[min over |delta| <= eps of y f(x + delta)] = (a^T mu - eps |a|_dual) / sqrt(a^T (S + mu mu^T) a)
 
-    A feature is useful and not robust if the value is positive at eps = 0 and not at the radius of the adversary.
+    A feature is useful but not robust if the value is positive at eps = 0 but not at the radius of the adversary.
 
     Args:
         direction: the direction a, `[d]`.
@@ -120,7 +121,7 @@ def robust_usefulness(
 
 
 def _margin(direction, mean, covariance, eps, norm):
-    """Mean and variance of `y a^T x`; the mean is reduced by what an attack takes from it."""
+    """Mean and variance of `y a^T x` under attack, which lowers the mean by `eps |a|_dual`."""
     data = _checks.matrix("covariance", covariance)
     vector, center = _checks.direction("direction", direction, len(data)), _checks.vector("mean", mean, len(data))
     _checks.check_eps(eps)

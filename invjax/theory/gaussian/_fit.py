@@ -40,10 +40,10 @@ def robust_fit(
     step_size: Scalar,
     attack: Attack = average_attack,
 ) -> Fit:
-    """Robust maximum likelihood: gradient descent on the loss of the attacked points, attacked again at each step.
+    """Robust maximum likelihood: gradient descent on the loss of points that are attacked anew at each step.
 
-    The gradient of a maximum is the gradient at the maximizer, so delta is treated as constant. The natural gradient is
-    used, which measures distances between models by their likelihoods and keeps S positive definite:
+    The gradient of a maximum is the gradient at the maximizer, so delta is treated as constant. The descent uses the
+    natural gradient, which measures distances between models by their likelihoods and keeps S positive definite:
 
         mu <- mu + step_size * mean(v + delta),    S <- S + step_size * (mean((v + delta) (v + delta)^T) - S).
 

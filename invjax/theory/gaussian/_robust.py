@@ -1,7 +1,7 @@
 r"""Theorem 2: robust maximum likelihood of a Gaussian model in closed form.
 
 An adversary with a budget for the length of a change has the same best change `delta = (k S - I)^-1 v` as one who pays
-for it, where k is now the multiplier of the budget. All values are float64 whatever the precision of JAX.
+for length, but k is now the multiplier of the budget. All values are float64 whatever the precision of JAX.
 
 Source: Ilyas et al. 2019, *Adversarial Examples Are Not Bugs, They Are Features*, theorem 2 and appendix E.
 """
@@ -46,7 +46,7 @@ class Robust(NamedTuple):
 def linear_attack(covariance: Matrix, second_moment: Matrix, *, eps: float | int) -> LinearAttack:
     """The best attack `delta = M v` with `E |M v|^2 = eps^2` on a Gaussian model: `M = (lambda S - I)^-1`.
 
-    It is the best of all matrices M, diagonal or not, by the argument of trust regions: lambda lies above
+    This M is the best of all matrices, diagonal or not, by the argument of trust regions: lambda lies above
     `1 / smallest eigenvalue`, where `E |M v|^2` decreases from infinity to 0. Theorem 2 therefore needs no bound on
     eps.
 
@@ -67,7 +67,7 @@ def linear_attack(covariance: Matrix, second_moment: Matrix, *, eps: float | int
     if eps == 0:
         return LinearAttack(np.zeros_like(moment), math.inf)
     weights, ratio = np.diag(axes.T @ moment @ axes), variances / variances[0]
-    # lambda = (1 + t) / smallest; t is bracketed by the smallest eigenvalue alone and by all eigenvalues set to it
+    # lambda = (1 + t) / smallest; t is least if only the smallest eigenvalue counts, largest if all are equal to it
     gap = lambda t: ratio - 1 + t * ratio  # noqa: E731
     bracket = math.sqrt(weights[0]) / eps / 2, 2 * math.sqrt(weights.sum()) / eps
     t = _root(lambda t: np.log((weights / gap(t) ** 2).sum()) - 2 * math.log(eps), *bracket)
@@ -79,12 +79,12 @@ def robust_covariance(covariance: Matrix, *, eps: float | int) -> Robust:
 
         S_r = S* / 2 + I / lambda + sqrt(S* / lambda + S*^2 / 4).
 
-    It has the eigenvectors of S* and, for each eigenvalue sigma of S*, the eigenvalue `sigma (1 + m)^2` with
+    `S_r` has the eigenvectors of S* and, for each eigenvalue sigma of S*, the eigenvalue `sigma (1 + m)^2` with
 
         m = sqrt(1 / (lambda sigma) + 1/4) - 1/2     and lambda the only root of     sum sigma m^2 = eps^2.
 
-    The result is S* for eps = 0 and approaches `eps^2 / d` times the identity for large eps. It is a relaxation of
-    `l2_attack`, which bounds `|delta|` for each x alone; the relaxation becomes exact in high dimension.
+    The result is S* for eps = 0 and approaches `eps^2 / d` times the identity for large eps. The linear attack is a
+    relaxation of `l2_attack`, which bounds `|delta|` for each x; the relaxation becomes exact in high dimension.
 
     >>> robust_covariance(np.diag([0.25, 1.0, 4.0]), eps=1).covariance.diagonal().round(6).tolist()
     [1.511272, 2.467398, 5.650947]
@@ -144,8 +144,8 @@ def multiplier_bounds(covariance: Matrix, *, eps: float | int) -> tuple[float, f
     Raises:
         ValueError: the covariance is not symmetric positive definite; eps is not positive or not finite.
 
-    Source: Ilyas et al. 2019, theorem 2. It gives the orders `(1 + e^1/2) / (e^1/2 + e^3/2)` and
-    `(1 + e^1/2) / e^1/2`, which hold if the eps of the theorem is the squared radius e. The constants are ours.
+    Source: Ilyas et al. 2019, theorem 2, which gives the orders `(1 + e^1/2) / (e^1/2 + e^3/2)` and
+    `(1 + e^1/2) / e^1/2`. They hold if the eps of the theorem is the squared radius e. The constants are ours.
     """
     variances, _ = _checks.spectrum("covariance", covariance)
     _check.positive(eps=eps)
@@ -165,7 +165,7 @@ def risk(
 
         tr(S^-1 (I + M) E[v v^T] (I + M)) / 2 + log det(2 pi S) / 2
 
-    Theorem 2 gives its minimum: the mean of the data and `robust_covariance` of their covariance.
+    By theorem 2 the risk is smallest for the mean of the data and `robust_covariance` of their covariance.
 
     Args:
         mean: mean of the model, `[d]`.

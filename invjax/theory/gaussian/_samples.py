@@ -52,7 +52,7 @@ def signed(x: Float[Array, "batch d"], labels: Int[Array, " points"]) -> Float[A
         labels: 0 or 1, `[B]`.
 
     Returns:
-        `[B, d]`.
+        The points z, `[B, d]`.
 
     Raises:
         ValueError: the labels have another shape or are not 0 or 1.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 HALVINGS = 40
-"""The number of bisections."""
+"""The number of bisections in `multiplier`."""
 
 
 def gap(t, variances):

@@ -1,10 +1,11 @@
-r"""Information in small discrete tables `p(y, z_s, z_n)`, exactly: the theory behind independence cross-entropy.
+r"""Exact information in small discrete tables `p(y, z_s, z_n)`: the theory behind independence cross-entropy.
 
 The logits z_s and the nuisance z_n of an invertible classifier are the image x in other coordinates, so
 
     I(y; x) = I(y; z_s, z_n) = I(y; z_n) + I(y; z_s | z_n).
 
-Training only sees bounds on these terms, but for a table they can be summed. All values are in nats and float64.
+In training only bounds on these terms are known; for a table the terms are finite sums. All values are in nats and
+float64.
 
 Source: Jacobsen et al. 2019, section 3, lemmas 9 and 10, theorem 6.
 """

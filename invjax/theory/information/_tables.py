@@ -1,4 +1,4 @@
-"""Entropy and mutual information of small discrete tables, exactly, in nats and float64."""
+"""Exact entropy and mutual information of small discrete tables, in nats and float64."""
 
 from collections.abc import Sequence
 

@@ -33,7 +33,7 @@ def posterior(p: Table) -> np.ndarray:
         p: the joint table, with y on its first axis.
 
     Returns:
-        The shape of `p`; uniform over y for a z of probability 0.
+        The posterior, of the shape of `p`; it is uniform over y for a z of probability 0.
 
     Raises:
         ValueError: the table is negative or does not sum to 1.
@@ -82,8 +82,8 @@ def tightened(p: Table, q: Table, *, steps: int, step_size: float = 1.0) -> np.n
         log q <- log q + step_size * (p(y | z) - q(y | z)), normalized.
 
     No step of size 2 or less lowers the bound. This is the inner maximization of independence cross-entropy. An encoder
-    that minimizes the bound lowers the information only at this maximum: for a fixed q it may merely rename the values
-    of z.
+    that minimizes the bound lowers the information only at this maximum: for a fixed q the encoder may merely rename
+    the values of z.
 
     Args:
         p: the joint table, with y on its first axis.

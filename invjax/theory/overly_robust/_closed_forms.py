@@ -31,7 +31,7 @@ def bayes_accuracy(task: Task, eps: float | int = 0) -> float:
 def bayes_agreement(task: Task) -> float:
     """The probability that `sign L` is the class of the oracle.
 
-    It is at least `1 - 2 delta`; the paper states `1 - delta`.
+    The probability is at least `1 - 2 delta`; the paper states `1 - delta`.
 
     Args:
         task: parameters of the task.
@@ -84,11 +84,11 @@ def flipping_radius(task: Task, fraction: float) -> float:
 
 
 def second_accuracy(task: Task, *, noise: str = "oracle") -> float:
-    """The accuracy of the overly-robust classifier `sign x_2`, clean and for any linf radius below 1.
+    """The accuracy of the overly-robust classifier `sign x_2`, which is the same at every linf radius below 1.
 
-    With a the probability `alpha / (2 (1 + alpha))` that x_2 has the wrong sign, the accuracy is 1 - a if the noise
-    affects the feature of the oracle, which is at least the paper's `1 - alpha / 2`. If the noise affects the label, it
-    is `(1 - delta)(1 - a) + delta a`, which is less.
+    Let `a = alpha / (2 (1 + alpha))` be the probability that x_2 has the wrong sign. If the noise affects the feature
+    of the oracle, the accuracy is `1 - a`, at least the `1 - alpha / 2` of the paper. If the noise affects the label,
+    the accuracy is `(1 - delta)(1 - a) + delta a`, which is less.
 
     Args:
         task: parameters of the task.

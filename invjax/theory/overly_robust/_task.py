@@ -21,7 +21,7 @@ class Task(NamedTuple):
     """The parameters of the task.
 
     Attributes:
-        alpha: positive; the spurious features have variance k = 1 + alpha in the cleaned data.
+        alpha: a positive number; k = 1 + alpha is the variance of the weak features in the cleaned data.
         delta: probability of label noise, in (0, 1/2).
         dimension: the number d of weak features.
     """
@@ -89,7 +89,7 @@ def augment(key: Key, task: Task, x: Inputs) -> Inputs:
         x: inputs, `[N, d + 2]`.
 
     Returns:
-        `[N, d + 2]`.
+        The augmented inputs, `[N, d + 2]`.
 
     Raises:
         ValueError: the parameters are out of range, or the inputs have another width.
@@ -107,7 +107,7 @@ def log_odds(task: Task, x: Inputs) -> PerExample:
         x: inputs, `[N, d + 2]`. Outside the support of the data `x_1` counts by its sign and `x_2` by its value.
 
     Returns:
-        `[N]`.
+        The log odds, `[N]`.
 
     Raises:
         ValueError: the parameters are out of range, or the inputs have another width.

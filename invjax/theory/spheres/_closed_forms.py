@@ -46,7 +46,7 @@ def reachable(*, dimension: int, radii: Radii) -> float:
 def mean_distance(*, dimension: int, radii: Radii, far: bool = False) -> float:
     r"""The mean distance by which `change_last` moves an inner point to the outer sphere.
 
-    The distance is `sqrt(R2^2 - R1^2 + x_d^2) - |x_d|`, with a plus for the far root. With `c = R2^2 - R1^2`,
+    The distance is `sqrt(R2^2 - R1^2 + x_d^2) - |x_d|`; the far root has a plus sign. With `c = R2^2 - R1^2`,
 
         E sqrt(c + x_d^2) = sqrt(c) 2F1(-1/2, 1/2; d/2; -R1^2 / c)
         E |x_d| = R1 Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)).

@@ -149,7 +149,7 @@ def check_spheres(dimension, radii):
     """Refuse a dimension below 2 and radii that are out of order."""
     _check_radii(radii)
     if dimension < 2:
-        raise ValueError(f"dimension must be 2 or more, one coordinate and the last; got {dimension}")
+        raise ValueError(f"dimension must be 2 or more, as one classifier ignores a coordinate; got {dimension}")
 
 
 def _check_points(x):

@@ -45,13 +45,13 @@ def test_photographs_of_a_folder_are_read_by_the_class_index_in_their_names(tmp_
         (["--side", "64"], "side must be 224 for folder; got 64"),
     ],
 )
-def test_imagenet_refuses_what_it_cannot_read(arguments, message, tmp_path, monkeypatch):
+def test_imagenet_refuses_bad_arguments(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
         common.main(imagenet.EXPERIMENT, ["default", *arguments])
 
 
-def test_figures_of_photographs_are_not_where_publish_looks(tmp_path):
+def test_figures_of_photographs_are_outside_the_published_folder(tmp_path):
     assert imagenet.pictures_of(imagenet.PRESETS["default"], tmp_path) == tmp_path / "pictures"
     assert imagenet.pictures_of(imagenet.PRESETS["paper"], tmp_path) == tmp_path / "pictures"
     assert imagenet.pictures_of(imagenet.PRESETS["smoke"], tmp_path) == tmp_path / "figures"

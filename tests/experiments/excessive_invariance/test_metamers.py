@@ -31,6 +31,7 @@ def test_pairs_are_of_different_classes_and_go_through_all_of_them():
     assert len(set(first.tolist())) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["gradient-reversal", "alternating"])
 def test_both_forms_of_ice_give_a_training_step_that_starts_and_moves(form):
     import jax

@@ -1,4 +1,4 @@
-"""Adversarial examples that teach nothing."""
+"""Adversarial examples from which a network learns nothing."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promis
 
 
 @pytest.mark.slow
-def test_changes_that_others_withstand_teach_nothing_and_wrong_squares_are_known_by_heart(smoke):
+def test_non_transferable_changes_teach_nothing_and_wrong_squares_are_memorised(smoke):
     measured = smoke.measured
     plain, alone = (measured[f"D_det by {name}: another model sees the target"] for name in ("PGD", "non-transferable"))
     assert plain > 20 and alone < 10

@@ -31,7 +31,7 @@ def test_simulation_agrees_with_every_closed_form(smoke):
 
 
 @pytest.mark.slow
-def test_a_finished_run_draws_its_figures_from_what_it_kept(smoke, monkeypatch):
+def test_a_finished_run_draws_its_figures_from_kept_arrays(smoke, monkeypatch):
     folder, rows = smoke.folder, smoke.rows
     names = {"figure-4.png", "against-eps.png"}
     for name in names:

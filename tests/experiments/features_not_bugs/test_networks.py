@@ -10,6 +10,7 @@ import pytest
 from experiments.features_not_bugs import networks, nonrobust_dataset, robust_dataset
 
 
+@pytest.mark.slow
 def test_another_data_set_in_the_same_folder_is_learnt_afresh(tmp_path):
     config = dataclasses.replace(robust_dataset.PRESETS["smoke"], epochs=1)
     rng = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def test_bad_settings_are_refused(experiment, changes, message, tmp_path):
         experiment.run(dataclasses.replace(experiment.PRESETS["smoke"], **changes), tmp_path)
 
 
-def test_moved_images_are_the_same_pixels_elsewhere():
+def test_moved_images_keep_their_pixels_at_new_places():
     x = jnp.zeros((64, 9, 9, 2)).at[:, 4, 4].set(1)
     found = np.asarray(networks.moved(jax.random.key(0), x))
     assert found.shape == x.shape and (found.sum((1, 2)) == 1).all()

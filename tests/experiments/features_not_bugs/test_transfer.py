@@ -30,11 +30,11 @@ def test_transfer_is_measured_for_each_architecture(smoke):
 @pytest.mark.parametrize(
     ("goal", "before", "after", "share"),
     [
-        ("untargeted", [0, 1, 2, 3, 9, 9], [0, 5, 2, 7, 4, 8], 50.0),  # two of the four that were right
-        ("targeted", [1, 0, 0, 0, 0, 0], [0, 2, 3, 0, 0, 0], 40.0),  # two of the five that were not there yet
+        ("untargeted", [0, 1, 2, 3, 9, 9], [0, 5, 2, 7, 4, 8], 50.0),  # two of the four images that were correct
+        ("targeted", [1, 0, 0, 0, 0, 0], [0, 2, 3, 0, 0, 0], 40.0),  # two of five that had not reached the target
     ],
 )
-def test_transfer_counts_those_that_could_follow(goal, before, after, share, monkeypatch):
+def test_transfer_counts_only_images_that_could_change(goal, before, after, share, monkeypatch):
     config = dataclasses.replace(transfer.PRESETS["smoke"], network="linear", images=6, eps=100.0, eval_steps=20)
     net, labels = networks.network(config), np.arange(6)
     x = np.random.default_rng(0).uniform(0.4, 0.6, (6, 8, 8, 1)).astype(np.float32)

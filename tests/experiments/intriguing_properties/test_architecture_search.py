@@ -84,7 +84,7 @@ def test_parents_are_the_best_of_a_tournament_among_the_youngest():
         ({"held_out": 1200}, "at most the 1437 training images"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(changes, message, tmp_path):
+def test_bad_settings_of_the_architecture_search_are_refused(changes, message, tmp_path):
     config = dataclasses.replace(architecture_search.PRESETS["smoke"], **changes)
     with pytest.raises(ValueError, match=message):
         architecture_search.run(config, tmp_path)

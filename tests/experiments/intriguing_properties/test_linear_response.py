@@ -22,7 +22,7 @@ def test_linear_response_runs(smoke):
     assert smoke.pictures == {"epsilon-mlp", "logits-along-mlp"}
 
 
-def test_the_smallest_decade_and_the_shares_below():
+def test_the_fractions_below_eps_and_the_smallest_decade():
     eps = np.array([np.inf, 4.0, 1.0, 2.0, 3.0])
     np.testing.assert_allclose(linear_response.share_below(eps, np.array([0.5, 1, 2.5, 100])), [0, 0.2, 0.4, 0.8])
     lowest, decade = linear_response.decade_of(np.linspace(0, 1, 1001), 0.01)

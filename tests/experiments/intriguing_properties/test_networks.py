@@ -22,7 +22,7 @@ def digits():
     return load("digits", "train"), load("digits", "test")
 
 
-def test_stopping_on_the_way_does_not_change_the_training(digits, tmp_path):
+def test_an_interrupted_training_equals_an_uninterrupted_one(digits, tmp_path):
     config = dataclasses.replace(networks.Settings("digits", epochs=2, batch_size=256), seeds=(0,))
     net = mlp(10, ())
     networks.train(config, net, 0, digits[0], tmp_path / "a", until=1)

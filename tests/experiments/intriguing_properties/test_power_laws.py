@@ -34,15 +34,15 @@ def test_power_laws_run_and_resume(smoke):
 
 
 @pytest.mark.slow
-def test_the_untrained_is_not_trained_and_a_run_goes_on_after_its_looks(digits, tmp_path):
+def test_the_untrained_network_is_not_trained_and_a_killed_run_continues(digits, tmp_path):
     config = dataclasses.replace(
         power_laws.PRESETS["smoke"], images=300, pgd_images=200, memorised=200, memorised_epochs=12, batch_size=64
     )
     numbers, _ = power_laws.one_model(config, "untrained", 0, digits, tmp_path / "untrained")
     assert numbers["error"] > 0.7 and not (tmp_path / "untrained" / "checkpoints").exists()
     first, _ = power_laws.one_model(config, "shuffled", 0, digits, tmp_path / "shuffled")
-    assert (tmp_path / "shuffled" / "epoch-12").exists() and first["error"] > 0  # all looks were taken
-    again, _ = power_laws.one_model(config, "shuffled", 0, digits, tmp_path / "shuffled")  # as if killed in the attacks
+    assert (tmp_path / "shuffled" / "epoch-12").exists() and first["error"] > 0  # all checkpoints exist
+    again, _ = power_laws.one_model(config, "shuffled", 0, digits, tmp_path / "shuffled")  # as after a kill
     assert again == first
 
 
@@ -65,7 +65,7 @@ def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     assert np.isinf(found["L2"][~right]).all() and (~right).any()
 
 
-def test_what_is_learnt_by_heart_is_attacked_where_it_was_learnt(digits):
+def test_memorising_networks_are_attacked_on_their_training_images(digits):
     config = power_laws.PRESETS["smoke"]
     for name in ("shuffled", "noise", "perfect"):
         _, train, attacked, _ = power_laws.setting(config, name, digits, 0)

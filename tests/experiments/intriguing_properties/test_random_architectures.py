@@ -20,7 +20,7 @@ def test_a_smoke_run_of_the_random_architectures_measures_every_network(smoke, m
         assert measured[f"{attack}: networks with a power law"] == 16
         assert -1 <= measured[f"{attack}: rank correlation of exponent and accuracy"] <= 1
     assert smoke.pictures == {"exponents"}
-    # killed in a group: the others are kept, and it comes out as it was
+    # a killed run keeps its finished groups and repeats the last one
     groups = sorted(path.parent for path in smoke.folder.glob("*/numbers.json"))
     (groups[0] / "numbers.json").unlink()
     whole = random_architectures.one_group
@@ -51,7 +51,7 @@ def test_the_sample_covers_depths_and_widths_and_the_groups_hold_all_of_it():
             assert not connected.widths[rows, depth:].any()
 
 
-def test_a_network_that_few_images_leave_has_no_law():
+def test_a_network_with_few_adversarial_examples_has_no_law():
     config = random_architectures.PRESETS["smoke"]
     radii = np.full(100, np.inf, np.float32)
     radii[:20] = np.linspace(0.01, 0.2, 20)
@@ -60,7 +60,7 @@ def test_a_network_that_few_images_leave_has_no_law():
     assert random_architectures.law_of(config, 0, radii)["count"] == 20
 
 
-def test_what_bisection_cannot_tell_from_zero_counts_as_unresolved():
+def test_radii_at_the_resolution_of_the_bisection_count_as_unresolved():
     config = random_architectures.PRESETS["default"]
     floor = np.float32(config.largest[0]) / config.points / 2**config.bisections
     radii = np.concatenate([np.full(10, floor), np.linspace(0.001, 0.1, 990)]).astype(np.float32)

@@ -18,7 +18,7 @@ def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promis
 
 
 @pytest.mark.slow
-def test_a_smoke_run_attacks_within_its_balls_and_shows_what_it_did(smoke):
+def test_a_smoke_run_attacks_within_its_balls_and_draws_the_results(smoke):
     folder, measured = smoke.folder, smoke.measured
     arrays = common.read_arrays(folder / "seed0" / "arrays.npz")
     for name, eps in (("linf 0.3", 0.3), ("linf 0.4", 0.4)):
@@ -36,7 +36,7 @@ def test_a_smoke_run_attacks_within_its_balls_and_shows_what_it_did(smoke):
 
 
 @pytest.mark.slow
-def test_a_killed_run_trains_no_voter_and_attacks_no_finished_images_again(smoke, monkeypatch):
+def test_a_killed_run_repeats_neither_training_nor_finished_attacks(smoke, monkeypatch):
     folder, rows = smoke.folder, smoke.rows
     (folder / "seed0" / "numbers.json").unlink()
     monkeypatch.setattr(attack, "one_chunk", lambda *args: pytest.fail("attacked again"))
@@ -83,7 +83,7 @@ def test_the_papers_images_come_first_and_no_image_twice():
     ("changes", "message"),
     [({"train_size": 900}, "less than half of 1437; got 900"), ({"voters": ("RNN",)}, "models must be some of CNN")],
 )
-def test_a_judge_that_cannot_be_is_refused(changes, message, tmp_path):
+def test_bad_settings_of_the_judge_are_refused(changes, message, tmp_path):
     config = dataclasses.replace(attack.PRESETS["smoke"], **changes)
     with pytest.raises(ValueError, match=message):
         attack.run(config, tmp_path)

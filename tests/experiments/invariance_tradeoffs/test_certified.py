@@ -29,7 +29,7 @@ def moved(by, labels, human):
 
 
 @pytest.mark.slow
-def test_the_smoke_network_is_certified_below_what_attacks_leave(smoke):
+def test_the_certificates_of_the_smoke_network_lie_below_the_attacks(smoke):
     folder, table = smoke.folder, smoke.table
     kept = common.read_arrays(folder / "arrays.npz")
     for attack in ("pgd", "ensemble"):
@@ -48,7 +48,7 @@ def test_the_smoke_network_is_certified_below_what_attacks_leave(smoke):
 
 
 @pytest.mark.slow
-def test_the_table_quotes_the_paper_where_it_has_numbers(smoke):
+def test_the_table_has_the_numbers_of_the_paper(smoke):
     table = smoke.table
     published = {name: row.published for name, row in table.items() if row.published is not None}
     assert published == {
@@ -138,7 +138,7 @@ def test_agreement_counts_unchanged_images_only_where_all_images_count():
     }  # fmt: skip
 
 
-def test_the_ensemble_attacks_what_still_stands():
+def test_the_ensemble_attacks_images_that_are_not_broken():
     seen = []
 
     class Found:

@@ -38,10 +38,10 @@ def test_networks_start_with_bounds_that_neither_grow_nor_vanish():
         box = bounds.ibp(lambda x: net.apply(params, x), bounds.linf_box(x, 0.1))
         return (box.upper - box.lower).mean()
 
-    assert 0.2 < float(width(jax.random.key(0))) < 5  # of pixels that are all uncertain between 0 and 1
+    assert 0.2 < float(width(jax.random.key(0))) < 5  # all pixels are uncertain between 0 and 1
 
 
-def test_what_is_black_or_white_is_certain_within_0_4_and_gray_is_not():
+def test_black_and_white_pixels_are_certain_within_0_4_and_gray_pixels_are_not():
     rounding = certified_networks.network("tiny CNN").init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["rounding"]
     box = bounds.linf_box(jnp.array([[0.0, 1.0, 0.5, 0.9]]), 0.4)
     found = bounds.ibp(lambda x: certified_networks.rounded(rounding, x), box)

@@ -31,20 +31,20 @@ def test_human_agreement_runs_with_published_networks(smoke):
         assert row.measured == pytest.approx(100 * count / total)
         low, high = (100 * end for end in wilson(count, total))
         assert f"interval {low:.0f} to {high:.0f}, {total} images" in row.differs
-    # stars: what lies outside of a ball of linf 0.3, with the slack of one byte, and of l2 2
+    # stars mark images outside of the ball of linf 0.3, with the slack of one byte, or of l2 2
     linf, l2 = ("CNN, linf-PGD 0.3: agrees with people, ", "CNN, l2-PGD 2: agrees with people, ")
     assert f"{linf}linf 0.3" in table and {f"{linf}linf 0.4*", f"{linf}l0*", f"{l2}linf 0.3*"} <= table.keys()
     assert table[f"{linf}l0*"].published == 56 and table[f"{l2}linf 0.4*"].published == 19
     assert table["Wong & Kolter, linf 0.1: clean accuracy"].measured > 95
-    # without gradients there is no attack in l0; the search's cost is in the images and the queries
+    # networks without gradients have no l0 attack; the table states the steps and images of each attack
     assert not any("binary CNN: accuracy under" in name for name in table)
     assert not any("Binary-ABS: accuracy under" in name for name in table)
     assert table["Schott et al., ABS: accuracy under l0 25"].differs == "PGD of 3 steps on 8 images"
     assert table["Schott et al., ABS: clean accuracy"].differs == "as released; 64 test images"
-    assert table["Schott et al., ABS: clean accuracy"].measured > 90  # of few draws and steps
+    assert table["Schott et al., ABS: clean accuracy"].measured > 90  # the smoke run has few draws and steps
     assert table["Schott et al., ABS: agrees with people, l0"].published == 58
     assert table["Schott et al., Binary-ABS: agrees with people, linf 0.4"].published == 8
-    # the l0-sparse defence is for fewer pixels than people need
+    # the l0-sparse defence withstands fewer changed pixels than people
     assert table["CNN, l0-sparse: agrees with people, linf 0.3*"].published == 19
     assert "80 frequencies and 10 outliers; 256 test images" in table["CNN, l0-sparse: clean accuracy"].differs
     assert 0 <= table["ResNet: accuracy under l0 25"].measured <= table["ResNet: clean accuracy"].measured + 20
@@ -58,10 +58,10 @@ def moved(by, labels, human):
     return HumanLabelled(images, human, 0 * images, labels, np.arange(len(by), dtype=np.int32), "linf", 0.3)
 
 
-def test_a_star_is_for_images_beyond_the_ball_by_more_than_rounding():
+def test_images_outside_the_ball_are_counted_beyond_rounding():
     of_set = moved([0.3, 0.3 + 0.9 / 255, 0.31, 0.9], labels=[0, 0, 0, 3], human=[1, 1, 1, 3])
     assert human_agreement.outside(of_set, None) == 0
-    assert human_agreement.outside(of_set, ("linf", 0.3)) == pytest.approx(1 / 3)  # the last is not a changed one
+    assert human_agreement.outside(of_set, ("linf", 0.3)) == pytest.approx(1 / 3)  # the last image keeps its class
     assert human_agreement.outside(of_set, ("l2", 0.3 * 28 + 1)) == 0
     assert human_agreement.outside(of_set, ("l2", 0.3 * 28 - 1)) == 1
     assert human_agreement.outside(of_set, ("l0", 784)) == 0
@@ -78,8 +78,9 @@ def grays():
     return np.ones((8, 4, 4, 1), np.float32) * np.linspace(0.52, 0.98, 8, dtype=np.float32)[:, None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linf 0.3", "l2 2", "l0 25"])
-def test_each_ball_has_an_attack_that_finds_what_is_there(name):
+def test_the_attack_of_each_ball_finds_all_adversarial_examples(name):
     x, attack = grays(), human_agreement.attack_on(bright_or_dark, name, 5, 5)
     broken = attack(jax.random.key(0), np.float32(0), x, np.zeros(8, np.int32), eps=human_agreement.ATTACKED[name][1])
     reach = {"linf 0.3": 0.3, "l2 2": 0.5, "l0 25": 1.0}[name]  # how far the mean of 16 pixels can be lowered
@@ -101,7 +102,7 @@ def test_networks_behind_the_l0_sparse_defence_train_on_few_frequencies(monkeypa
     np.testing.assert_allclose(behind.apply(params, x), l0_sparse(net, 7, 3).apply(params, x), rtol=1e-5)
 
 
-def test_what_attacks_a_network_depends_on_what_can_be_asked_of_it():
+def test_the_attack_depends_on_the_cost_and_the_gradients_of_the_network():
     config = human_agreement.PRESETS["default"]
     net = pretrained.Pretrained(robust_networks.network("small CNN").apply, None, None)
     says = lambda net, name: human_agreement.chosen_attack(config, net, name)[1]  # noqa: E731
@@ -116,7 +117,7 @@ def test_what_attacks_a_network_depends_on_what_can_be_asked_of_it():
 
 @pytest.mark.parametrize("has_gradients", [True, False])
 @pytest.mark.parametrize("name", ["linf 0.3", "l2 2"])
-def test_short_attacks_find_what_is_there(name, has_gradients):
+def test_short_attacks_find_existing_adversarial_examples(name, has_gradients):
     attack = human_agreement.short_attack_on(bright_or_dark, name, 20, has_gradients)
     x, reach = grays(), {"linf 0.3": 0.3, "l2 2": 0.5}[name]
     eps = human_agreement.ATTACKED[name][1]

@@ -13,7 +13,7 @@ from invjax.evaluation import agreement
 from invjax.models import _class_vae as class_vae
 
 
-def test_released_networks_see_what_was_measured_with_them(shared_data):
+def test_released_networks_have_their_published_agreement(shared_data):
     found = pretrained.pretrained(None, shared_data, draws=10, steps=0)
     assert list(found) == list(pretrained.readers())
     human = human_labelled(shared_data)
@@ -25,7 +25,7 @@ def test_released_networks_see_what_was_measured_with_them(shared_data):
 
 
 @pytest.mark.slow
-def test_released_autoencoders_classify_by_what_they_can_draw(shared_data):
+def test_released_autoencoders_classify_by_their_reconstructions(shared_data):
     found = pretrained.pretrained(None, shared_data, draws=1000, steps=10)
     test = robust_networks.first(load("mnist", "test", shared_data), 60)
     x, labels = as_float(test.images[:]), np.asarray(test.labels)
@@ -82,7 +82,7 @@ def test_the_dense_layer_of_a_released_network_reads_channels_last():
     arrays |= {f"{i}.weight": np.zeros((1, 1, 4, 4), np.float32) for i in (0, 2)}
     arrays |= {"5.weight": generator.normal(size=(100, 1568)), "7.weight": generator.normal(size=(10, 100))}
     params = pretrained.wong_kolter(arrays)
-    features = generator.normal(size=(2, 32, 7, 7))  # as PyTorch has them
+    features = generator.normal(size=(2, 32, 7, 7))  # in the layout of PyTorch
     expected = features.reshape(2, -1) @ arrays["5.weight"].T
     channels_last = features.transpose(0, 2, 3, 1).reshape(2, -1)
     np.testing.assert_allclose(channels_last @ params["dense0"]["kernel"], expected)

@@ -47,13 +47,14 @@ def test_two_agreements_are_apart_where_their_intervals_are():
     assert robust_networks.apart(human, "set", [30, 34], [2, 2]) == (
         "95 % interval 65 to 90 is above 1 to 17 (40 images)"
     )
-    # three trainings see the same images: they tell no more apart than one
+    # three trainings on the same images give the same interval as one
     assert robust_networks.apart(human, "set", [10] * 3, [4] * 3) == (
         "95 % interval 14 to 40 is not above 4 to 23 (40 images)"
     )
 
 
-def test_training_sees_what_is_prepared(tmp_path):
+@pytest.mark.slow
+def test_training_uses_the_prepared_images(tmp_path):
     config = dataclasses.replace(robustness_costs.PRESETS["smoke"], batch_size=8, epochs=1)
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1)).astype(np.uint8)
     data = Dataset(images, np.zeros(8, np.int32), 10, 256)

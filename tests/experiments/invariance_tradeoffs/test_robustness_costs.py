@@ -1,4 +1,4 @@
-"""What robustness costs in agreement with people."""
+"""The cost of robustness in agreement with people."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def test_robustness_costs_run_and_resume(smoke):
     robust = json.loads((smoke.folder / "linf-0.3-seed0" / "numbers.json").read_text())
     name = "manual linf 0.4"
     assert falls.measured == pytest.approx(100 * (kept["agrees"][name] - robust["agrees"][name]) / 44)
-    # it was trained at another radius than the plain one, and ends elsewhere
+    # the second network has another radius of training and other parameters
     assert robust["clean"] != kept["clean"] and 0 <= robust["robust"] <= robust["clean"] + 0.2
     assert smoke.pictures == {"agreement"}
 
