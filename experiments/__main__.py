@@ -1,9 +1,11 @@
-"""`python -m experiments`: list the experiments, run the quickstart, publish a run."""
+"""`python -m experiments`: list the experiments, run the quickstart, publish a run, write the pages of results."""
 
 import importlib
 import json
 import pkgutil
 import sys
+import textwrap
+from functools import partial
 from pathlib import Path
 
 import experiments
@@ -12,8 +14,9 @@ from experiments import common
 USAGE = """usage: python -m experiments COMMAND
 
   quickstart [preset] [--field value ...]   exact metamers on real digits, in two minutes
-  list [--json]                             every experiment: command, paper item, presets, headline result
+  list [--json]                             every experiment: paper item, command, presets, first result
   publish RUN                               copy a finished run's table and figures to experiments/results/
+  report                                    write the pages of experiments/results/ and the table of the README
 
 or one experiment: python -m experiments.PAPER.RESULT [smoke|default|paper] [--field value ...] [--out FOLDER]"""
 
@@ -27,36 +30,43 @@ def find() -> list[common.Experiment]:
     return [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
 
 
-def headline(experiment: common.Experiment) -> dict | None:
+def titles() -> dict[str, str]:
+    """The heading of each result, by "paper/result"."""
+    return {experiment.name: experiment.item for experiment in find()}
+
+
+def headline(experiment: common.Experiment, results: Path = common.RESULTS) -> dict | None:
     """The first row of the published table, or None. The default preset and MNIST come first."""
-
-    def order(path: Path) -> tuple:
-        run = path.parent.name
-        return not run.startswith("default-"), "mnist" not in run, path
-
-    tables = sorted((common.RESULTS / experiment.name).glob("*/table.json"), key=order)
-    return json.loads(tables[0].read_text())[0] | {"run": tables[0].parent.name} if tables else None
+    found = common.published(results, {experiment.name: experiment.item})
+    return found[0].runs[0].rows[0]._asdict() | {"run": found[0].runs[0].name} if found else None
 
 
-def list_experiments(as_json: bool) -> None:
-    """Print one line for each result, or everything as JSON."""
+def list_experiments(as_json: bool, results: Path = common.RESULTS) -> None:
+    """Print a few short lines for each experiment, or everything as JSON."""
     found = find()
     if as_json:
         lines = [
-            {"name": e.name, "command": e.command, "item": e.item, "presets": e.times, "headline": headline(e)}
+            {
+                "name": e.name,
+                "command": e.command,
+                "item": e.item,
+                "presets": e.times,
+                "headline": headline(e, results),
+            }
             for e in found
         ]
         print(json.dumps(lines, indent=1))
         return
+    wrap = partial(textwrap.fill, width=100, initial_indent="    ", subsequent_indent="    ")
     for e in found:
-        presets = ", ".join(f"{name} ({time})" for name, time in e.times.items())
-        best = headline(e)
+        best = headline(e, results)
         result = "no result published yet"
         if best:
-            unit = f" {best['unit']}" if best["unit"] else ""
-            published = f" (published {best['published']:g}{unit})" if best["published"] is not None else ""
-            result = f"{best['name']} {best['measured']:.3g}{unit}{published}, {best['run']}"
-        print(f"{e.command}  |  {e.item}  |  {presets}  |  {result}")
+            row = common.Row(**{name: best[name] for name in common.Row._fields})
+            published = f" (published {row.published:g} {row.unit})" if row.published is not None else ""
+            result = f"{row.name}: {common.measured(row)}{published}, {best['run']}"
+        presets = ", ".join(f"{name} ({time})" for name, time in e.times.items())
+        print(textwrap.fill(e.item, 100), f"    {e.command}", wrap(presets), wrap(result), "", sep="\n")
 
 
 def main(arguments: list[str]) -> None:
@@ -69,6 +79,12 @@ def main(arguments: list[str]) -> None:
                 print(common.publish(Path(run)))
             except ValueError as error:
                 raise SystemExit(f"ValueError: {error}") from error
+        case ["report"]:
+            try:
+                changed = common.write_pages(titles())
+            except ValueError as error:
+                raise SystemExit(f"ValueError: {error}") from error
+            print("\n".join(map(str, changed)) or "all pages are up to date")
         case ["quickstart", *rest]:
             from experiments.quickstart import EXPERIMENT
 

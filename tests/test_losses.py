@@ -404,7 +404,7 @@ def test_no_density_codes_uniform_integers_in_fewer_bits_than_their_entropy(leve
     np.testing.assert_allclose(fitted, np.log2(levels) + 0.5 * np.log2(2 * np.pi * np.e / 12), atol=0.01)
 
 
-@pytest.mark.parametrize("levels", [2, 256])
+@pytest.mark.parametrize("levels", [2, 17, 256])
 def test_the_true_density_codes_uniform_integers_in_exactly_their_entropy(levels, float64):
     integers = np.random.default_rng(0).integers(0, levels, (50, 4))
     x = np.asarray(dequantize(KEY, integers / (levels - 1), levels))
@@ -614,6 +614,13 @@ def test_weights_of_one_are_the_default_and_reversal_the_default_adversary():
     assert_trees_close(default, given, rtol=1e-6)
     nats = [np.asarray(optax_cross_entropy(z, Y)) for z in (code.logits, logits)]
     np.testing.assert_allclose(default.total, nats[0] - nats[1] + bits_per_dim(code, logdet, 256), rtol=1e-5)
+
+
+def test_weights_of_one_are_the_default_of_gradient_reversal():
+    loss, found = jax.jit(jax.value_and_grad(lambda model: reversal_loss(model, CRITIC).total.mean()))(MODEL)
+    given = compiled_reversal(MODEL, CRITIC, nuisance_weight=1.0, likelihood_weight=1.0, levels=256)
+    np.testing.assert_allclose(loss, np.mean(given.total), rtol=1e-6)
+    assert_trees_close(found, gradient(reversal_loss, 0, 1.0, 1.0), rtol=1e-5, atol=1e-6)
 
 
 def test_gradient_reversal_reports_its_parts():

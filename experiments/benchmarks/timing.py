@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import common
+from invjax.data import write_json
 
 PAUSE = 0.02
 """Seconds between two calls, in which the worker threads of the first candidate stop spinning."""
@@ -124,4 +125,4 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, packages
         print(f"| {r.name} | {goal} | {measured} | {'' if r.met is None else 'yes' if r.met else '**no**'} |")
     folder = Path("runs/benchmarks") if options.quick else common.RESULTS / "benchmarks"
     table = {"environment": about, "rows": [r._asdict() for r in rows]}
-    common.write_json(options.out or folder / f"{name}.json", table)
+    write_json(options.out or folder / f"{name}.json", table)

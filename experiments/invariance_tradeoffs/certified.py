@@ -31,7 +31,7 @@ from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
 from invjax import evaluation, figures
 from invjax.attacks import linf, pgd
 from invjax.bounds import METHODS
-from invjax.data import Dataset, HumanLabelled, as_float, human_labelled, load
+from invjax.data import Dataset, HumanLabelled, as_float, human_labelled, load, write_arrays
 from invjax.training import data_mesh
 
 SETS = {"linf 0.4": "automated", "manual linf 0.4": "by hand"}
@@ -194,7 +194,7 @@ def run(config: Config, folder: Path) -> list[common.Row]:
     for name, net in data.released.items():
         place = folder / name.replace(" & ", "-").replace(", ", "-").replace(" ", "-")
         released[name] = common.stage(place, partial(one_released, config, net, data))[1]
-    common.write_arrays(folder / "arrays.npz", runs[0], compress=True)
+    write_arrays(folder / "arrays.npz", runs[0], compress=True)
     draw(config, runs, data, folder / "figures")
     return rows(config, runs, released, data)
 

@@ -29,6 +29,13 @@ from invjax.types import Array, Code, Key, Labels, Logits, PerExample, Scalar
 def reverse_gradient(x: Float[Array, "..."], weight: Scalar) -> Float[Array, "..."]:
     """The identity, with a gradient that is multiplied by `-weight`.
 
+    Args:
+        x: an array.
+        weight: the factor of the reversed gradient.
+
+    Returns:
+        x, unchanged.
+
     Source: Ganin & Lempitsky 2015, *Unsupervised Domain Adaptation by Backpropagation*.
     """
     return x

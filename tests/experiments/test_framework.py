@@ -10,6 +10,7 @@ import pytest
 from experiments import __main__ as commands
 from experiments import common
 from experiments.excessive_invariance import metamers
+from invjax.data import write_file
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def tiny_run(calls):
             return {"error": 1.5}, {"image": np.ones((2, 2))}
 
         numbers, arrays = common.stage(folder / "seed0", compute)
-        common.write_file(folder / "figures" / "image.png", arrays["image"].tobytes())
+        write_file(folder / "figures" / "image.png", arrays["image"].tobytes())
         return [common.row("error", 1.0, [numbers["error"], 2.5], "%", "smaller")]
 
     presets = {"smoke": Tiny(), "default": Tiny(epochs=9)}
@@ -69,7 +70,7 @@ def test_a_run_leaves_a_table_a_config_and_an_environment(tiny):
     _, folder, rows, _ = tiny
     table = json.loads((folder / "table.json").read_text())
     assert [common.Row(**entry) for entry in table] == rows
-    assert set(table[0]) == {"name", "published", "measured", "spread", "seeds", "unit", "differs"}
+    assert set(table[0]) == {"name", "published", "measured", "spread", "seeds", "unit", "differs", "expected"}
     assert json.loads((folder / "config.json").read_text()) == {"dataset": "digits", "epochs": 1}
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["command"] == "python -m experiments.excessive_invariance.metamers smoke"
@@ -96,32 +97,35 @@ def test_the_command_of_a_run_names_the_settings_that_were_changed(tmp_path):
     assert environment["command"] == "python -m experiments.excessive_invariance.metamers smoke --epochs 3"
 
 
-def test_publish_copies_the_small_things_and_list_shows_them(tiny, found, monkeypatch, tmp_path, capsys):
+def test_publish_copies_the_small_files_and_list_shows_them(tiny, found, tmp_path, capsys):
     _, folder, rows, _ = tiny
-    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
-    target = common.publish(folder)
-    assert target == tmp_path / "results" / "excessive_invariance" / "metamers" / "smoke-digits"
+    results = tmp_path / "results"
+    target = common.publish(folder, results)
+    assert target == results / "excessive_invariance" / "metamers" / "smoke-digits"
     names = {"config.json", "environment.json", "table.json", "table.md", "image.png"}
     assert {path.name for path in target.iterdir()} == names
     capsys.readouterr()
-    commands.list_experiments(as_json=True)
+    commands.list_experiments(as_json=True, results=results)
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert listed["excessive_invariance/metamers"]["headline"]["measured"] == rows[0].measured
     assert listed["excessive_invariance/metamers"]["command"].startswith("python -m experiments.excessive_invariance")
-    commands.list_experiments(as_json=False)
+    commands.list_experiments(as_json=False, results=results)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(found) and all(line.startswith("python -m experiments.") for line in lines)
+    assert sum(line.startswith("    python -m experiments.") for line in lines) == len(found)
+    assert max(map(len, lines)) <= 100
+    assert "    error: 2 ± 0.71 % (published 1 %), smoke-digits" in lines
 
 
-def test_the_headline_comes_from_the_default_preset(monkeypatch, tmp_path):
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
-    for run in ("another-mnist", "default-cifar10", "default-digits"):
-        (tmp_path / metamers.EXPERIMENT.name / run).mkdir(parents=True)
-        (tmp_path / metamers.EXPERIMENT.name / run / "table.json").write_text(json.dumps([{"measured": run}]))
-    assert commands.headline(metamers.EXPERIMENT)["measured"] == "default-cifar10"
-    (tmp_path / metamers.EXPERIMENT.name / "default-mnist").mkdir()
-    (tmp_path / metamers.EXPERIMENT.name / "default-mnist" / "table.json").write_text('[{"measured": 1}]')
-    assert commands.headline(metamers.EXPERIMENT) == {"measured": 1, "run": "default-mnist"}
+def test_the_headline_comes_from_the_default_preset(tiny, tmp_path):
+    _, folder, rows, _ = tiny
+    for number, run in enumerate(["another-mnist", "default-cifar10", "default-digits", "default-mnist"]):
+        target = common.publish(folder, tmp_path / "results").rename(tmp_path / "results" / "moved")
+        entries = [row._replace(measured=number)._asdict() for row in rows]
+        (target / "table.json").write_text(json.dumps(entries))
+        target.rename(tmp_path / "results" / metamers.EXPERIMENT.name / run)
+        best = commands.headline(metamers.EXPERIMENT, tmp_path / "results")
+        assert best["run"] == ["another-mnist", "default-cifar10", "default-cifar10", "default-mnist"][number]
+        assert best["measured"] == [0, 1, 1, 3][number]
 
 
 def test_publish_refuses_an_unfinished_run(tmp_path):

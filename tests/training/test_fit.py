@@ -134,7 +134,7 @@ def test_the_number_of_devices_does_not_change_the_losses(devices):
 def test_an_invertible_convolutional_model_trains_alike_on_one_and_two_devices():
     from invjax.models import fi_revnet
 
-    model = fi_revnet((8, 8, 1), 3, blocks=(1,), hidden=((4,),))
+    model = fi_revnet((8, 8, 1), 3, blocks=(3,), hidden=((4,),))
     x = np.random.default_rng(0).random((32, 8, 8, 1), np.float32)
     y = np.arange(32, dtype=np.int32) % 3
 

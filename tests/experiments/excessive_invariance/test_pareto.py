@@ -7,6 +7,7 @@ import pytest
 
 from experiments import common
 from experiments.excessive_invariance import pareto
+from invjax.data import write_json
 
 
 def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promises):
@@ -20,7 +21,7 @@ def table(folder, loss, errors):
         for head, values in errors.items()
         for split in ("train", "test")
     ]
-    common.write_json(folder / "table.json", [row._asdict() for row in rows])
+    write_json(folder / "table.json", [row._asdict() for row in rows])
     return str(folder)
 
 

@@ -1,0 +1,32 @@
+"""The framework of all experiments: presets, the command line, the folder of a run, tables, and devices.
+
+The folder of a run has `config.json`, `environment.json`, `table.json`, `table.md`, `figures/`, and one folder for each
+stage with its `numbers.json` and `arrays.npz`. A complete stage is not run again, so the same command on the same
+folder continues an interrupted run.
+"""
+
+from experiments.common._command_line import execute, main
+from experiments.common._experiment import Experiment
+from experiments.common._folder import RESULTS, open_run, publish, stage
+from experiments.common._machine import environment, use_all_cores
+from experiments.common._pages import published, stale, write_pages
+from experiments.common._rows import Row, measured, row, table_markdown
+
+__all__ = [
+    "RESULTS",
+    "Experiment",
+    "Row",
+    "environment",
+    "execute",
+    "main",
+    "measured",
+    "open_run",
+    "publish",
+    "published",
+    "row",
+    "stage",
+    "stale",
+    "table_markdown",
+    "use_all_cores",
+    "write_pages",
+]

@@ -1,0 +1,71 @@
+"""The folder of a run: its settings, its kept stages, and their publication."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invjax.data import read_arrays, write_arrays, write_json
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def open_run(config: Any, folder: Path) -> None:
+    """Make the folder of a run, or check that an existing folder was made with the same settings.
+
+    Raises:
+        ValueError: the settings differ; the message names the first one that does.
+    """
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    wanted.pop("data_dir", None)  # data_dir depends on the machine, so it does not identify a run
+    path = folder / "config.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise ValueError(
+                    f"{folder} holds a run with {name}={found.get(name)!r}; this run has {wanted.get(name)!r}; "
+                    "give another --out, or remove that folder"
+                )
+    else:
+        write_json(path, wanted)
+
+
+def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict, dict]:
+    """The result of `compute() -> (numbers, arrays)`, kept in `folder` and read from there the next time."""
+    numbers, arrays = folder / "numbers.json", folder / "arrays.npz"
+    if not numbers.exists():
+        values, tensors = compute()
+        write_arrays(arrays, tensors, compress=True)
+        write_json(numbers, values)  # last: its presence says that the stage is complete
+    return json.loads(numbers.read_text()), read_arrays(arrays)
+
+
+def publish(run: Path, results: Path = RESULTS) -> Path:
+    """Copy the table, config, environment and figures of a run to the folder of published results.
+
+    Raises:
+        ValueError: the folder is not a finished run.
+    """
+    missing = [name for name in ("table.json", "config.json", "environment.json") if not (run / name).exists()]
+    if missing:
+        raise ValueError(f"{run} is not a finished run: {', '.join(missing)} is missing; finish the run first")
+    about = json.loads((run / "environment.json").read_text())
+    module = about["command"].split()[2].removeprefix("experiments.")
+    target = results / module.replace(".", "/") / run.name
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    for path in [
+        run / "table.json",
+        run / "table.md",
+        run / "config.json",
+        run / "environment.json",
+        *sorted((run / "figures").glob("*.png")),
+    ]:
+        shutil.copy2(path, target / path.name)
+    return target

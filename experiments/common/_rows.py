@@ -1,0 +1,72 @@
+"""Rows of a table: what was published beside what was measured."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Row(NamedTuple):
+    """One row of a table: what was published, what was measured, and what differs between the two.
+
+    Attributes:
+        name: what is measured.
+        published: the number in the paper, or None.
+        measured: the mean over seeds.
+        spread: the sample standard deviation over seeds; None for one seed.
+        seeds: the number of seeds.
+        unit: the unit, such as "%".
+        differs: how the set-up differs from the published one.
+        expected: the number of a closed form, or a goal; None without one.
+    """
+
+    name: str
+    published: float | None
+    measured: float
+    spread: float | None
+    seeds: int
+    unit: str
+    differs: str = ""
+    expected: float | None = None
+
+
+def row(
+    name: str,
+    published: float | None,
+    values: Iterable[float],
+    unit: str,
+    differs: str = "",
+    expected: float | None = None,
+) -> Row:
+    """A `Row` from one value for each seed."""
+    values = [float(value) for value in values]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Row(name, published, float(np.mean(values)), spread, len(values), unit, differs, expected)
+
+
+def cell(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits; a dash for None."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def measured(row: Row, unit: bool = True) -> str:
+    """The measured number as text, with its spread, and with its unit or without."""
+    spread = "" if row.spread is None else f" ± {cell(row.spread, 2)}"
+    return f"{cell(row.measured)}{spread}" + (f" {row.unit}" if unit and row.unit else "")
+
+
+def table_markdown(rows: Iterable[Row], about: dict[str, Any]) -> str:
+    """The table as Markdown, after a line with its command, machine, version and date."""
+    lines = [
+        f"`{about['command']}`, {about['device']}, JAX {about['packages']['jax']}, {about['date']}",
+        "",
+        "| | published | measured | unit | set-up differs in |",
+        "|---|---|---|---|---|",
+    ]
+    for r in rows:
+        seeds = f" ({r.seeds} seeds)" if r.spread is not None else f" ({r.seeds} seed)"
+        expected = [] if r.expected is None else [f"expected {cell(r.expected, 4)}"]
+        differs = "; ".join([*expected, *([r.differs] if r.differs else [])])
+        value = measured(r, unit=False) + seeds
+        lines.append(f"| {r.name} | {cell(r.published, 4)} | {value} | {r.unit} | {differs} |")
+    return "\n".join(lines) + "\n"
