@@ -19,14 +19,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from invjax import _check
+from invjax.attacks import THREATS
 from invjax.types import Array, Key
 
-NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "l0": lambda change: (change != 0).any(-1).sum().astype(change.dtype),
-    "l1": lambda change: jnp.abs(change).sum(),
-    "l2": lambda change: jnp.sqrt((change**2).sum()),
-    "linf": lambda change: jnp.abs(change).max(),
-}
+
+def _norm(distance):
+    return lambda change: distance(change, jnp.zeros_like(change))
+
+
+NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {name: _norm(THREATS[name]().distance) for name in sorted(THREATS)}
 """The norms of one change `[..., C]`, by name; l0 counts the pixels that differ in any channel."""
 
 Distances = Float[np.ndarray, "rows columns"]
@@ -41,7 +42,7 @@ def distances(x: Float[Array, "examples ..."], references: Float[Array, "referen
     Args:
         x: images, `[B, ..., C]`.
         references: images of the same shape, `[N, ..., C]`.
-        norm: a key of `NORMS`: 'l0', 'l1', 'l2' or 'linf'.
+        norm: a key of `NORMS`, such as 'l2'.
 
     Returns:
         The distances, `[B, N]`.

@@ -33,7 +33,7 @@ def improved(x, images, starts, low, high, norm, steps, min_brightness):
     def distance(moved):
         # `norm` and `steps` are traced, because compiling takes longer than aligning a hundred images
         gap, pixels = jnp.abs(moved - x), ((moved > 0.5) != (x > 0.5)).sum().astype(x.dtype)
-        return jnp.stack([pixels, jnp.sqrt((gap**2).sum()), gap.max()])[norm]
+        return jnp.stack([pixels, jnp.sqrt((gap**2).sum()), gap.max()])[norm]  # in the order of NORMS
 
     def one(image, start):
         def look(u):

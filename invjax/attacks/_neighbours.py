@@ -78,7 +78,7 @@ def aligned_neighbours(
 
     Raises:
         ValueError: the images have another size than the bank's, are not finite or lie outside [0, 1]; the bank has no
-            image of a label; or the transforms are not `[T, 5]` with positive scales.
+            image of a label; the bank's norm is unknown; or the transforms are not `[T, 5]` with positive scales.
     """
     _check.positive(candidates=candidates)
     grid = _checked_grid(transforms)
@@ -135,6 +135,7 @@ def _checked_grid(transforms):
 
 def _checked_classes(x, labels, bank):
     """Check x and its labels against the bank, and return the classes of the bank in ascending order."""
+    _check.one_of("norm of the bank", bank.norm, NORMS)
     _check.within("x", x, (0.0, 1.0))
     if x.shape[1:] != bank.images.shape[1:]:
         raise ValueError(

@@ -19,6 +19,8 @@ import numpy as np
 from invjax import _check
 from invjax.types import Images, Labels
 
+# These norms are not all threats: the search bounds squared l2 distances, which count the pixels that differ in black
+# and white images, so it finds neighbours in l2 and in l0, and candidates for linf.
 NORMS = ("l0", "l2", "linf")
 """The norms in which neighbours are measured."""
 

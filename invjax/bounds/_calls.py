@@ -87,10 +87,12 @@ def is_activation(eqn: Any, shapes: list[tuple[int, ...] | None]) -> bool:
     if any(shape is None or shape for shape in shapes[1:]):
         return False
     avals = [atom.aval for atom in eqn.invars]
-    return str(eqn.params["jaxpr"]) == _body_of(name, *[(a.shape, a.dtype, a.weak_type) for a in avals])
+    like = [(aval.shape, aval.dtype, aval.weak_type) for aval in avals]
+    return str(eqn.params["jaxpr"]) == _body_of(name, jax.config.read("jax_enable_x64"), *like)
 
 
 @cache
-def _body_of(name: str, *avals: tuple[tuple[int, ...], Any, bool]) -> str:
+def _body_of(name: str, x64: bool, *avals: tuple[tuple[int, ...], Any, bool]) -> str:
     like = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in avals]
-    return str(jax.make_jaxpr(_ACTIVATIONS[name])(*like).jaxpr.eqns[0].params.get("jaxpr"))
+    with jax.enable_x64(x64):  # the constants of a body have other dtypes in the two modes
+        return str(jax.make_jaxpr(_ACTIVATIONS[name])(*like).jaxpr.eqns[0].params.get("jaxpr"))

@@ -20,6 +20,7 @@ from invjax.evaluation._curve import Curve, sorted_radii
 from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Box, Params
 
+# Certificates exist for these balls alone: `bounds` computes bounds over boxes and over l2 balls.
 REGIONS = {"linf": linf_box, "l2": l2_ball}
 """The balls that can be certified, by the name of their norm."""
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from invjax.analysis import beyond_nearest_other, distances, one_point_accuracy, order_violations
+from invjax.analysis import NORMS, beyond_nearest_other, distances, one_point_accuracy, order_violations
+from invjax.attacks import THREATS
 
 LABELS, REFERENCES = np.array([0, 1, 2, 0]), np.array([0, 0, 1, 1, 1, 2, 2, 0, 1])
 
@@ -71,6 +72,13 @@ def test_one_point_a_class_is_drawn_anew_from_its_class():
     assert set(accuracies.tolist()) == {0.75, 1.0}
     assert (accuracies == 0.75).mean() == pytest.approx(1 / 3, abs=0.1)
     assert order_violations(found, LABELS, REFERENCES).tolist() == pytest.approx([1 / 3, 0, 0, 0])
+
+
+def test_the_norms_are_those_of_the_threats():
+    change = np.array([[0.5, 0.0], [0.0, 0.0], [-1.0, 0.25]], np.float32)
+    expected = {"l0": 2, "l1": 1.75, "l2": np.sqrt(1.3125), "linf": 1}
+    assert list(NORMS) == sorted(THREATS)
+    assert {name: float(norm(change)) for name, norm in NORMS.items()} == pytest.approx(expected)
 
 
 def test_arrays_that_do_not_fit_together_are_refused():

@@ -332,6 +332,12 @@ def test_bad_arguments_of_the_alignment_are_refused(x, labels, options, words, m
         aligned_neighbours(x, labels, reference_bank(BANK, BANK_LABELS, norm="l2"), **options)
 
 
+def test_a_bank_of_another_norm_is_refused():
+    bank = reference_bank(BANK, BANK_LABELS, norm="l2")._replace(norm="l1")
+    with pytest.raises(ValueError, match="norm of the bank must be one of 'l0', 'l2', 'linf'; got 'l1'"):
+        aligned_neighbours(X, LABELS, bank)
+
+
 # Within the linf ball
 
 RNG = np.random.default_rng(0)

@@ -221,6 +221,13 @@ def test_bounds_keep_float32_and_do_not_trust_the_name_of_a_function():
     assert found.lower.tolist() == [2, 2] and found.upper.tolist() == [3, 3]
 
 
+def test_an_activation_has_the_same_bounds_after_the_precision_changes():
+    box = Interval(jnp.full(11, -1, jnp.float32), jnp.full(11, 1, jnp.float32))
+    for x64 in (False, True, False):
+        with jax.enable_x64(x64):
+            np.testing.assert_allclose(ibp(jax.nn.elu, box).lower, np.expm1(-1), rtol=1e-6)
+
+
 OUT_OF_ITS_DOMAIN = {
     # a box that exceeds the domain of the function, and a point of the box inside the domain
     "root": (lambda x: jnp.sqrt(x - 0.5), (0.0, 1.0), 0.75),

@@ -141,15 +141,17 @@ def test_an_invertible_convolutional_model_trains_alike_on_one_and_two_devices()
     def loss_fn(params, key, batch, step):
         return cross_entropy(model.apply(params, batch[0]), batch[1]).mean(), {}
 
-    optimizer = optax.adam(1e-3)
-    key = jax.random.key(0)
-    state = training.init_state(key, model.init(key, jnp.asarray(x)), optimizer)
+    optimizer = optax.sgd(0.01)  # unlike Adam, it takes other steps where gradients are scaled
+    key, rng = jax.random.key(0), np.random.default_rng(1)
+    noisy = lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32)  # noqa: E731  no coupling is zero
+    params = jax.tree.map(noisy, jax.jit(model.init)(key, jnp.asarray(x)))
+    state = training.init_state(key, params, optimizer)
     step, draw = training.make_train_step(loss_fn, optimizer), batches([x, y], 16, seed=0)
     losses = [
         [row["loss"] for row in training.fit(state, step, draw, 6, log_every=1, mesh=mesh)[1]]
         for mesh in (None, training.data_mesh(jax.devices()[:2]))
     ]
-    np.testing.assert_allclose(*losses, rtol=2e-4)
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_parameters_are_replicated_and_batches_are_spread():

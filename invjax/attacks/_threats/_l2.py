@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from invjax.attacks._roots import newton
 from invjax.attacks._threats._threat import Threat, check_box, descent, draw
 from invjax.types import Box
 
@@ -48,14 +47,7 @@ def l2(box: Box = (0.0, 1.0)) -> Threat:
         return scaled / jnp.maximum(_norm(scaled), 1e-12)
 
     def to_hyperplane(point, normal, offset):
-        way, zero = descent(point, normal, offset, box), jnp.zeros((), point.dtype)
-        slope, cap = way.slope, way.cap
-
-        def rest(s):
-            value = way.missing - (slope * jnp.minimum(s * slope, cap)).sum()
-            return value, -jnp.where(s * slope < cap, slope**2, 0).sum()
-
-        most = (cap / jnp.where(slope > 0, slope, 1)).max()
-        return way.step(jnp.minimum(newton(rest, zero, most, zero, way.missing, True) * slope, cap))
+        way = descent(point, normal, offset, box)
+        return way.along(way.slope)
 
     return Threat(sample, ascent, project, lambda z, x: _norm(z - x), box, "l2", order=2, to_hyperplane=to_hyperplane)

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from invjax.attacks._roots import newton
 from invjax.attacks._threats._threat import Threat, check_box, descent, draw
 from invjax.types import Box
 
@@ -28,13 +27,8 @@ def linf(box: Box = (0.0, 1.0)) -> Threat:
         return jnp.clip(jnp.clip(z, x - eps, x + eps), *box)
 
     def to_hyperplane(point, normal, offset):
-        way, zero = descent(point, normal, offset, box), jnp.zeros((), point.dtype)
-
-        def rest(r):
-            value = way.missing - (way.slope * jnp.minimum(r, way.cap)).sum()
-            return value, -jnp.where(r < way.cap, way.slope, 0).sum()
-
-        return way.step(jnp.minimum(newton(rest, zero, way.cap.max(), zero, way.missing, True), way.cap))
+        way = descent(point, normal, offset, box)
+        return way.along(jnp.ones_like(way.slope))
 
     return Threat(
         sample=lambda key, x, eps: project(x + eps * draw(jax.random.uniform, key, x.shape, x.dtype, -1, 1), x, eps),

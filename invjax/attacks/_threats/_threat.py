@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from invjax.attacks._roots import newton
 from invjax.types import Array, Box, Key, Scalar
 
 Example = Float[Array, "..."]
@@ -95,6 +96,18 @@ class Descent(NamedTuple):
         """The step of these sizes, or the step to the nearest corner if the box does not reach the hyperplane."""
         reachable = (self.slope * self.cap).sum() > self.missing
         return jnp.where(reachable, size, self.cap) * self.direction
+
+    def along(self, rates: Array) -> Array:
+        """The step in which each coordinate changes at its own rate until it reaches its cap."""
+
+        def rest(t):
+            value = self.missing - (self.slope * jnp.minimum(t * rates, self.cap)).sum()
+            return value, -jnp.where(t * rates < self.cap, self.slope * rates, 0).sum()
+
+        zero = jnp.zeros((), self.slope.dtype)
+        all_capped = (self.cap / jnp.where(rates > 0, rates, 1)).max()
+        time = newton(rest, zero, all_capped, zero, self.missing, True)
+        return self.step(jnp.minimum(time * rates, self.cap))
 
 
 def descent(point: Array, normal: Array, offset: Scalar, box: Box) -> Descent:
