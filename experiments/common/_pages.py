@@ -242,7 +242,7 @@ def headlines(found: list[Result], chosen: list[dict[str, str]]) -> str:
             raise ValueError(f"headlines.json names {key}, which was not published")
         run, row = rows[key]
         page = f"experiments/results/{line['result'].partition('/')[0]}.md#{anchor(line['result'])}"
-        published = f"{cell(row.published, 4)} {row.unit}" if row.published is not None else "–"
+        published = f"{cell(row.published, 4)} {row.unit}".strip() if row.published is not None else "–"
         lines.append(f"| {line['finding']} | {published} | {measured(row)} | [{run.name}]({page}) |")
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from invjax.bijectors._chain import chain, invert
 from invjax.bijectors._code import logit_coupling, soft_tails
 from invjax.bijectors._coupling import additive_coupling, affine_coupling
 from invjax.bijectors._linear import actnorm, conv1x1, dct2, dct_matrix, permute, reverse
+from invjax.bijectors._logit_box import logit_box
 from invjax.bijectors._marginals import decision_marginals
 from invjax.bijectors._repeat import repeat
 from invjax.bijectors._reshape import factor_out, flatten, pad_channels, roll, squeeze
@@ -26,6 +27,7 @@ __all__ = [
     "factor_out",
     "flatten",
     "invert",
+    "logit_box",
     "logit_coupling",
     "memory_saving",
     "pad_channels",

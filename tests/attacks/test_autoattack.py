@@ -42,6 +42,7 @@ def apply_fn(params, x):
     return jnp.tanh(4 * (x.reshape(len(x), -1) - 0.5) @ params["hidden"]) @ params["out"]
 
 
+@pytest.mark.slow
 def test_one_attack_and_the_benchmark_break_the_same_images_with_the_same_examples():
     rng, count, eps = np.random.default_rng(4), 24, 0.02
     params = {

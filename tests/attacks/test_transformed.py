@@ -36,6 +36,7 @@ def run(problem, attack, eps, rows=slice(None), seed=0):
     return compiled(attack)(jax.random.key(seed), weights, x[rows], labels[rows], eps=eps, ids=ids)
 
 
+@pytest.mark.slow
 def test_more_tries_find_worse_transforms(problem):
     weights, _, labels = problem
     losses = []

@@ -657,6 +657,7 @@ def test_attacks_that_mean_different_things_are_not_combined(attacks, message):
 # A new norm is one factory and one line of the registry
 
 
+@pytest.mark.slow
 def test_a_registered_norm_works_in_the_attacks_that_it_supports(monkeypatch):
     def euclidean(box=(0.0, 1.0)):
         return l2(box)._replace(name="euclidean", to_hyperplane=None)

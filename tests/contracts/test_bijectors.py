@@ -24,6 +24,7 @@ from invjax.bijectors import (
     factor_out,
     flatten,
     invert,
+    logit_box,
     logit_coupling,
     memory_saving,
     pad_channels,
@@ -82,6 +83,8 @@ BIJECTORS = {  # name: (factory, shape of one example)
     "affine_coupling": (lambda: affine_coupling(conv), (2, 3, 4)),
     "affine_coupling-vectors": (lambda: affine_coupling(dense), (6,)),
     "dct2": (dct2, (2, 3, 4)),
+    # all numbers to values near the box, which the second map with its wider margin takes to some numbers
+    "logit_box": (lambda: chain([invert(logit_box(0.05, (-1, 2))), logit_box(0.2, (-1, 2))]), (2, 3, 1)),
     "logit_coupling": (lambda: logit_coupling(dense, 2), (6,)),
     "decision_whitening": (lambda: decision_whitening(2, min_std=0.3), (5,)),
     "decision_marginals": (lambda: decision_marginals(2, knots=4), (5,)),
@@ -105,7 +108,7 @@ BIJECTORS = {  # name: (factory, shape of one example)
     "pad_channels": (lambda: pad_channels(2), (2, 3, 4)),
     "pad_channels-vectors": (lambda: pad_channels(1), (5,)),
 }
-ONTO = [name for name in BIJECTORS if not name.startswith("pad_channels")]
+ONTO = [name for name in BIJECTORS if not name.startswith(("pad_channels", "logit_box"))]
 REVERSE_MODE_ONLY = [name for name in BIJECTORS if name.startswith("memory_saving")]
 
 
@@ -591,9 +594,14 @@ ERRORS = {  # name: (the fault, the value and the fix in the message)
     "odd channels, init": (lambda: affine_coupling(conv).init(jax.random.key(0), ODD), ODD_CHANNELS),
     "odd channels, factor_out": (lambda: factor_out(reverse()).forward((), ODD), ODD_CHANNELS),
     "size that does not squeeze": (lambda: squeeze(3).forward((), IMAGE), r"squeeze\(3\).*\(2, 4, 4, 2\).*crop or pad"),
-    "channels that do not unsqueeze": (lambda: squeeze(2).inverse((), IMAGE), r"squeeze\(2\).*\(2, 4, 4, 2\).*check"),
+    "channels that do not unsqueeze": (
+        lambda: squeeze(2).inverse((), IMAGE), r"squeeze\(2\).*\(2, 4, 4, 2\).*pass an output of squeeze"),
     "squeeze by 0": (lambda: squeeze(0), "factor must be positive; got factor=0"),
     "pad by 0": (lambda: pad_channels(0), "extra must be positive; got extra=0"),
+    "no margin": (lambda: logit_box(0.0), "margin must be above 0 and below 1/2; got margin=0.0"),
+    "an infinite box": (lambda: logit_box(box=(0, np.inf)), r"box must be finite.*got box=\(0, inf\)"),
+    "pixel values of bytes": (
+        lambda: logit_box().init(jax.random.key(0), 255 * IMAGE), r"needs values in \[0, 1\].*to 255; scale"),
     "repeat 0 times": (lambda: repeat(step(), 0), "n must be positive; got n=0"),
     "anchor_every 0": (lambda: memory_saving([reverse()], 0), "anchor_every must be positive; got anchor_every=0"),
     "repeat of squeeze, init": (lambda: repeat(squeeze(), 2).init(jax.random.key(0), IMAGE), CHANGED_SHAPE),

@@ -137,6 +137,7 @@ def test_binary_looks_at_black_and_white_and_weighs_the_classes(params):
     assert not np.allclose(logits[:, 0], plain(params, x)[:, 0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_analysis_by_synthesis_can_be_attacked_with_pgd():
     net = analysis_by_synthesis(2, draws=20, latent=2, steps=2)
     x = jnp.asarray(some_images(6, 4))

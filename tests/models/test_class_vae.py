@@ -123,6 +123,7 @@ def test_autoencoders_of_all_classes_train_at_once_as_each_alone():
     np.testing.assert_allclose(losses, alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trained_autoencoder_reconstructs_its_images():
     images = np.zeros((16, 28, 28, 1), np.float32)
     for i in range(16):
