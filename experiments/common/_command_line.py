@@ -1,28 +1,62 @@
-"""The command line of an experiment."""
+"""The command line of an experiment, and the run that it starts."""
 
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from experiments.common._experiment import Experiment
 from experiments.common._folder import open_run
 from experiments.common._machine import environment
 from experiments.common._rows import Row, table_markdown
+from experiments.common._settings import identity, of_trials
+from experiments.common._trials import Results, Trial, chosen, compute, places
+from invjax import figures
 from invjax.data import write_file, write_json
 
 
-def execute(experiment: Experiment, preset: str, config: Any, folder: Path) -> list[Row]:
-    """Run an experiment in `folder`, or continue an interrupted run, and write its table."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of every run."""
+
+    out: Path | None = None
+    """Folder of the run; by default runs/PAPER/RESULT/PRESET-DATASET."""
+    dry_run: bool = False
+    """Show the trials, and which of them are done, and compute nothing."""
+    only: tuple[str, ...] = ()
+    """Compute only the trials at these places, such as seed=0 arm=plain."""
+    shard: str | None = None
+    """Compute the I-th of N parts of the trials, written I/N, to divide a run over machines with a common folder."""
+
+
+def execute(experiment: Experiment, preset: str, config: Any, folder: Path, options: Options = Options()) -> list[Row]:
+    """Run an experiment in `folder`, or continue an interrupted run, and write its table.
+
+    Returns:
+        The rows of the table; none if there are trials left to compute.
+    """
+    trials = [] if experiment.trials is None else places(experiment.trials(config), folder)
+    if not trials and (options.dry_run or options.only or options.shard):
+        raise ValueError(f"{experiment.name} is one trial; --dry-run, --only and --shard do not apply to it")
+    mine = chosen(trials, options.only, options.shard) if trials else []
+    if options.dry_run:
+        print("\n".join(f"{'done ' if trial.done else 'to do'}  {trial.name}" for trial in mine))
+        return []
     open_run(config, folder)
-    changes = [
-        f"--{field.name.replace('_', '-')} {_argument(getattr(config, field.name))}"
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(experiment.presets[preset], field.name) and field.name != "data_dir"
-    ]
-    about = environment(" ".join([experiment.command, preset, *changes]))
-    rows = experiment.run(config, folder)
+    about = environment(_command(experiment, preset, config))
+    if trials:
+        run_trials(experiment, config, mine)
+        missing = [trial for trial in trials if not trial.done]
+        if missing:
+            print(f"{len(missing)} of {len(trials)} trials are left, the first one {missing[0].name}; no table yet")
+            return []
+        rows = draw(experiment, config, trials, folder)
+    else:
+        assert experiment.run is not None, "an experiment has trials or run"
+        rows = experiment.run(config, folder)
     write_json(folder / "environment.json", about)
     write_json(folder / "table.json", [r._asdict() for r in rows])
     write_file(folder / "table.md", table_markdown(rows, about))
@@ -33,8 +67,43 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path) -> l
     return rows
 
 
-def _argument(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial]) -> None:
+    """Compute the trials that are not done."""
+    left = [trial for trial in trials if not trial.done]
+    if not left:
+        return
+    assert experiment.trial is not None
+    data = None if experiment.data is None else experiment.data(config)
+    settings, readable = identity(config), of_trials(config)
+    for trial in left:
+        compute(trial, partial(experiment.trial, readable, data, folder=trial.folder, **trial.axes), settings)
+
+
+def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: Path) -> list[Row]:
+    """Draw the figures of finished trials, and give the table."""
+    assert experiment.table is not None
+    results = Results(trials)
+    if experiment.figures is not None:
+        for name, figure in experiment.figures(config, results).items():
+            figures.save(figure, folder / "figures" / f"{name}.png")
+    return list(experiment.table(config, results))
+
+
+def _command(experiment: Experiment, preset: str, config: Any) -> str:
+    changes = _changes(config, experiment.presets[preset])
+    return " ".join([experiment.command, preset, *changes])
+
+
+def _changes(config: Any, default: Any, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for field in dataclasses.fields(config):
+        value, usual = getattr(config, field.name), getattr(default, field.name)
+        flag = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            found += _changes(value, usual, f"{flag}.")
+        elif value != usual and field.name != "data_dir":
+            found.append(f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return found
 
 
 def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row]:
@@ -47,23 +116,23 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
     preset = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "default"
     if preset not in experiment.presets:
         raise SystemExit(f"preset must be one of {', '.join(experiment.presets)}; got {preset!r}")
-    out = None
-    if "--out" in arguments:
-        at = arguments.index("--out")
-        if at + 1 == len(arguments):
-            raise SystemExit("--out needs a folder")
-        out = Path(arguments[at + 1])
-        del arguments[at : at + 2]
     default = experiment.presets[preset]
-    description = f"{experiment.item}. Presets: " + "; ".join(f"{k} ({v})" for k, v in experiment.times.items())
-    config = tyro.cli(
-        type(default),
-        default=default,
+    flat = tyro.conf.arg(name="")
+    command = dataclasses.make_dataclass(
+        "Command",
+        [("settings", Annotated[type(default), flat], default), ("options", Annotated[Options, flat], Options())],
+        frozen=True,
+    )
+    presets = "; ".join(f"{name} ({time})" for name, time in experiment.times.items())
+    given: Any = tyro.cli(
+        command,
         args=arguments,
         prog=f"{experiment.command} {preset}",
-        description=description + ". Also: --out FOLDER, the folder of the run.",
+        description=f"{experiment.item}. Presets: {presets}.",
     )
+    config, options = given.settings, given.options
+    folder = options.out or Path("runs") / experiment.name / f"{preset}-{config.dataset}"
     try:
-        return execute(experiment, preset, config, out or Path("runs") / experiment.name / f"{preset}-{config.dataset}")
+        return execute(experiment, preset, config, folder.expanduser(), options)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common._settings import identity
 from invjax.data import read_arrays, write_arrays, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -17,22 +18,47 @@ RESULTS = Path(__file__).parents[1] / "results"
 def open_run(config: Any, folder: Path) -> None:
     """Make the folder of a run, or check that an existing folder was made with the same settings.
 
+    Settings that identify no trial, such as the list of seeds, may differ.
+
     Raises:
-        ValueError: the settings differ; the message names the first one that does.
+        ValueError: the settings differ, and the message names the first one that does; or the folder holds another
+            experiment or an older version of it.
     """
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    wanted.pop("data_dir", None)  # data_dir depends on the machine, so it does not identify a run
+    wanted = json.loads(json.dumps(identity(config)))
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    settings.pop("data_dir", None)
     path = folder / "config.json"
     if path.exists():
         found = json.loads(path.read_text())
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
-                raise ValueError(
-                    f"{folder} holds a run with {name}={found.get(name)!r}; this run has {wanted.get(name)!r}; "
-                    "give another --out, or remove that folder"
-                )
-    else:
-        write_json(path, wanted)
+        unknown = found.keys() - {field.name for field in dataclasses.fields(config)}
+        if unknown:
+            raise ValueError(
+                f"{folder} holds a run of another experiment, or of an older version: it has the setting "
+                f"{min(unknown)!r}; give another --out"
+            )
+        difference = _difference(wanted, found)
+        if difference:
+            name, there, here = difference
+            raise ValueError(
+                f"{folder} holds a run with {name}={there!r}; this run has {here!r}; "
+                "give another --out, or remove that folder"
+            )
+        if found == settings:
+            return
+    write_json(path, settings)
+
+
+def _difference(wanted: dict, found: dict, prefix: str = "") -> tuple[str, Any, Any] | None:
+    """The first setting that differs: its name, the found value and the wanted value."""
+    for name, here in sorted(wanted.items()):
+        there = found.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            inner = _difference(here, there, f"{prefix}{name}.")
+            if inner:
+                return inner
+        elif here != there:
+            return prefix + name, there, here
+    return None
 
 
 def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict, dict]:

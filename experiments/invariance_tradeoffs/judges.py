@@ -2,9 +2,9 @@
 
 The voters are six networks and one classifier of class-conditional densities. All are fitted to digits that were
 rotated, shifted and bent, most of them with uneven brightness. The augmentation was chosen by the agreement of single
-networks with people on the released examples (`experiments/results/invariance_tradeoffs/attack/notes.md`). The agreement that `calibration` measures on the same
-examples is therefore somewhat too high. The fraction of voters that must agree is the 70 % of the paper and was not
-chosen.
+networks with people on the released examples (see the notes of the result `invariance_tradeoffs/attack`). The agreement
+that `calibration` measures on the same examples is therefore somewhat too high. The fraction of voters that must agree
+is the 70 % of the paper and was not chosen.
 """
 
 import dataclasses

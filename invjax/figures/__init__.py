@@ -10,6 +10,7 @@ from invjax.figures._fractions import stacked_fractions
 from invjax.figures._histograms import histograms
 from invjax.figures._interval_charts import interval_curves, interval_dots
 from invjax.figures._lines import curves, line_panels
+from invjax.figures._logit_bars import logit_bars
 from invjax.figures._pictures import adversarial_grid, image_grid, metamer_grid
 from invjax.figures._plane_panels import plane_panels
 from invjax.figures._points import pareto, scatter_panels
@@ -29,6 +30,7 @@ __all__ = [
     "interval_curves",
     "interval_dots",
     "line_panels",
+    "logit_bars",
     "logits_along",
     "metamer_grid",
     "pareto",

@@ -33,6 +33,7 @@ def fi_revnet(
     *,
     coupling: Callable[..., Bijector] = additive_coupling,
     mix: Callable[[], Bijector] = reverse,
+    entry: Bijector | None = None,
     readout: Bijector | None = None,
     save_memory: bool = True,
     anchor_every: int | None = 8,
@@ -59,6 +60,8 @@ def fi_revnet(
         hidden: hidden channels of the conditioners of each level.
         coupling: `additive_coupling` (preserves volume, as in the authors' code) or `affine_coupling`.
         mix: the layer that exchanges the halves between couplings: `reverse`, `conv1x1`, or `partial(permute, seed)`.
+        entry: bijector of the pixels before the first squeeze, such as `bijectors.logit_box()`, which keeps decoded
+            images near the range of pixel values. By default there is none.
         readout: bijector before the first K values become logits. The default is `dct2()`, whose first values are the
             lowest frequencies of the first channels. `roll((2, 2))` reads position (2, 2), as the authors' code does.
         save_memory: recompute activations in the backward pass (`bijectors.memory_saving`). Parameters and values are
@@ -70,7 +73,7 @@ def fi_revnet(
     """
     if len(blocks) != len(hidden):
         raise ValueError(f"blocks and hidden need one entry for each level; got {len(blocks)} and {len(hidden)}")
-    layers = []
+    layers = [] if entry is None else [entry]
     for n, widths in zip(blocks, hidden, strict=True):
         layers.append(squeeze())
         if n:

@@ -137,7 +137,6 @@ def test_publish_refuses_an_unfinished_run(tmp_path):
     ("arguments", "message"),
     [
         (["huge"], "preset must be one of smoke, default, paper; got 'huge'"),
-        (["smoke", "--out"], "--out needs a folder"),
         (["smoke", "--dataset", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
     ],
 )
@@ -145,6 +144,14 @@ def test_the_command_line_refuses_in_one_line(arguments, message, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
         common.main(metamers.EXPERIMENT, arguments)
+
+
+def test_out_needs_a_folder_and_may_be_written_with_an_equals_sign(tiny, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        common.main(tiny[0], ["smoke", "--out"])
+    assert "--out" in capsys.readouterr().err
+    common.main(tiny[0], ["smoke", f"--out={tmp_path / 'there'}"])
+    assert (tmp_path / "there" / "table.json").exists()
 
 
 def test_an_unknown_command_prints_the_usage():

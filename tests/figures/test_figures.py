@@ -103,6 +103,7 @@ FIGURES = {
     "decision_slices": slices,
     "bar_panels": information,
     "image_grid": gallery,
+    "logit_bars": lambda: figures.logit_bars({name: (PICTURES["gray"][:2], np.eye(5)[:2]) for name in "ab"}, "Logits"),
 }
 
 
@@ -388,3 +389,37 @@ def test_bars_without_a_reference_are_inside_the_figure():
     panels = figures.bar_panels(INFORMATION, "nats", "Information").axes
     assert not [line for axes in panels for line in axes.lines if line.get_linestyle() == "--"]
     assert panels[0].get_ylim()[1] > 2.2
+
+
+# Images with logits
+
+
+def test_bars_are_the_logits_and_the_predicted_class_is_colored():
+    rng = np.random.default_rng(0)
+    columns = {name: (rng.random((2, 5, 5, 1)), rng.normal(size=(2, 4))) for name in ("an image", "a metamer")}
+    figure = figures.logit_bars(columns, "Two columns")
+    assert len(figure.axes) == 8 and figure.get_suptitle() == "Two columns"
+    for column, (name, (images, logits)) in enumerate(columns.items()):
+        assert figure.axes[column].get_title() == name
+        for row in range(2):
+            np.testing.assert_array_equal(figure.axes[4 * row + column].images[0].get_array(), images[row, ..., 0])
+            bars = figure.axes[4 * row + 2 + column].patches
+            np.testing.assert_allclose([bar.get_height() for bar in bars], logits[row])
+            colors = [bar.get_facecolor() for bar in bars]
+            (top,) = [k for k, color in enumerate(colors) if colors.count(color) == 1]
+            assert top == logits[row].argmax()
+    heights = {figure.axes[i].get_ylim() for i in (2, 3, 6, 7)}
+    assert len(heights) == 1, "all bars have one scale"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"a": (np.zeros((2, 3, 3, 1)), np.zeros((1, 4)))},
+        {"a": (np.zeros((1, 3, 3, 1)), np.zeros((1, 4))), "b": (np.zeros((1, 3, 3, 1)), np.zeros((1, 5)))},
+    ],
+)
+def test_columns_of_different_sizes_are_refused(columns):
+    with pytest.raises(ValueError, match=r"images .n, H, W, C. and logits .n, K. of the same n and K"):
+        figures.logit_bars(columns, "")

@@ -1,0 +1,203 @@
+"""Trials: the grid of an experiment, its folders, parts of it, and results by axis."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import common
+from experiments.common import axis, for_figures, grid, row
+from experiments.excessive_invariance import metamers
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Settings of the training."""
+
+    epochs: int = 1
+    """Number of passes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of an experiment that takes no time."""
+
+    dataset: str = "digits"
+    """Data set of the images."""
+    train: Train = Train()
+    """Training."""
+    arms: tuple[str, ...] = axis(("plain", "robust"))
+    """Arms of the experiment."""
+    columns: int = for_figures(8)
+    """Columns of the figure."""
+    seeds: tuple[int, ...] = axis((0, 1))
+    """Random seeds."""
+
+
+class Counted:
+    """An experiment that counts what it computes; a trial on a place in `failing` raises."""
+
+    def __init__(self):
+        self.computed, self.loaded, self.failing = [], 0, ()
+        presets = {"smoke": Config(), "default": Config(train=Train(9))}
+        self.experiment = common.Experiment(
+            metamers.EXPERIMENT.name, "figure 1", presets, {"smoke": "", "default": ""},
+            trials=lambda config: grid(arm=config.arms, seed=config.seeds),
+            trial=self.trial, table=self.table, data=self.data,
+        )  # fmt: skip
+
+    def data(self, config):
+        self.loaded += 1
+        return 100
+
+    def trial(self, config, data, *, arm, seed, folder):
+        self.computed.append((arm, seed))
+        if (arm, seed) in self.failing:
+            raise OSError("no space left on device")
+        numbers = {"error": data + seed + 10 * (arm == "robust"), "attack": {"pgd": config.train.epochs}}
+        return numbers, {"seed": np.full(2, seed)}
+
+    def table(self, config, results):
+        for at in results.each("arm"):
+            yield row(f"{at.arm}: error", None, at["error"], "%")
+
+    def run(self, folder, *arguments):
+        self.computed.clear()
+        return common.main(self.experiment, ["smoke", "--out", str(folder), *arguments])
+
+
+@pytest.fixture
+def counted():
+    return Counted()
+
+
+def test_a_grid_has_all_combinations_and_its_last_axis_changes_first():
+    assert grid(arm="ab", seed=[0, 1]) == [
+        {"arm": "a", "seed": 0}, {"arm": "a", "seed": 1}, {"arm": "b", "seed": 0}, {"arm": "b", "seed": 1},
+    ]  # fmt: skip
+
+
+def test_a_run_computes_each_trial_once(counted, tmp_path):
+    rows = counted.run(tmp_path)
+    assert [(r.name, r.measured, r.seeds) for r in rows] == [("plain: error", 100.5, 2), ("robust: error", 110.5, 2)]
+    assert counted.computed == [("plain", 0), ("plain", 1), ("robust", 0), ("robust", 1)] and counted.loaded == 1
+    assert counted.run(tmp_path) == rows and counted.computed == [] and counted.loaded == 1
+    kept = json.loads((tmp_path / "trials" / "arm=plain,seed=0" / "trial.json").read_text())
+    assert kept["axes"] == {"arm": "plain", "seed": 0} and kept["settings"] == {
+        "dataset": "digits",
+        "train": {"epochs": 1},
+    }
+
+
+def test_one_more_seed_adds_its_trials_and_a_setting_of_figures_adds_none(counted, tmp_path):
+    counted.run(tmp_path)
+    rows = counted.run(tmp_path, "--seeds", "0", "1", "2")
+    assert counted.computed == [("plain", 2), ("robust", 2)] and rows[0].seeds == 3
+    counted.run(tmp_path, "--columns", "5")
+    assert counted.computed == [] and json.loads((tmp_path / "config.json").read_text())["columns"] == 5
+
+
+def test_a_setting_of_the_trials_needs_another_folder(counted, tmp_path):
+    counted.run(tmp_path)
+    with pytest.raises(SystemExit, match=r"holds a run with train.epochs=1; this run has 3; give another --out"):
+        counted.run(tmp_path, "--train.epochs", "3")
+    assert counted.computed == []
+    assert json.loads((tmp_path / "config.json").read_text())["train"] == {"epochs": 1}
+
+
+def test_the_folder_of_another_experiment_is_refused(counted, tmp_path):
+    (tmp_path / "config.json").write_text('{"dataset": "digits", "blocks": 3}')
+    with pytest.raises(SystemExit, match="another experiment, or of an older version: it has the setting 'blocks'"):
+        counted.run(tmp_path)
+
+
+def test_two_shards_give_the_whole(counted, tmp_path, capsys):
+    assert counted.run(tmp_path, "--shard", "1/2") == [] and counted.computed == [("plain", 0), ("robust", 0)]
+    assert "2 of 4 trials are left, the first one arm=plain, seed=1" in capsys.readouterr().out
+    assert not (tmp_path / "table.json").exists()
+    rows = counted.run(tmp_path, "--shard", "2/2")
+    assert counted.computed == [("plain", 1), ("robust", 1)]
+    assert rows == Counted().run(tmp_path / "whole")
+
+
+def test_only_computes_the_trials_at_a_place(counted, tmp_path):
+    counted.run(tmp_path, "--only", "arm=robust", "seed=1")
+    assert counted.computed == [("robust", 1)]
+
+
+def test_a_dry_run_shows_the_trials_and_computes_nothing(counted, tmp_path, capsys):
+    counted.run(tmp_path, "--only", "seed=0")
+    capsys.readouterr()
+    assert counted.run(tmp_path, "--dry-run") == [] and counted.computed == []
+    assert capsys.readouterr().out.splitlines() == [
+        "done   arm=plain, seed=0", "to do  arm=plain, seed=1",
+        "done   arm=robust, seed=0", "to do  arm=robust, seed=1",
+    ]  # fmt: skip
+    counted.run(tmp_path / "new", "--dry-run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_stops_in_a_trial_goes_on_with_this_trial(counted, tmp_path):
+    counted.failing = [("robust", 0)]
+    with pytest.raises(SystemExit, match="no space left"):
+        counted.run(tmp_path)
+    (tmp_path / "trials" / "arm=robust,seed=0").mkdir()
+    (tmp_path / "trials" / "arm=robust,seed=0" / "arrays.npz").write_bytes(b"half written")
+    counted.failing = ()
+    assert counted.run(tmp_path) == Counted().run(tmp_path / "whole")
+    assert counted.computed == [("robust", 0), ("robust", 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "size=1"], r"--only needs AXIS=VALUE with an axis of arm, seed; got 'size=1'"),
+        (["--only", "seed"], r"--only needs AXIS=VALUE"),
+        (["--only", "seed=7"], r"no trial has seed=7; the axis seed has 0, 1"),
+        (["--shard", "3/2"], r"--shard needs I/N with 1 <= I <= N, such as 1/4; got '3/2'"),
+        (["--shard", "0/2"], r"--shard needs"),
+        (["--shard", "half"], r"--shard needs"),
+        (["--seeds", "0", "0"], r"two trials have the same place: arm=plain, seed=0"),
+        (["--seeds"], r"the experiment has no trials"),
+    ],
+)
+def test_bad_places_are_refused_before_anything_is_computed(counted, tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        counted.run(tmp_path / "run", *arguments)
+    assert counted.computed == [] and not (tmp_path / "run").exists()
+
+
+def test_results_are_selected_by_axis(counted, tmp_path):
+    found = []
+    counted.experiment = counted.experiment._replace(table=lambda config, results: found.append(results) or [])
+    counted.run(tmp_path)
+    (results,) = found
+    assert len(results) == 4 and results.values("seed") == [0, 1]
+    robust = results.select(arm="robust")
+    assert robust.arm == "robust" and robust["error"] == [110, 111] and robust["attack", "pgd"] == [1, 1]
+    assert [(at.seed, at["error"]) for at in results.each("seed")] == [(0, [100, 110]), (1, [101, 111])]
+    np.testing.assert_array_equal(results.select(seed=1).arrays()["seed"], [1, 1])
+    with pytest.raises(ValueError, match="the axes are arm, seed; got 'eps'"):
+        results.select(eps=1)
+    with pytest.raises(ValueError, match=r"no trial has {'seed': 9}"):
+        results.select(seed=9)
+    with pytest.raises(AttributeError, match="several values of seed"):
+        _ = results.seed
+    with pytest.raises(KeyError, match="is no number of the trial arm=plain, seed=0"):
+        _ = results["accuracy"]
+
+
+def test_a_trial_cannot_read_what_does_not_identify_it(counted, tmp_path):
+    def trial(config, data, *, arm, seed, folder):
+        return {"error": len(config.seeds)}
+
+    counted.experiment = counted.experiment._replace(trial=trial)
+    with pytest.raises(TypeError, match="a trial must not read 'seeds', a field of the role 'axis'"):
+        counted.run(tmp_path)
+
+
+def test_an_experiment_without_trials_refuses_their_options(counted, tmp_path):
+    experiment = counted.experiment._replace(trials=None, run=lambda config, folder: [])
+    with pytest.raises(SystemExit, match="is one trial; --dry-run, --only and --shard do not apply"):
+        common.main(experiment, ["smoke", "--out", str(tmp_path / "run"), "--dry-run"])
