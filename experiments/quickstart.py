@@ -17,18 +17,17 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import common
 from invjax import figures
 from invjax.attacks import distances, linf, metamers, pgd, smallest
 from invjax.bijectors import logit_box
-from invjax.data import as_float, batches, load
+from invjax.data import as_float, load
 from invjax.evaluation import over_batches
 from invjax.losses import bits_per_dim, cross_entropy, dequantize
 from invjax.models import InvertibleClassifier, fi_revnet, mnist_cnn
-from invjax.training import data_mesh, fit, init_state, make_train_step
-from invjax.types import Net, Params
+from invjax.training import data_mesh
+from invjax.types import Key, LossFn, Net
 
 Data = tuple[np.ndarray, np.ndarray]
 """Images of bytes, `[N, S, S, 1]`, and labels `[N]`."""
@@ -44,12 +43,8 @@ class Config:
     """Side to which the images are enlarged, in pixels."""
     blocks: tuple[int, int] = (4, 4)
     """Number of coupling blocks of each level of the invertible classifier."""
-    epochs: int = 16
-    """Number of passes over the training set."""
-    batch_size: int = 64
-    """Number of images in a training step."""
-    learning_rate: float = 4e-3
-    """Learning rate of Adam after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
+    train: common.Train = common.Train(epochs=16, batch_size=64, learning_rate=4e-3)
+    """Training of both networks."""
     bits_weight: float = 0.1
     """Weight of the bits per dimension in the loss."""
     attack_steps: int = 10
@@ -65,7 +60,9 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(size=16, blocks=(1, 1), epochs=2, attack_steps=2, images=16, rows=2, seeds=(0,)),
+    "smoke": Config(
+        size=16, blocks=(1, 1), train=common.Train(2, 64, 4e-3), attack_steps=2, images=16, rows=2, seeds=(0,)
+    ),
     "default": Config(),
 }
 
@@ -90,9 +87,9 @@ def witness() -> Net:
     return mnist_cnn(10, (8, 16), 64)
 
 
-@cache  # one step for all seeds, so that it is compiled once
-def training_step(config: Config, kind: str, num_steps: int) -> tuple[Any, optax.GradientTransformation]:
-    """The training step of a network, "classifier" or "witness", and its optimizer."""
+@cache  # one object for all seeds, whose step is compiled once
+def loss_of(config: Config, kind: str) -> LossFn:
+    """The loss of a network, "classifier" or "witness"."""
     model = classifier(config)
 
     def loss_fn(params, key, batch, step):
@@ -103,27 +100,12 @@ def training_step(config: Config, kind: str, num_steps: int) -> tuple[Any, optax
         bits = bits_per_dim(code, logdet).mean()
         return cross_entropy(code.logits, labels).mean() + config.bits_weight * bits, {"bits": bits}
 
-    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0, config.learning_rate, num_steps // 10, num_steps))
-    return make_train_step(loss_fn, optimizer), optimizer
+    return loss_fn
 
 
-def train(config: Config, kind: str, seed: int, data: Data, folder: Path) -> Params:
-    """Train a network, or continue its training."""
-    num_steps = config.epochs * (len(data[1]) // config.batch_size)
-    step, optimizer = training_step(config, kind, num_steps)
-    init_key, noise_key, run_key = jax.random.split(jax.random.key(seed), 3)
-    start = jnp.asarray(dequantize(noise_key, as_float(data[0][:512])))
-    init = classifier(config).init if kind == "classifier" else witness().init
-    state, _ = fit(
-        init_state(run_key, init(init_key, start), optimizer),
-        step,
-        batches(list(data), config.batch_size, seed),
-        num_steps,
-        mesh=data_mesh(),
-        directory=folder / kind,
-        description=f"{kind}, seed {seed}",
-    )
-    return state.params
+def start(key: Key, images: Any) -> Any:
+    """The images that initialise a network."""
+    return dequantize(key, as_float(images))
 
 
 def partners(labels: np.ndarray, count: int) -> np.ndarray:
@@ -141,8 +123,11 @@ def trial(config: Config, data: tuple[Data, Data], *, seed: int, folder: Path) -
     """Train both networks, look for both failures of the classifier, and ask the witness what the images show."""
     (train_images, train_labels), (images, labels) = data
     model, mesh = classifier(config), data_mesh()
-    params = train(config, "classifier", seed, (train_images, train_labels), folder)
-    seen_by = train(config, "witness", seed + 1000, (train_images, train_labels), folder)
+    params, seen_by = (
+        common.train(init, loss_of(config, kind), (train_images, train_labels), config.train, seed=seed + shift,
+                     folder=folder / kind, start=start, description=f"{kind}, seed {seed}")
+        for kind, init, shift in (("classifier", model.init, 0), ("witness", witness().init, 1000))
+    )  # fmt: skip
     logits_of = partial(jax.jit(model.apply), params)
     shows = partial(jax.jit(witness().apply), seen_by)
     x = np.asarray(as_float(images))

@@ -12,6 +12,7 @@ from experiments.common._machine import environment, use_all_cores
 from experiments.common._pages import published, stale, write_pages
 from experiments.common._rows import Row, measured, row, table_markdown
 from experiments.common._settings import axis, for_figures, for_machine
+from experiments.common._training import Train, train
 from experiments.common._trials import Results, grid
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Options",
     "Results",
     "Row",
+    "Train",
     "axis",
     "environment",
     "execute",
@@ -35,6 +37,7 @@ __all__ = [
     "stage",
     "stale",
     "table_markdown",
+    "train",
     "use_all_cores",
     "write_pages",
 ]

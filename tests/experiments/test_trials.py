@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from experiments import common
 from experiments.common import axis, for_figures, grid, row
 from experiments.excessive_invariance import metamers
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,3 +205,14 @@ def test_an_experiment_without_trials_refuses_their_options(counted, tmp_path):
     experiment = counted.experiment._replace(trials=None, run=lambda config, folder: [])
     with pytest.raises(SystemExit, match="is one trial; --dry-run, --only and --shard do not apply"):
         common.main(experiment, ["smoke", "--out", str(tmp_path / "run"), "--dry-run"])
+
+
+def test_the_example_of_the_contributors_page_runs(tmp_path):
+    text = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"```python\n(\"\"\"Does a wider.*?)```", text, re.DOTALL)
+    assert len(example.splitlines()) <= 60
+    names = {"__name__": "example"}
+    exec(compile(example.replace("epochs=5", "epochs=1"), "example", "exec"), names)
+    rows = common.main(names["EXPERIMENT"], ["smoke", "--out", str(tmp_path)])
+    assert [r.name for r in rows] == ["narrow: test error", "wide: test error"]
+    assert all(0 < r.measured < 90 for r in rows) and (tmp_path / "figures" / "errors.png").exists()
