@@ -243,7 +243,7 @@ def auto_pgd(norm):
     return jax.jit(lambda: apgd(threat, steps=20)(KEY, logits_fn, IMAGES, LABELS, eps=eps))()
 
 
-@pytest.mark.parametrize("norm", CASES)
+@pytest.mark.parametrize("norm", [n if n != "l1" else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_auto_pgd_reaches_the_loss_of_pgd_with_equally_many_gradients(norm):
     threat, eps = CASES[norm]
     auto, attack = auto_pgd(norm), pgd(threat, steps=21)  # Auto-PGD also evaluates its start

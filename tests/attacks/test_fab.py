@@ -112,7 +112,15 @@ def true_distances(weights, bias, images, labels, bounds, norm):
 
 @pytest.mark.parametrize(
     ("norm", "classes", "bounds"),
-    [("linf", 2, BOX), ("linf", 3, FREE), ("l2", 2, FREE), ("l2", 3, BOX), ("l1", 2, FREE), ("l1", 3, BOX)],
+    [
+        ("linf", 2, BOX),
+        ("l2", 3, BOX),
+        ("l1", 3, BOX),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("linf", 3, FREE), ("l2", 2, FREE), ("l1", 2, FREE)]
+        ),
+    ],
 )
 def test_fab_finds_the_distance_to_the_boundary_of_a_linear_model(norm, classes, bounds):
     weights, bias, logits_fn, images, labels = linear(classes)

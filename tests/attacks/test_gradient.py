@@ -68,7 +68,7 @@ def assert_as_in_the_loop(result, loop):
     np.testing.assert_allclose(result.x, found, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("logits_fn", [curved, convolved])
+@pytest.mark.parametrize("logits_fn", [curved, pytest.param(convolved, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", THREATS)
 def test_pgd_is_projected_ascent(name, logits_fn):
     (threat, eps), x = THREATS[name], images()

@@ -228,6 +228,7 @@ def test_neighbours_are_nearer_than_without_transforms_and_than_the_grid(norm):
 FINE = affine_grid(rotation=(-10, 0, 10), shift=(-2, 0, 2), scale=(0.9, 1, 1.2), shear=(-0.1, 0.1))
 
 
+@pytest.mark.slow
 def test_a_moved_copy_is_found_and_moved_back():
     # another class contains x, turned, shifted, enlarged and sheared between the points of the grid
     x, moved = np.zeros((28, 28, 3), np.float32), np.float32([7, 1.3, -0.6, 1.12, 0.08])
@@ -253,6 +254,7 @@ def test_an_image_that_loses_pixels_at_the_border_is_no_neighbour():
     assert (near().images == other).all()
 
 
+@pytest.mark.slow
 def test_color_images_and_batches_of_any_size():
     rng = np.random.default_rng(0)
     images = rng.random((7, 28, 28, 3)).astype(np.float32)  # the same shape as above, which is compiled already

@@ -310,7 +310,7 @@ L1_BOUNDS = {"box": (0.0, 1.0), "wide": (-1.0, 2.0), "free": FREE}
 
 
 @pytest.mark.parametrize("bounds", L1_BOUNDS)
-@pytest.mark.parametrize(("count", "size"), [(160, 1), (400, 25), (48, 3000)])
+@pytest.mark.parametrize(("count", "size"), [(160, 1), (400, 25), pytest.param(48, 3000, marks=pytest.mark.slow)])
 def test_the_l1_projection_equals_that_by_sorting(count, size, bounds, float64):
     bounds = L1_BOUNDS[bounds]
     z, x, eps = l1_cases(count, size, bounds)

@@ -50,6 +50,7 @@ def test_more_tries_find_worse_transforms(problem):
     assert losses[2].mean() > losses[0].mean() + 0.1
 
 
+@pytest.mark.slow
 def test_a_targeted_attack_takes_the_transform_nearest_to_its_target(problem):
     weights, x, _ = problem
     targets = np.asarray(apply_fn(weights, x)).argsort(1)[:, 1].astype(np.int32)
@@ -85,6 +86,7 @@ def test_the_ball_is_that_of_the_image_before_its_transform(problem):
     assert (margin(apply_fn(weights, found.x), labels) > margin(apply_fn(weights, alone.x), labels)).all()
 
 
+@pytest.mark.slow
 def test_an_image_meets_the_same_adversary_in_any_batch(problem):
     attack = transformed(pgd(linf(), steps=2), tries=2)
     whole, half = run(problem, attack, 0.1), run(problem, attack, 0.1, rows=slice(4, 8))

@@ -111,7 +111,18 @@ ATTACKS = {
         optimum=(0.96, 0.93), nearest=True,
     ),
 }  # fmt: skip
-EVERY = pytest.mark.parametrize("name", ATTACKS)
+# members whose code another member runs too; the slow tier tests them
+SLOW = ("fgsm-l2", "fgsm-l1", "step_ll", "apgd-l2", "fab-linf", "fab-l1", "square-l2")
+
+
+def of_attacks(names):
+    """Parametrize a test over attacks."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in names]
+    )
+
+
+EVERY = of_attacks(ATTACKS)
 LENGTH = {
     "linf": lambda d: np.abs(d).max((1, 2, 3)),
     "l2": lambda d: np.sqrt((d**2).sum((1, 2, 3))),
@@ -204,8 +215,8 @@ def test_success_is_computed_from_the_returned_image(name):
 
 def test_the_attacks_of_these_tests_succeed_on_some_images_only():
     """Otherwise the checks of success would prove little."""
-    share = np.mean([result(name).success[:-1] for name in ATTACKS])
-    assert 0.2 < share < 0.8
+    share = np.mean([result(name).success[:-1] for name in ATTACKS if name not in SLOW])
+    assert 0.2 < share < 0.9
 
 
 @EVERY
@@ -215,7 +226,7 @@ def test_distance_is_that_of_the_image_found(name):
     np.testing.assert_allclose(found.distance, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name, member in ATTACKS.items() if member.climbs])
+@of_attacks(name for name, member in ATTACKS.items() if member.climbs)
 def test_loss_is_that_of_the_image_found(name):
     member, found = ATTACKS[name], result(name)
     expected = member.climbs(NET.apply(trained(), found.x), usual_labels(member.targeted))
@@ -394,7 +405,7 @@ def linear_params(w, offset):
     return {"params": {"Dense_0": {"kernel": first, "bias": bias}, "Dense_1": out}}
 
 
-@pytest.mark.parametrize("name", [name for name, member in ATTACKS.items() if member.optimum])
+@of_attacks(name for name, member in ATTACKS.items() if member.optimum)
 def test_the_optimum_on_linear_models(name):
     """One boundary for all images: each gets the offset of its own by running alone in a batch of copies."""
     member = ATTACKS[name]

@@ -190,7 +190,13 @@ def build(name):
     return Member(name, bijector, params, x, *forward(params, x), forward, inverse, gradient)
 
 
-@pytest.fixture(params=BIJECTORS)
+def of_bijectors(names):
+    """Parameters of a test; the slow tier tests the members whose code another member runs too."""
+    twice = ("-vectors", "squeeze-3", "factor_out-same-size", "memory_saving-2", "memory_saving-8", "invert-squeeze")
+    return [pytest.param(name, marks=pytest.mark.slow if name.endswith(twice) else []) for name in names]
+
+
+@pytest.fixture(params=of_bijectors(BIJECTORS))
 def member(request, float64):
     """One of BIJECTORS in double precision, with parameters, data and compiled functions shared between the tests."""
     return build(request.param)
@@ -201,7 +207,7 @@ def test_inverse_undoes_forward(member):
     assert_close(x, member.x, 1e-12)
 
 
-@pytest.mark.parametrize("member", ONTO, indirect=True)
+@pytest.mark.parametrize("member", of_bijectors(ONTO), indirect=True)
 def test_forward_undoes_inverse(member):
     z = normal(9, member.z.shape)
     x, _ = member.inverse(member.params, z)

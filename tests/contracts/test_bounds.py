@@ -72,8 +72,9 @@ def models_conv1x1():
     return conv1x1()
 
 
+SLOW = ("resnet", "fi_revnet, all kept"), (("pooled", "crown"), ("mnist_cnn", "crown"), ("fi_revnet", "crown"))
 PAIRS = [
-    pytest.param(name, method, marks=pytest.mark.slow if name == "resnet" else [])
+    pytest.param(name, method, marks=pytest.mark.slow if name in SLOW[0] or (name, method) in SLOW[1] else [])
     for name, make in NETWORKS.items()
     for method in make().methods
 ]
@@ -180,7 +181,7 @@ def test_no_point_of_the_box_is_outside_of_the_bounds(name, method):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "resnet" else [])
+        pytest.param(name, marks=pytest.mark.slow if name in ("resnet", "pooled", "mnist_cnn", "fi_revnet") else [])
         for name, make in NETWORKS.items()
         if len(make().methods) > 1
     ],
@@ -195,7 +196,10 @@ def test_a_dearer_method_is_never_looser(name):
     assert (found(name, methods[-1])[0] > found(name, "ibp")[0] + 1e-4).any()
 
 
-@pytest.mark.parametrize("name", ["mlp", "mnist_cnn", "pooled", "fi_revnet", "coupled"])
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "pooled", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mnist_cnn", "fi_revnet", "coupled"))],
+)
 @pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
 def test_rounding_is_less_than_the_stated_slack(name, method):
     """Compared with the same bounds in double precision."""

@@ -176,6 +176,7 @@ def test_recomputed_order_is_that_of_the_records(shared_data, name, split):
     np.testing.assert_array_equal(tfds_module.published_order(split, len(order)), order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "split, size, labels",
     [

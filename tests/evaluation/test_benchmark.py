@@ -173,7 +173,7 @@ def test_no_stage_runs_if_all_images_are_misclassified():
     assert found.broken.all() and (found.broken_by == -1).all() and not seen
 
 
-@pytest.mark.parametrize(("classes", "eps"), [(2, 0.04), (4, 0.02)])
+@pytest.mark.parametrize(("classes", "eps"), [(2, 0.04), pytest.param(4, 0.02, marks=pytest.mark.slow)])
 def test_autoattack_runs_with_few_classes(classes, eps):
     params, images, labels = model(classes)
     images, labels = images[:8], labels[:8]

@@ -1,8 +1,10 @@
 """Trials: the grid of an experiment, its folders, parts of it, and results by axis."""
 
 import dataclasses
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,12 +209,16 @@ def test_an_experiment_without_trials_refuses_their_options(counted, tmp_path):
         common.main(experiment, ["smoke", "--out", str(tmp_path / "run"), "--dry-run"])
 
 
-def test_the_example_of_the_contributors_page_runs(tmp_path):
+def test_the_example_of_the_contributors_page_runs(tmp_path, monkeypatch):
     text = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(\"\"\"Does a wider.*?)```", text, re.DOTALL)
     assert len(example.splitlines()) <= 60
-    names = {"__name__": "example"}
-    exec(compile(example.replace("epochs=5", "epochs=1"), "example", "exec"), names)
-    rows = common.main(names["EXPERIMENT"], ["smoke", "--out", str(tmp_path)])
+    path = tmp_path / "example.py"
+    path.write_text(example.replace("epochs=5", "epochs=1"))
+    spec = importlib.util.spec_from_file_location("example", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "example", module)  # where tyro looks for the docstrings
+    spec.loader.exec_module(module)
+    rows = common.main(module.EXPERIMENT, ["smoke", "--out", str(tmp_path)])
     assert [r.name for r in rows] == ["narrow: test error", "wide: test error"]
     assert all(0 < r.measured < 90 for r in rows) and (tmp_path / "figures" / "errors.png").exists()

@@ -144,10 +144,13 @@ def built(name, dtype):
         return model, params, x, encode, decode, encode(params, x)
 
 
-CASES = [(name, "float64") for name in MODELS] + [(name, "float32") for name in ("digits", "mnist", "depth-64")]
+CASES = [(name, "float64") for name in MODELS] + [
+    pytest.param((name, "float32"), marks=pytest.mark.slow if name == "mnist" else [])
+    for name in ("digits", "mnist", "depth-64")
+]
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
 def case(request):
     with jax.enable_x64(request.param[1] == "float64"):
         yield built(*request.param), {"float32": 1e-4, "float64": 1e-9}[request.param[1]]

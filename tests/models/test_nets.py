@@ -159,7 +159,7 @@ def linen_resnet(params, x):
     [
         (mnist_cnn(3, (4, 5), 6), linen_mnist_cnn, (2, 8, 12, 1)),
         (conv_net(3, (4, 5)), linen_conv_net, (2, 4, 5, 2)),
-        (resnet(3, (16, 24), (1, 2), groups=4), linen_resnet, (2, 6, 5, 2)),
+        pytest.param(resnet(3, (16, 24), (1, 2), groups=4), linen_resnet, (2, 6, 5, 2), marks=pytest.mark.slow),
     ],
     ids=["mnist_cnn", "conv_net", "resnet"],
 )

@@ -70,6 +70,7 @@ def test_the_initial_scale_is_that_of_the_true_number_of_inputs():
     assert num_params(params) > masked_size(own)
 
 
+@pytest.mark.slow
 def test_padding_gets_no_gradient():
     net, x, architecture = masked_mlp(4, 3, 7), normal(6, 5), layers([7, 3, 0])
     own = net.mask(architecture, x)
@@ -148,6 +149,7 @@ def trained(members, keys, vectorize, devices=1, rates=0.05):
     return train(keys, (members, rates), lambda step: (X[step::2], Y[step::2]), 2, chunk_steps=1)
 
 
+@pytest.mark.slow
 def test_a_member_does_not_depend_on_the_others_nor_on_how_it_is_run():
     members, keys = layers([[4, 0], [8, 5], [3, 3]], dropout=0.3), jax.random.split(jax.random.key(0), 3)
     params, losses = trained(members, keys, vectorize=True)

@@ -137,6 +137,7 @@ def test_no_gradient_flows_through_the_attack():
     assert max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (ours, through)), strict=True)) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_adversarial_training_is_equal_on_one_and_two_devices(fraction):
     params, _ = problem()

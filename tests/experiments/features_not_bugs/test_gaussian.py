@@ -19,10 +19,10 @@ def test_simulation_agrees_with_every_closed_form(smoke):
     assert rows[0].name == "closed forms beside simulation: the furthest off" and 0 < rows[0].measured < 4
     found = {row.name: row for row in rows}
     assert len(found) == len(rows)
-    assert found["theorem 1: L_adv - L, quadratic, C=5"].published == pytest.approx(24.67053324099723)
+    assert found["theorem 1: L_adv - L, quadratic, C=5"].expected == pytest.approx(24.67053324099723)
     for eps, cosine in ((0, 0.470588235), (1, 0.81604540)):
         row = found[f"theorem 3: smallest cosine of mean and gradient, eps={eps}"]
-        assert row.published == pytest.approx(cosine, rel=1e-8) and row.measured == pytest.approx(cosine, rel=1e-6)
+        assert row.expected == pytest.approx(cosine, rel=1e-8) and row.measured == pytest.approx(cosine, rel=1e-6)
     assert found["theorem 3: random means whose alignment does not grow with eps"].measured == 0
     descended = [row.measured for name, row in found.items() if "average budget" in name or "of the mean" in name]
     assert len(descended) == 4 and max(descended) < 1e-10

@@ -46,6 +46,7 @@ def test_the_untrained_network_is_not_trained_and_a_killed_run_continues(digits,
     assert again == first
 
 
+@pytest.mark.slow
 def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     config = dataclasses.replace(power_laws.PRESETS["smoke"], largest=(4.0, 40.0))
     net = mlp(2, ())
