@@ -10,9 +10,11 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-OPTIMIZED = os.environ.get("INVJAX_TESTS_OPTIMIZED", "0") != "0"
-if not OPTIMIZED and version("jaxlib").startswith("0.10."):  # XLA reads its flags once; newer versions lack this flag
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+# in the environment, which the processes that tests start inherit: equal programs give equal bits
+if os.environ.get("INVJAX_TESTS_OPTIMIZED", "0") == "0":
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    if version("jaxlib").startswith("0.10."):  # newer versions lack this flag
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest
@@ -25,8 +27,6 @@ jax.config.update("jax_num_cpu_devices", 8)  # for the data-parallel tests; ever
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # writing smaller ones costs more
-
-jax.config.update("jax_disable_most_optimizations", not OPTIMIZED)
 
 # beartype checks the jaxtyping annotations under pytest only, so users have no overhead
 install_import_hook("invjax", "beartype.beartype")

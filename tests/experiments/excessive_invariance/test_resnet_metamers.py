@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import common
+from invjax.data import read_arrays
 
 
 @pytest.mark.slow
@@ -24,5 +24,5 @@ def test_a_smoke_run_of_the_search_finds_metamers_of_a_resnet_beside_exact_ones(
     assert measured["ResNet, search: l2 distance from the nuisance source, mean"] <= 4
     pictures = {"metamers-fi-revnet", "metamers-resnet", "batch-fi-revnet", "batch-resnet"}
     assert smoke.pictures == pictures
-    found = common.read_arrays(smoke.folder / "seed0" / "arrays.npz")["ResNet metamers"]
+    found = read_arrays(smoke.folder / "seed0" / "arrays.npz")["ResNet metamers"]
     assert found.min() >= 0 and found.max() <= 1

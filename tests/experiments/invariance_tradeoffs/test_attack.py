@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import common
 from experiments.invariance_tradeoffs import attack, judges
-from invjax.data import Dataset, HumanLabelled
+from invjax.data import Dataset, HumanLabelled, read_arrays
 from invjax.evaluation import wilson
 
 
@@ -20,7 +19,7 @@ def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promis
 @pytest.mark.slow
 def test_a_smoke_run_attacks_within_its_balls_and_draws_the_results(smoke):
     folder, measured = smoke.folder, smoke.measured
-    arrays = common.read_arrays(folder / "seed0" / "arrays.npz")
+    arrays = read_arrays(folder / "seed0" / "arrays.npz")
     for name, eps in (("linf 0.3", 0.3), ("linf 0.4", 0.4)):
         assert np.abs(arrays[f"{name}/x"] - arrays["x"]).max() <= eps + 1e-6
         assert measured[f"{name}, other images: success"] == pytest.approx(100 * arrays[f"{name}/success"].mean())

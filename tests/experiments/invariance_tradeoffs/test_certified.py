@@ -10,7 +10,7 @@ import pytest
 
 from experiments import common
 from experiments.invariance_tradeoffs import certified, certified_measures
-from invjax.data import HumanLabelled
+from invjax.data import HumanLabelled, read_arrays
 from invjax.evaluation import Curve, wilson
 
 SMOKE = certified.PRESETS["smoke"]
@@ -31,7 +31,7 @@ def moved(by, labels, human):
 @pytest.mark.slow
 def test_the_certificates_of_the_smoke_network_lie_below_the_attacks(smoke):
     folder, table = smoke.folder, smoke.table
-    kept = common.read_arrays(folder / "arrays.npz")
+    kept = read_arrays(folder / "arrays.npz")
     for attack in ("pgd", "ensemble"):
         size = len(kept[attack])
         for eps in (0.1, 0.4):

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import common
 from experiments.invariance_tradeoffs import (
     misalignment,
 )
+from invjax.data import read_arrays
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_misalignment_runs_on_digits(smoke):
         one = table[f"digits, {norm}: lemma 4, accuracy from one labelled point a class"]
         assert 30 < one < table[f"digits, {norm}: accuracy from all 300 points"]
     assert smoke.pictures == {"misalignment", "perturbations-digits"}
-    kept = common.read_arrays(smoke.folder / "digits" / "arrays.npz")
+    kept = read_arrays(smoke.folder / "digits" / "arrays.npz")
     for change in ("semantic", "random"):
         lengths = np.linalg.norm((kept[change] - kept["image"]).reshape(8, -1), axis=1)
         np.testing.assert_allclose(lengths, kept["length"], rtol=1e-4)
