@@ -4,9 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.invariance_tradeoffs import (
-    misalignment,
-)
+from experiments.invariance_tradeoffs import misalignment
 from invjax.data import read_arrays
 
 
