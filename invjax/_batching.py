@@ -17,8 +17,8 @@ from invjax.types import ApplyFn, Params
 def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     """A mesh of one axis, "data". Each device holds the parameters and takes its part of every batch.
 
-    >>> data_mesh(jax.devices()[:1]).shape
-    OrderedDict([('data', 1)])
+    >>> dict(data_mesh(jax.devices()[:1]).shape)
+    {'data': 1}
 
     Args:
         devices: the devices of the mesh; None uses all of them.
