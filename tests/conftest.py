@@ -37,6 +37,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Use all cores, one file of tests a worker, unless the command names files or a number of workers."""
     if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
         return  # a worker must not start workers of its own
+    if config.pluginmanager.hasplugin("_cov"):
+        return  # pytest-cov has already chosen how to measure; it needs -n on the command line
     if config.option.numprocesses is None and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.option.numprocesses = "auto"
     if config.option.dist == "no":
