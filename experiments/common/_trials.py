@@ -101,15 +101,13 @@ def chosen(trials: Sequence[Trial], only: Sequence[str] = (), shard: str | None 
 def compute(
     trial: Trial, run: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]] | dict[str, Any]], settings: Any
 ) -> None:
-    """Compute a trial and keep its numbers and arrays, unless they are there.
+    """Compute a trial and keep its numbers and arrays.
 
     Args:
         trial: the trial.
         run: returns the numbers, or the numbers and the arrays for figures.
         settings: what the trial depends on besides its place; it is written beside the numbers.
     """
-    if trial.done:
-        return
     start = time.monotonic()
     result = run()
     numbers, arrays = result if isinstance(result, tuple) else (result, {})
