@@ -2,3 +2,9 @@
 
 `python -m experiments list` prints them.
 """
+
+try:
+    import matplotlib  # noqa: F401
+    import tyro  # noqa: F401
+except ImportError as error:
+    raise ImportError('experiments need packages that are missing: pip install "invjax[experiments]"') from error

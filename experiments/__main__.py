@@ -15,6 +15,7 @@ USAGE = """usage: python -m experiments COMMAND
 
   quickstart [preset] [--field value ...]   exact metamers on real digits, in two minutes
   list [--json]                             every experiment: paper item, command, presets, first result
+  draw RUN                                  draw the figures of a finished run again; nothing is computed
   publish RUN                               copy a finished run's table and figures to experiments/results/
   report                                    write the pages of experiments/results/ and the table of the README
 
@@ -77,6 +78,15 @@ def main(arguments: list[str]) -> None:
         case ["publish", run]:
             try:
                 print(common.publish(Path(run)))
+            except ValueError as error:
+                raise SystemExit(f"ValueError: {error}") from error
+        case ["draw", run]:
+            try:
+                about = json.loads(Path(run, "environment.json").read_text())
+                module = importlib.import_module(about["command"].split()[2])
+                print("\n".join(map(str, common.draw_again(module.EXPERIMENT, Path(run)))))
+            except FileNotFoundError as error:
+                raise SystemExit(f"ValueError: {run} is not a finished run: {error.filename} is missing") from error
             except ValueError as error:
                 raise SystemExit(f"ValueError: {error}") from error
         case ["report"]:

@@ -27,7 +27,7 @@ from invjax.evaluation import over_batches
 from invjax.losses import bits_per_dim, cross_entropy, dequantize
 from invjax.models import InvertibleClassifier, fi_revnet, mnist_cnn
 from invjax.training import data_mesh
-from invjax.types import Key, LossFn, Net
+from invjax.types import LossFn, Net, Params
 
 Data = tuple[np.ndarray, np.ndarray]
 """Images of bytes, `[N, S, S, 1]`, and labels `[N]`."""
@@ -103,9 +103,12 @@ def loss_of(config: Config, kind: str) -> LossFn:
     return loss_fn
 
 
-def start(key: Key, images: Any) -> Any:
-    """The images that initialise a network."""
-    return dequantize(key, as_float(images))
+def train(config: Config, kind: str, init: Any, data: Data, seed: int, folder: Path) -> Params:
+    """The parameters of a network, "classifier" or "witness"."""
+    init_key, noise_key, key = common.split_key(seed, 3)
+    first = dequantize(noise_key, as_float(jnp.asarray(data[0][:512])))
+    return common.train(init(init_key, first), loss_of(config, kind), data, config.train, key=key, seed=seed,
+                        folder=folder / kind, optimizer=common.adam_warm_up, description=kind)  # fmt: skip
 
 
 def partners(labels: np.ndarray, count: int) -> np.ndarray:
@@ -121,13 +124,12 @@ def datasets(config: Config) -> tuple[Data, Data]:
 
 def trial(config: Config, data: tuple[Data, Data], *, seed: int, folder: Path) -> tuple[dict, dict]:
     """Train both networks, look for both failures of the classifier, and ask the witness what the images show."""
-    (train_images, train_labels), (images, labels) = data
+    train_data, (images, labels) = data
     model, mesh = classifier(config), data_mesh()
     params, seen_by = (
-        common.train(init, loss_of(config, kind), (train_images, train_labels), config.train, seed=seed + shift,
-                     folder=folder / kind, start=start, description=f"{kind}, seed {seed}")
+        train(config, kind, init, train_data, seed + shift, folder)
         for kind, init, shift in (("classifier", model.init, 0), ("witness", witness().init, 1000))
-    )  # fmt: skip
+    )
     logits_of = partial(jax.jit(model.apply), params)
     shows = partial(jax.jit(witness().apply), seen_by)
     x = np.asarray(as_float(images))

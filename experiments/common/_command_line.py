@@ -1,18 +1,22 @@
 """The command line of an experiment, and the run that it starts."""
 
 import dataclasses
+import inspect
+import json
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
+
+import tyro
 
 from experiments.common._experiment import Experiment
 from experiments.common._folder import open_run
 from experiments.common._machine import environment
 from experiments.common._rows import Row, table_markdown
-from experiments.common._settings import identity, of_trials
+from experiments.common._settings import Flat, identity, name_of_data, of_trials, restored
 from experiments.common._trials import Results, Trial, chosen, compute, places
 from invjax import figures
 from invjax.data import write_file, write_json
@@ -48,7 +52,7 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path, opti
     open_run(config, folder)
     about = environment(_command(experiment, preset, config))
     if trials:
-        run_trials(experiment, config, mine)
+        run_trials(experiment, config, mine, folder)
         missing = [trial for trial in trials if not trial.done]
         if missing:
             print(f"{len(missing)} of {len(trials)} trials are left, the first one {missing[0].name}; no table yet")
@@ -67,16 +71,17 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path, opti
     return rows
 
 
-def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial]) -> None:
-    """Compute the trials that are not done."""
+def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial], run: Path) -> None:
+    """Compute the trials that are not done, those of a run in one folder."""
     left = [trial for trial in trials if not trial.done]
     if not left:
         return
     assert experiment.trial is not None
-    data = None if experiment.data is None else experiment.data(config)
+    data = experiment.data(config) if experiment.data else config.data.load() if hasattr(config, "data") else None
     settings, readable = identity(config), of_trials(config)
+    shared = {"shared": run / "shared"} if "shared" in inspect.signature(experiment.trial).parameters else {}
     for trial in left:
-        compute(trial, partial(experiment.trial, readable, data, folder=trial.folder, **trial.axes), settings)
+        compute(trial, partial(experiment.trial, readable, data, folder=trial.folder, **shared, **trial.axes), settings)
 
 
 def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: Path) -> list[Row]:
@@ -87,6 +92,24 @@ def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: P
         for name, figure in experiment.figures(config, results).items():
             figures.save(figure, folder / "figures" / f"{name}.png")
     return list(experiment.table(config, results))
+
+
+def draw_again(experiment: Experiment, folder: Path) -> list[Path]:
+    """Draw the figures of a finished run again, with the code of today, and compute nothing.
+
+    Raises:
+        ValueError: the folder is no finished run of the experiment in its present version.
+    """
+    if experiment.trials is None:
+        raise ValueError(f"{experiment.name} has no trials; run its command on {folder} instead")
+    default = next(iter(experiment.presets.values()))
+    config = restored(default, json.loads((folder / "config.json").read_text()))
+    trials = places(experiment.trials(config), folder)
+    missing = [trial for trial in trials if not trial.done]
+    if missing:
+        raise ValueError(f"{folder} is not finished: {missing[0].name} is missing; run its command first")
+    draw(experiment, config, trials, folder)
+    return sorted((folder / "figures").glob("*.png"))
 
 
 def _command(experiment: Experiment, preset: str, config: Any) -> str:
@@ -100,7 +123,7 @@ def _changes(config: Any, default: Any, prefix: str = "") -> list[str]:
         value, usual = getattr(config, field.name), getattr(default, field.name)
         flag = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            found += _changes(value, usual, f"{flag}.")
+            found += _changes(value, usual, prefix if get_origin(field.type) is Annotated else f"{flag}.")
         elif value != usual and field.name != "data_dir":
             found.append(f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
     return found
@@ -108,19 +131,14 @@ def _changes(config: Any, default: Any, prefix: str = "") -> list[str]:
 
 def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row]:
     """The command line: `[preset] [--field value ...] [--out FOLDER]`; the preset is optional."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise SystemExit('experiments need packages that are missing: pip install "invjax[experiments]"') from error
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     preset = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "default"
     if preset not in experiment.presets:
         raise SystemExit(f"preset must be one of {', '.join(experiment.presets)}; got {preset!r}")
     default = experiment.presets[preset]
-    flat = tyro.conf.arg(name="")
     command = dataclasses.make_dataclass(
         "Command",
-        [("settings", Annotated[type(default), flat], default), ("options", Annotated[Options, flat], Options())],
+        [("settings", Flat[type(default)], default), ("options", Flat[Options], Options())],  # type: ignore[misc]
         frozen=True,
     )
     presets = "; ".join(f"{name} ({time})" for name, time in experiment.times.items())
@@ -131,7 +149,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         description=f"{experiment.item}. Presets: {presets}.",
     )
     config, options = given.settings, given.options
-    folder = options.out or Path("runs") / experiment.name / f"{preset}-{config.dataset}"
+    folder = options.out or Path("runs") / experiment.name / f"{preset}-{name_of_data(config)}"
     try:
         return execute(experiment, preset, config, folder.expanduser(), options)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:

@@ -22,10 +22,11 @@ class Experiment(NamedTuple):
         run: `(config, folder) -> rows`; it also draws the figures.
         trials: `config -> places`, such as `grid(arm=ARMS, seed=config.seeds)`.
         trial: `(config, data, *, folder, **place) -> numbers` or `(numbers, arrays)`. Its `config` refuses to give the
-            fields that list places on axes or concern figures.
+            fields that list places on axes or concern figures. A trial with an argument `shared` also gets the folder
+            that all trials of the run share, for a network that several of them need.
         table: `(config, results) -> rows`.
         figures: `(config, results) -> figures by name`.
-        data: `config -> data`, loaded once, and only if there is a trial to compute.
+        data: `config -> data`, loaded once, and only if there is a trial to compute; by default `config.data.load()`.
     """
 
     name: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common._settings import identity
+from experiments.common._settings import identity, recorded
 from invjax.data import read_arrays, write_arrays, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -25,8 +25,7 @@ def open_run(config: Any, folder: Path) -> None:
             experiment or an older version of it.
     """
     wanted = json.loads(json.dumps(identity(config)))
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    settings.pop("data_dir", None)
+    settings = json.loads(json.dumps(recorded(config)))
     path = folder / "config.json"
     if path.exists():
         found = json.loads(path.read_text())

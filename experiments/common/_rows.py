@@ -44,6 +44,17 @@ def row(
     return Row(name, published, float(np.mean(values)), spread, len(values), unit, differs, expected)
 
 
+def percent(
+    name: str,
+    published: float | None,
+    fractions: Iterable[float],
+    differs: str = "",
+    expected: float | None = None,
+) -> Row:
+    """A `Row` in percent from one fraction for each seed; the other numbers are given in percent."""
+    return row(name, published, [100 * float(value) for value in fractions], "%", differs, expected)
+
+
 def cell(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits; a dash for None."""
     return "–" if value is None else f"{value:.{digits}g}"

@@ -6,7 +6,11 @@ one trial, and a wider figure computes nothing.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from invjax.data import Dataset, load
 
 AXIS, FIGURES, MACHINE = "axis", "figures", "machine"
 
@@ -24,6 +28,40 @@ def for_figures(value: Any) -> Any:
 def for_machine(value: Any) -> Any:
     """A field that depends on the machine and not on the result, such as the folder of the data."""
     return dataclasses.field(default_factory=lambda: value, metadata={"role": MACHINE})
+
+
+T = TypeVar("T")
+Flat = Annotated[T, tyro.conf.arg(name="")]
+"""Marks nested settings whose flags have no prefix: `data: Flat[Data]` gives `--dataset`, not `--data.dataset`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Settings of the images."""
+
+    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
+    """Data set of the images."""
+    data_dir: str | None = for_machine(None)
+    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    train_size: int | None = None
+    """Number of training images, the first ones; None uses all."""
+    test_size: int | None = None
+    """Number of test images, the first ones; None uses all."""
+
+    def load(self) -> tuple[Dataset, Dataset]:
+        """The training and the test set, as bytes."""
+        train, test = (load(self.dataset, split, self.data_dir) for split in ("train", "test"))
+        return first(train, self.train_size), first(test, self.test_size)
+
+
+def first(data: Dataset, count: int | None) -> Dataset:
+    """The first `count` images; all for None."""
+    return data._replace(images=data.images[:count], labels=data.labels[:count])
+
+
+def name_of_data(config: Any) -> str:
+    """The name of the data set of a configuration, for the folder of a run."""
+    return config.data.dataset if hasattr(config, "data") else config.dataset
 
 
 class Unreadable:
@@ -67,6 +105,38 @@ def identity(config: Any) -> dict[str, Any]:
         elif _role(field) is None:
             found[field.name] = value
     return found
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """All settings except those of the machine, nested as the configuration is."""
+    return {
+        field.name: recorded(value) if dataclasses.is_dataclass(value) else value
+        for field in dataclasses.fields(config)
+        for value in [getattr(config, field.name)]
+        if _role(field) is not MACHINE
+    }
+
+
+def restored(default: Any, settings: dict[str, Any]) -> Any:
+    """The configuration with these recorded settings, and the defaults for those of the machine.
+
+    Raises:
+        ValueError: a setting is unknown or missing, as in a run of an older version.
+    """
+    wanted = recorded(default).keys()
+    if settings.keys() != wanted:
+        name = min(settings.keys() ^ wanted)
+        verb = "has" if name in settings else "lacks"
+        raise ValueError(f"the run {verb} the setting {name!r}: another version made it; run its command again")
+    changes = {}
+    for name, value in settings.items():
+        now = getattr(default, name)
+        changes[name] = restored(now, value) if dataclasses.is_dataclass(now) else _tuples(value)
+    return dataclasses.replace(default, **changes)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def of_trials(config: Any) -> Any:

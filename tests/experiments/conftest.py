@@ -4,7 +4,9 @@ Each experiment runs its smoke preset once, for all tests of its file, and keeps
 makes. A file of tests may define `ARGUMENTS`, further flags of its smoke run.
 """
 
+import contextlib
 import importlib
+import io
 import json
 import math
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from experiments import common
+from experiments.common._settings import name_of_data
 
 
 class Smoke(NamedTuple):
@@ -48,7 +51,7 @@ def smoke(request, tmp_path_factory) -> Smoke:
     experiment, folder = importlib.import_module(f"experiments.{name}").EXPERIMENT, tmp_path_factory.mktemp("run")
     arguments = ["smoke", *getattr(request.module, "ARGUMENTS", []), "--out", str(folder)]
     preset = experiment.presets["smoke"]
-    if preset.dataset == "mnist" and hasattr(preset, "data_dir"):
+    if name_of_data(preset) == "mnist" and (hasattr(preset, "data") or hasattr(preset, "data_dir")):
         arguments += ["--data-dir", str(request.getfixturevalue("shared_data"))]
     return Smoke(experiment, arguments, folder, common.main(experiment, arguments))
 
@@ -59,36 +62,94 @@ def png_size(path: Path) -> tuple[int, int]:
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
-@pytest.fixture
-def check_promises():
-    """`Smoke -> None`: files, finite rows, figures, a second run that computes nothing, and refused flags."""
+def kept(folder: Path) -> dict[Path, int]:
+    """The files of all finished trials, with the time of their last change."""
+    trials = [path.parent for path in folder.rglob("numbers.json")]
+    return {path: path.stat().st_mtime_ns for trial in trials for path in trial.iterdir() if path.is_file()}
 
-    def computed(folder: Path) -> dict[Path, int]:
-        stages = [path.parent for path in folder.rglob("numbers.json")]
-        return {path: path.stat().st_mtime_ns for stage in stages for path in stage.iterdir() if path.is_file()}
+
+def left(smoke: Smoke, *arguments: str) -> list[str]:
+    """The trials that a run with these further flags would compute."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        common.main(smoke.experiment, [*smoke.arguments, *arguments, "--dry-run"])
+    return [line.removeprefix("to do").strip() for line in shown.getvalue().splitlines() if line.startswith("to do")]
+
+
+def check_files(smoke: Smoke) -> None:
+    """A table of finite rows with different names, the settings, the command, and figures."""
+    experiment, folder, rows = smoke.experiment, smoke.folder, smoke.rows
+    assert [common.Row(**entry) for entry in json.loads((folder / "table.json").read_text())] == rows
+    assert rows and all(math.isfinite(row.measured) and row.seeds >= 1 for row in rows)
+    assert len(smoke.table) == len(rows), "two rows have one name"
+    assert "| published | measured |" in (folder / "table.md").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert "data_dir" not in config and "data_dir" not in config.get("data", {})
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["command"].startswith(f"{experiment.command} smoke")
+    sizes = [png_size(folder / "figures" / f"{name}.png") for name in smoke.pictures]
+    assert all(min(size) > 150 for size in sizes)  # the narrowest shows two images side by side
+
+
+def check_again(smoke: Smoke) -> None:
+    """The same command computes nothing, `draw` makes all figures, and unknown flags are refused."""
+    before, pictures = kept(smoke.folder), smoke.pictures
+    assert smoke.again() == smoke.rows and kept(smoke.folder) == before, "the second run computed something"
+    for name in pictures:
+        (smoke.folder / "figures" / f"{name}.png").unlink()
+    common.draw_again(smoke.experiment, smoke.folder)
+    assert smoke.pictures == pictures, "figures are functions of the kept arrays"
+    with pytest.raises(SystemExit):
+        common.main(smoke.experiment, [*smoke.arguments, "--no-such-setting", "1"])
+    with pytest.raises(SystemExit, match="preset must be one of"):
+        common.main(smoke.experiment, ["huge"])
+
+
+def check_grows(smoke: Smoke) -> None:
+    """One more seed adds trials of this seed only, and one of them is computed beside the others."""
+    seeds = [str(seed) for seed in smoke.experiment.presets["smoke"].seeds]
+    more = ["--seeds", *seeds, "77"]
+    new = left(smoke, *more)
+    assert new and all("seed=77" in name for name in new), new
+    assert len(new) * len(seeds) == len(kept_trials(smoke.folder))
+    before = kept(smoke.folder)
+    places = new[0].split(", ")
+    assert common.main(smoke.experiment, [*smoke.arguments, *more, "--only", *places]) == [] or len(new) == 1
+    assert left(smoke, *more) == new[1:]
+    assert kept(smoke.folder).items() >= before.items(), "a finished trial was computed again"
+
+
+def check_parts(smoke: Smoke, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines with a half of the trials each, one of them killed in its last trial, give the same table."""
+    arguments = [str(folder) if argument == str(smoke.folder) else argument for argument in smoke.arguments]
+
+    def killed(path, numbers):
+        raise KeyboardInterrupt
+
+    last = left(smoke._replace(arguments=arguments), "--shard", "1/2")[-1].split(", ")
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.common._trials.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            common.main(smoke.experiment, [*arguments, "--only", *last])
+    assert kept_trials(folder) == []
+    common.main(smoke.experiment, [*arguments, "--shard", "1/2"])
+    assert common.main(smoke.experiment, [*arguments, "--shard", "2/2"]) == smoke.rows
+
+
+def kept_trials(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("trials/*/numbers.json"))
+
+
+@pytest.fixture
+def check_promises(tmp_path, monkeypatch):
+    """`Smoke -> None`: what every experiment promises, checked on its smoke run."""
 
     def check(smoke: Smoke) -> None:
-        experiment, folder, rows = smoke.experiment, smoke.folder, smoke.rows
-        assert [common.Row(**entry) for entry in json.loads((folder / "table.json").read_text())] == rows
-        assert rows and all(math.isfinite(row.measured) and row.seeds >= 1 for row in rows)
-        assert len(smoke.table) == len(rows), "two rows have one name"
-        assert "| published | measured |" in (folder / "table.md").read_text()
-        config = json.loads((folder / "config.json").read_text())
-        assert config["dataset"] == experiment.presets["smoke"].dataset and "data_dir" not in config
-        environment = json.loads((folder / "environment.json").read_text())
-        assert environment["command"].startswith(f"{experiment.command} smoke")
-        sizes = [png_size(folder / "figures" / f"{name}.png") for name in smoke.pictures]
-        assert all(min(size) > 150 for size in sizes)  # the narrowest shows two images side by side
-
-        before, pictures = computed(folder), smoke.pictures
-        for name in pictures:
-            (folder / "figures" / f"{name}.png").unlink()
-        assert smoke.again() == rows and computed(folder) == before, "the second run computed something"
-        assert smoke.pictures == pictures, "figures are functions of the kept arrays"
-
-        with pytest.raises(SystemExit):
-            common.main(experiment, [*smoke.arguments, "--no-such-setting", "1"])
-        with pytest.raises(SystemExit, match="preset must be one of"):
-            common.main(experiment, ["huge"])
+        check_files(smoke)
+        if smoke.experiment.trials is None:
+            return
+        check_again(smoke)
+        if hasattr(smoke.experiment.presets["smoke"], "seeds"):
+            check_grows(smoke)
+            check_parts(smoke, tmp_path / "parts", monkeypatch)
 
     return check
