@@ -1,6 +1,7 @@
-"""A progress bar for loops on the host, shown only if standard error is a terminal."""
+"""A progress bar for loops on the host, shown in a terminal and in a notebook."""
 
 import sys
+import warnings
 from typing import Any
 
 
@@ -12,9 +13,11 @@ def progress(start: int, total: int, description: str) -> Any:
         total: number of all steps.
         description: text beside the bar.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
         try:
-            from tqdm import tqdm
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # without the widgets of a notebook tqdm warns, and draws text
+                from tqdm.auto import tqdm
 
             return tqdm(initial=start, total=total, desc=description)
         except ImportError:

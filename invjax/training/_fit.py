@@ -5,7 +5,6 @@ function of the step. A run that is killed and started again on the same devices
 bit for bit, as an uninterrupted one. (On a GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from invjax import _check
 from invjax._batching import shard_batch
 from invjax._progress import progress
-from invjax._store import write_file
 from invjax.training import _checkpoints
+from invjax.training._log import Row, open_log
 from invjax.types import Key, LossFn, Params
 
 Batch = Any
@@ -29,7 +28,7 @@ Batch = Any
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
 
-History = list[dict[str, float | int]]
+History = list[Row]
 """The logged metrics, each entry with its "step"."""
 
 
@@ -81,9 +80,21 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
         (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, key, batch, state.step)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, state.key), {"loss": loss, **metrics}
+        return TrainState(state.step + 1, params, opt_state, state.key), named(metrics, loss=loss)
 
     return train_step
+
+
+def named(metrics: Metrics, **own: jax.Array) -> Metrics:
+    """The metrics of a loss with those of the step.
+
+    Raises:
+        ValueError: a metric has the name of one of the step, or is called "step".
+    """
+    taken = sorted(metrics.keys() & {"step", *own})
+    if taken:
+        raise ValueError(f"the loss returns a metric named {taken[0]!r}, which the training logs itself; rename it")
+    return {**own, **metrics}
 
 
 def fit(
@@ -101,7 +112,8 @@ def fit(
     """Train until `num_steps` steps are done.
 
     With a `directory`, the run writes checkpoints and `metrics.jsonl` there, one line of metrics every `log_every`
-    steps. The same call then continues from the newest checkpoint, with the same result as an uninterrupted run.
+    steps, and the same metrics as TensorBoard event files if `tensorboardX` is installed. The same call then continues
+    from the newest checkpoint, with the same result as an uninterrupted run.
 
     Args:
         state: the state to start from if there is no checkpoint.
@@ -113,7 +125,7 @@ def fit(
         directory: folder for checkpoints and metrics; None saves nothing.
         save_every: number of steps between checkpoints.
         log_every: number of steps between metrics.
-        description: text beside the progress bar, which appears only if standard error is a terminal.
+        description: text beside the progress bar, which a terminal and a notebook show.
 
     Returns:
         The final state and the logged metrics, each `{"step": ..., "loss": ..., ...}`.
@@ -128,7 +140,9 @@ def fit(
         # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
         state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     directory = None if directory is None else Path(directory)
-    state, history = (state, []) if directory is None else _resume(state, directory)
+    if directory is not None:
+        saved = _checkpoints.restore(directory / _CHECKPOINTS, state)
+        state = state if saved is None else saved
     start = int(state.step)
     if start > num_steps:
         raise ValueError(
@@ -136,38 +150,30 @@ def fit(
         )
     step_fn = jax.jit(train_step)
     on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    log, history = open_log(directory, start), []
     bar = progress(start, num_steps, description)
-    for step in range(start, num_steps):
-        batch = batches(step)
-        state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
-        if on_cpus:  # the CPU devices of one process share their threads, so two steps in flight can deadlock
-            jax.block_until_ready(state)
-        done = step + 1
-        if done % log_every == 0 or done == num_steps:
-            history.append(_row(done, metrics, description))
-            if directory is not None:
-                _append_metrics(directory / _METRICS, history[-1])
-            bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
-        bar.update()
-        if directory is not None and (done % save_every == 0 or done == num_steps):
-            _check_finite(state, description)
-            _checkpoints.save(directory / _CHECKPOINTS, done, state)
-    bar.close()
-    return state, history
+    try:
+        for step in range(start, num_steps):
+            batch = batches(step)
+            state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
+            if on_cpus:  # the CPU devices of one process share their threads, so two steps in flight can deadlock
+                jax.block_until_ready(state)
+            done = step + 1
+            if done % log_every == 0 or done == num_steps:
+                history.append(_row(done, metrics, description))
+                log.add(history[-1])
+                bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
+            bar.update()
+            if directory is not None and (done % save_every == 0 or done == num_steps):
+                _check_finite(state, description)
+                _checkpoints.save(directory / _CHECKPOINTS, done, state)
+    finally:
+        bar.close()
+        log.close()
+    return state, log.rows + history
 
 
-_CHECKPOINTS, _METRICS = "checkpoints", "metrics.jsonl"
-
-
-def _resume(state, directory):
-    """The newest checkpoint and the metrics up to it, or the given state and no metrics."""
-    history: History = []
-    saved = _checkpoints.restore(directory / _CHECKPOINTS, state)
-    if saved is not None:
-        state = saved
-        history = _read_metrics(directory / _METRICS, int(state.step))
-    write_file(directory / _METRICS, "".join(json.dumps(row) + "\n" for row in history))
-    return state, history
+_CHECKPOINTS = "checkpoints"
 
 
 def _row(done, metrics, description):
@@ -186,15 +192,3 @@ def _check_finite(state, description):
             f"{description}: the parameters are not finite at step {int(state.step)}, and were not saved; "
             "lower the learning rate or clip gradients"
         )
-
-
-def _append_metrics(path: Path, row: dict[str, float | int]) -> None:
-    if jax.process_index() == 0:
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def _read_metrics(path: Path, last_step: int) -> History:
-    text = path.read_text() if path.exists() else ""
-    rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [row for row in rows if row["step"] <= last_step]  # steps after the checkpoint are run again

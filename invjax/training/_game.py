@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from invjax import _check
-from invjax.training._fit import Batch, Metrics, TrainState, TrainStep
+from invjax.training._fit import Batch, Metrics, TrainState, TrainStep, named
 from invjax.types import Key, Params
 
 
@@ -71,7 +71,7 @@ def make_game_step(
         updates, model_state = model_optimizer.update(pull_back(d_code)[0], state.opt_state["model"], model)
         params = {"model": optax.apply_updates(model, updates), "critic": critic}
         state = TrainState(state.step + 1, params, {"model": model_state, "critic": critic_state}, state.key)
-        return state, {"loss": loss, "critic_loss": critic_losses[-1], **metrics}
+        return state, named(metrics, loss=loss, critic_loss=critic_losses[-1])
 
     return train_step
 
