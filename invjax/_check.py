@@ -15,6 +15,11 @@ def concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def known(x: Any) -> bool:
+    """Whether this process can read the value of `x`: it is concrete, and all of it is on devices of this process."""
+    return concrete(x) and getattr(x, "is_fully_addressable", True)
+
+
 def positive(**values: Any) -> None:
     """Check that every keyword is a number above zero, or an array of such numbers."""
     for name, value in values.items():

@@ -39,7 +39,7 @@ def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable) ->
         else:
             run = ascend(objective, threat, _outermost(threat, sample(keys, x, eps), x, eps), x, eps, steps)
         found, value, _ = run.found
-        return finish(logits_fn, threat.distance, found, x, labels, value, run.trace)
+        return finish(logits_fn, threat.distance, found, x, labels, value, run.trace, run.finite)
 
     return Attack(attack, threat, False, said)
 

@@ -38,6 +38,7 @@ class Search(NamedTuple):
         found: the best adversarial point (a success if there is one, then the largest loss), its loss, its success.
         rises: `[B]`, the number of steps since the last checkpoint that raised the loss.
         memory: the memory of the step-size rule from the last checkpoint, `Halving` or `Support`.
+        finite: `[B]`, whether all gradients so far were finite.
     """
 
     z: Array
@@ -49,6 +50,7 @@ class Search(NamedTuple):
     found: tuple[Array, Array, Array]
     rises: Array
     memory: Any
+    finite: Array
 
 
 class Halving(NamedTuple):
@@ -70,11 +72,13 @@ class Run(NamedTuple):
         found: the best adversarial point, its loss, its success.
         best: `[B, ...]`, the point of largest loss.
         trace: `[B, steps]`, the loss after each step.
+        finite: `[B]`, whether all gradients were finite.
     """
 
     found: tuple[Array, Array, Array]
     best: Array
     trace: Array
+    finite: Array
 
 
 def schedule(steps: int, window: float, shortest: float, shrink: float) -> tuple[np.ndarray, np.ndarray]:
@@ -128,8 +132,8 @@ def search(
     """
 
     def evaluate(z):
-        (value, success), gradient = value_and_gradient(objective, z)
-        return value, success, gradient
+        (value, success), gradient, finite = value_and_gradient(objective, z)
+        return value, success, gradient, finite
 
     def checkpoint(s, window):
         back, step, memory = check(s, window)
@@ -140,7 +144,7 @@ def search(
     def advance(s, i):
         index, at_checkpoint, window = i
         z = move(s, jnp.where(index > 0, 0.25, 0.0).astype(start.dtype))
-        value, success, gradient = evaluate(z)
+        value, success, gradient, finite = evaluate(z)
         _, found_value, found_success = s.found
         better = (success & ~found_success) | ((success == found_success) & (value > found_value))
         s = s._replace(
@@ -151,10 +155,11 @@ def search(
             best=where(value > s.best[1], (z, value, gradient), s.best),
             found=where(better, (z, value, success), s.found),
             rises=s.rises + (value > s.value),
+            finite=s.finite & finite,
         )
         return jax.lax.cond(at_checkpoint, lambda s: checkpoint(s, window), lambda s: s, s), value
 
-    value, success, gradient = evaluate(start)
+    value, success, gradient, finite = evaluate(start)
     state = Search(
         z=start,
         before=start,
@@ -165,9 +170,10 @@ def search(
         found=(start, value, success),
         rises=jnp.zeros(len(start), jnp.int32),
         memory=remember(value),
+        finite=finite,
     )
     state, trace = jax.lax.scan(advance, state, (jnp.arange(len(checkpoints[0])), *checkpoints))
-    return Run(state.found, state.best[0], trace.T)
+    return Run(state.found, state.best[0], trace.T, state.finite)
 
 
 def ascend(objective: Objective, threat: Threat, start: Array, x: Array, eps: Scalar, steps: int) -> Run:

@@ -94,10 +94,11 @@ def ascend_radii(objective: Objective, threat: Threat, start: Array, x: Array, e
         eps: the last radius.
         steps: number of gradient steps at all radii together.
     """
-    traces = []
+    traces: list[Array] = []
+    finite = jnp.ones(len(x), bool)
     for i, (radius, count) in enumerate(radii(steps)):
         start = jax.vmap(threat.project, (0, 0, None))(start, x, radius * eps)
         run = ascend_sparse(objective, threat, start, x, radius * eps, count, warm=i > 0)
         start = run.best
-        traces.append(run.trace)
-    return run._replace(trace=jnp.concatenate(traces, 1))
+        traces, finite = [*traces, run.trace], finite & run.finite
+    return run._replace(trace=jnp.concatenate(traces, 1), finite=finite)

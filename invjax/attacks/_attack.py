@@ -10,12 +10,14 @@ number of devices.
 Attacks do not call `jax.jit`; `jit_attack` compiles an attack once for all parameters of a model.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 from invjax import _check
@@ -29,10 +31,13 @@ class AttackResult(NamedTuple):
     Attributes:
         x: `[B, ...]`, the best image found. A success is better than a failure; most attacks then prefer a larger loss.
         success: `[B]`, whether the prediction on `x` differs from the label, or is the target of a targeted attack.
-            The attack computes it again from the returned `x`.
+            The attack computes it again from the returned `x`. Where the model gives NaN logits it makes no
+            prediction: an untargeted attack has succeeded.
         distance: `[B]`, the distance of `x` from the original, in the units of `eps`.
-        loss: `[B]`, the loss that the attack maximises, at `x`.
+        loss: `[B]`, the loss that the attack maximises, at `x`; NaN where the model gives NaN logits.
         trace: `[B, steps]`, the loss after each step.
+        finite_gradients: `[B]`, whether all gradients on the way were finite. Their other entries count as 0, so an
+            attack is weak where this is false. True for attacks without gradients.
     """
 
     x: Float[Array, "batch ..."]
@@ -40,6 +45,7 @@ class AttackResult(NamedTuple):
     distance: PerExample
     loss: PerExample
     trace: Float[Array, "batch steps"]
+    finite_gradients: Bool[Array, " batch"]
 
 
 class Attack(NamedTuple):
@@ -72,8 +78,11 @@ class Attack(NamedTuple):
         step_size: Any = None,
         ids: Any = None,
     ) -> AttackResult:
-        """Run the attack on a batch."""
-        return self.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+        """Run the attack on a batch; outside of `jit`, NaN logits are refused, and bad gradients give a warning."""
+        check_radius(self.threat, eps)
+        result = self.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+        check_result(self, result)
+        return result
 
 
 def recipe(name: str, threat: Threat, **settings: Any) -> str:
@@ -130,6 +139,35 @@ def check_images(attack: Attack, x: Array, name: str = "x") -> None:
     _check.within(name, x, attack.threat.box)
 
 
+def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps") -> None:
+    """Refuse radii that mean something else than the user thinks, and warn of radii that reach every image.
+
+    Args:
+        threat: the threat, which gives the unit of the radius.
+        eps: the radius.
+        x: `[B, ...]` images, for the warning; None does not look for it.
+        name: the name of the radius in the message.
+
+    Raises:
+        ValueError: the radius is an array or negative, or a number of pixels between 0 and 1.
+    """
+    _check.number(name, eps)
+    if not _check.concrete(eps):
+        return
+    if threat.counts and 0 < float(eps) < 1:
+        raise ValueError(f"{name} of {threat.name} is a number of pixels; got {eps}; use a whole number, such as 10")
+    low, high = threat.box
+    if x is None or not np.isfinite(high - low) or not len(x):
+        return
+    farthest = float(threat.distance(jnp.full(x.shape[1:], high), jnp.full(x.shape[1:], low)))
+    if float(eps) > farthest * (1 + 1e-6):
+        warnings.warn(
+            f"{name}={eps:g} in {threat.name} reaches every image of the box {threat.box}, where the largest distance "
+            f"is {farthest:.4g}; was {float(eps) / 255:.4g} meant?",
+            stacklevel=3,
+        )
+
+
 def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]:
     """Compile an attack on a model once for each shape of the images, for all parameters, keys and radii.
 
@@ -148,11 +186,11 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
 
     Returns:
         `(key, params, x, labels, *, eps, step_size=None, ids=None) -> AttackResult`. The function checks its arguments
-        before it compiles.
+        before it compiles, and the logits after it has run. It warns of gradients that are not finite.
 
     Raises:
         ValueError: `attack` is not an `Attack`. When the returned function is called: the attack refuses the images,
-            the labels or the radius.
+            the labels or the radius, or the model gives NaN logits on an image that the attack found.
     """
     check_attack(attack)
 
@@ -173,12 +211,51 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         step_size: Scalar | None = None,
         ids: Any = None,
     ) -> AttackResult:
-        _check.number("eps", eps)
         check_images(attack, x)
+        check_radius(attack.threat, eps, x)
         _check.labels(labels, _check.logits_of(partial(shaped, params), x, labels))
         if step_size is not None:
             _check.number("step_size", step_size)
             step_size = jnp.asarray(step_size, x.dtype)
-        return run(key, params, x, labels, jnp.asarray(eps, x.dtype), step_size, ids)
+        result = run(key, params, x, labels, jnp.asarray(eps, x.dtype), step_size, ids)
+        check_result(attack, result)
+        return result
 
     return compiled
+
+
+def check_result(attack: Attack, result: AttackResult) -> None:
+    """Refuse NaN logits and warn of gradients that are not finite, where the values are known.
+
+    Args:
+        attack: the attack that ran.
+        result: its result.
+
+    Raises:
+        ValueError: the model gives NaN logits on an image that the attack found.
+    """
+    if not _check.known(result.loss):
+        return
+    broken = int(np.isnan(result.loss).sum())
+    if broken:
+        raise ValueError(
+            f"the model's logits are NaN on {broken} of {len(result.loss)} images that {attack.recipe} found; check "
+            "the parameters, and that the model is defined on the whole box"
+        )
+    warn_of_gradients(attack.recipe, result.finite_gradients)
+
+
+def warn_of_gradients(recipe: str, finite: Any) -> None:
+    """Warn of images on which an attack met gradients that are not finite.
+
+    Args:
+        recipe: what ran.
+        finite: `[B]`, `AttackResult.finite_gradients`.
+    """
+    bad = int((~np.asarray(finite)).sum())
+    if bad:
+        warnings.warn(
+            f"{recipe} met gradients that are NaN or infinite on {bad} of {len(finite)} images; these entries count as "
+            "0, so the attack is weak there: make the model's gradient finite, or use square",
+            stacklevel=3,
+        )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from invjax import _check
 from invjax.attacks._apgd import apgd, apgd_toward
 from invjax.attacks._attack import Attack, AttackResult, recipe
 from invjax.attacks._combine import worst_of
@@ -85,11 +86,22 @@ def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: i
         queries: number of squares that Square tries.
 
     Raises:
-        ValueError: one of the attacks does not support the threat, or there are fewer than two classes.
+        ValueError: one of the attacks does not support the threat, or there are fewer than two classes. When the attack
+            runs: the model has another number of classes.
     """
     stages = autoattack_stages(threat, num_classes=num_classes, steps=steps, queries=queries)
     said = recipe("autoattack", threat, num_classes=num_classes, steps=steps, queries=queries)
-    return worst_of([_first_success(stage) for stage in stages])._replace(recipe=said)
+    parts = worst_of([_first_success(stage) for stage in stages])
+
+    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        classes = _check.logits_of(logits_fn, x, labels)
+        if classes != num_classes:
+            raise ValueError(
+                f"num_classes={num_classes}, but the model has {classes} logits; give num_classes={classes}"
+            )
+        return parts.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+
+    return parts._replace(run=attack, recipe=said)
 
 
 def _first_success(stage: Stage) -> Attack:

@@ -42,6 +42,8 @@ class Evidence(NamedTuple):
         success: the attack's success rate at each of the radii.
         blind: the success rate of a random search at eps; None if the search was not run.
         by_margin: the success rate at eps of PGD on the margin.
+        labels: `[B]`, the labels that the user gave.
+        finite_gradients: the fraction of images on which all gradients of the attack were finite.
         alone: `[K]`, the logits of the first image when it is the only image of the batch.
     """
 
@@ -56,6 +58,8 @@ class Evidence(NamedTuple):
     success: tuple[float, ...]
     blind: float | None
     by_margin: float
+    labels: np.ndarray
+    finite_gradients: float
     alone: np.ndarray | None = None
 
 
@@ -80,8 +84,40 @@ def finite_logits(e: Evidence) -> str | None:
     if np.isfinite(e.logits).all():
         return None
     return (
-        "logits are NaN or infinite: attacks never count such images as successes, so the model would look robust; "
-        "find the operation that overflows"
+        "logits are NaN or infinite: where they are NaN the model makes no prediction, and every attack counts as a "
+        "success; find the operation that overflows"
+    )
+
+
+def labels(e: Evidence) -> str | None:
+    """The model agrees with the labels no more often than a guess would."""
+    count, chance = e.logits.shape[0], 1 / e.logits.shape[1]
+    accuracy = (e.logits.argmax(1) == e.labels).mean()
+    if accuracy > chance + 2 * np.sqrt(chance * (1 - chance) / count):
+        return None
+    return (
+        f"the model classifies {accuracy:.0%} of the images as labelled, and a guess {chance:.0%}: check that the "
+        "labels belong to these images and count from 0, and that the images are prepared as in training"
+    )
+
+
+def radius(e: Evidence) -> str | None:
+    """The radius reaches every image of the box."""
+    if e.radii[1] <= e.radii[-1] * (1 + 1e-6) or not np.isfinite(e.box[1] - e.box[0]):
+        return None
+    return (
+        f"eps={e.radii[1]:g} reaches every image of the box {e.box}, where the largest distance is {e.radii[-1]:.4g}: "
+        f"was {e.radii[1] / 255:.4g} meant?"
+    )
+
+
+def finite_gradients(e: Evidence) -> str | None:
+    """The attack met gradients that are NaN or infinite."""
+    if e.finite_gradients == 1:
+        return None
+    return (
+        f"gradients are NaN or infinite on {1 - e.finite_gradients:.0%} of the images; these entries count as 0, so "
+        "gradient attacks are weak: find the operation, such as sqrt at 0 or a division by 0"
     )
 
 
@@ -171,10 +207,13 @@ def other_loss(e: Evidence) -> str | None:
 CHECKS: tuple[Callable[[Evidence], str | None], ...] = (
     image_range,
     finite_logits,
+    labels,
+    radius,
     probabilities,
     randomness,
     batch_dependence,
     gradients,
+    finite_gradients,
     monotone,
     unbounded,
     blind_search,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax.attacks._attack import Attack
+from invjax.attacks._attack import Attack, check_attack, check_radius
 from invjax.attacks._checks import CHECKS, Evidence, Finding
 from invjax.attacks._gradient import pgd
 from invjax.attacks._square import square
@@ -43,18 +43,23 @@ def collect(
 
     def rate(attack):
         def run(params, x, eps):
-            return attack(key, lambda z: apply_fn(params, z), x, labels, eps=eps).success
+            result = attack(key, lambda z: apply_fn(params, z), x, labels, eps=eps)
+            return result.success, result.finite_gradients.mean()
 
         compiled = jax.jit(run)
         clean = logits.argmax(1) != np.asarray(labels)
-        return lambda radius: float(
-            (np.asarray(compiled(params, inside, jnp.asarray(radius, inside.dtype))) | clean).mean()
-        )
+
+        def rates(radius):
+            success, finite = compiled(params, inside, jnp.asarray(radius, inside.dtype))
+            return float((np.asarray(success) | clean).mean()), float(finite)
+
+        return rates
 
     low, high = (edge if np.isfinite(edge) else far for edge, far in zip(threat.box, (-10, 10), strict=True))
     box = float(threat.distance(jnp.full_like(inside[0], high), jnp.full_like(inside[0], low)))
     radii = (0.5 * float(eps), float(eps), 2 * float(eps), box)
     searchable = x.ndim == 4 and min(x.shape[1:3]) >= 4 and threat.order is not None
+    success, finite = zip(*map(rate(attack), radii), strict=True)
     loss_gradient, logit_gradient = (np.asarray(g) for g in largest_gradients(params, x))
     return Evidence(
         box=threat.box,
@@ -65,9 +70,11 @@ def collect(
         loss_gradient=loss_gradient,
         logit_gradient=logit_gradient,
         radii=radii,
-        success=tuple(map(rate(attack), radii)),
-        blind=rate(square(threat, queries=queries))(eps) if searchable else None,
-        by_margin=rate(pgd(threat, loss=margin))(eps),
+        success=success,
+        blind=rate(square(threat, queries=queries))(eps)[0] if searchable else None,
+        by_margin=rate(pgd(threat, loss=margin))(eps)[0],
+        labels=np.asarray(labels),
+        finite_gradients=min(finite),
         alone=alone,
     )
 
@@ -104,13 +111,18 @@ def diagnose(
 
     Raises:
         ValueError: the images are integers, the labels have another shape or are not class indices, `eps` is an array
-            or negative, or the model does not return logits `[B, K]`.
+            or negative or a number of pixels below 1, the attack is targeted, or the model does not return logits
+            `[B, K]`.
 
     Source: Athalye et al. 2018, *Obfuscated Gradients Give a False Sense of Security*, section 3.1; Carlini et al.
     2019, *On Evaluating Adversarial Robustness*.
     """
     threat = linf() if threat is None else threat
-    _check.number("eps", eps)
+    if attack is not None:
+        check_attack(attack)
+        if attack.targeted:
+            raise ValueError(f"attack must be untargeted; got {attack.recipe}; make it with targeted=False")
+    check_radius(threat, eps)
     _check.floating("x", x)
     _check.labels(labels, _check.logits_of(lambda x: apply_fn(params, x), x, labels))
     evidence = collect(key, apply_fn, params, x, labels, eps, threat, attack or pgd(threat), queries)

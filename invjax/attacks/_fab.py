@@ -76,17 +76,18 @@ def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> 
             return (pick(targets) - pick(labels)).astype(x.dtype), None
 
         def step(carry, _):
-            z, best = carry
-            (value, _), gradient = value_and_gradient(difference, z)
+            z, best, finite = carry
+            (value, _), gradient, finite_here = value_and_gradient(difference, z)
             z = step_of(z, x, value, gradient)
             wrong, distance = fooled(logits_fn(z), labels), distances(z, x)
             best = where(wrong & (distance < best[1]), (z, distance), best)
-            return (where(wrong, x + PULL * (z - x), z), best), best[1]
+            return (where(wrong, x + PULL * (z - x), z), best, finite & finite_here), best[1]
 
         nowhere = x, jnp.where(fooled(clean, labels), 0, jnp.inf).astype(x.dtype)
-        (_, (found, distance)), trace = jax.lax.scan(step, (x, nowhere), None, length=steps)
+        first = x, nowhere, jnp.ones(len(x), bool)
+        (_, (found, distance), finite), trace = jax.lax.scan(step, first, None, length=steps)
         found = where(distance <= eps, found, x)
-        return finish(logits_fn, threat.distance, found, x, labels, -distance, -trace.T)
+        return finish(logits_fn, threat.distance, found, x, labels, -distance, -trace.T, finite)
 
     return Attack(attack, threat, False, recipe("fab_toward", threat, rank=rank, steps=steps))
 

@@ -69,6 +69,6 @@ def feature_adversary(
 
     first = 5 * eps / steps if step_size is None else step_size
     sizes = (first * (1 - jnp.arange(steps) / steps)).astype(x.dtype)
-    found, value, trace = climb(objective, threat, x, x, eps, sizes)
-    reached = jnp.abs(rest(found)).max(1) <= tolerance
-    return AttackResult(found, reached, jax.vmap(threat.distance)(found, x), -jnp.sqrt(-value), -jnp.sqrt(-trace))
+    found, value, trace, finite = climb(objective, threat, x, x, eps, sizes)
+    reached, length = jnp.abs(rest(found)).max(1) <= tolerance, jax.vmap(threat.distance)(found, x)
+    return AttackResult(found, reached, length, -jnp.sqrt(-value), -jnp.sqrt(-trace), finite)

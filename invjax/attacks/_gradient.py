@@ -51,8 +51,9 @@ def _climbing(
         keys = example_keys(key, ids, len(x))
         start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
         sizes = _step_sizes(step_size, eps, steps, x.dtype)
-        found, value, trace = climb(objective_for(logits_fn, x, labels), threat, start, x, eps, sizes)
-        return finish(logits_fn, threat.distance, found, x, labels, value, trace, targeted)
+        climbed = climb(objective_for(logits_fn, x, labels), threat, start, x, eps, sizes)
+        found, value, trace, finite = climbed
+        return finish(logits_fn, threat.distance, found, x, labels, value, trace, finite, targeted=targeted)
 
     settings: dict[str, Any] = {"steps": steps, "loss": loss}
     if not random_start:

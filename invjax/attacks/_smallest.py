@@ -48,7 +48,8 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         An `Attack` with the same threat and target. In its result `x` is the nearest adversarial example found,
         `distance` is its distance, and `success` says whether there is one within `eps`. `loss` is minus the upper end
         of the bracket, and `trace [B, steps]` is that end after each bisection. Images on which the attack succeeds at
-        radius 0, and images on which it never succeeds, are returned unchanged with distance 0.
+        radius 0 have distance 0 and are returned as the attack left them: unchanged, unless it moves images first.
+        Images on which it never succeeds are returned unchanged, with distance 0.
 
     Raises:
         ValueError: `steps` is below 1, or `attack` is not an `Attack`.
@@ -68,22 +69,26 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
 
         def step(carry, i):
             # the first radius is 0, where a success needs no change; the second is eps; then the bracket is halved
-            low, high, found, success, from_start = carry
+            low, high, found, success, from_start, finite = carry
             radius = jnp.where(i == 0, 0, jnp.where(i == 1, eps, (low + high) / 2))
             size = None if fraction is None else fraction * radius
             result = run(key, logits_fn, x, labels, eps=radius, step_size=size, ids=ids)
             from_start = from_start | (result.success & (i == 0))
-            nearer = result.success & (i > 0) & ((result.distance < high) | ~success)
+            nearer = result.success & ~from_start & ((result.distance < high) | ~success)
             found, high = where(nearer, (result.x, jnp.minimum(result.distance, high)), (found, high))
+            # at radius 0 an attack that moves images first may succeed with another image than x
+            found, high = where(result.success & (i == 0), (result.x, jnp.zeros_like(high)), (found, high))
             low = jnp.where(result.success | (i < 2), low, radius)
-            return (jnp.minimum(low, high), high, found, success | nearer, from_start), high
+            state = jnp.minimum(low, high), high, found, success | result.success, from_start
+            return (*state, finite & result.finite_gradients), high
 
         zero, none = jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), bool)
-        start = zero, jnp.full(len(x), eps), jnp.asarray(x), none, none
-        (_, high, found, success, from_start), trace = jax.lax.scan(step, start, jnp.arange(steps + 2))
-        found, high = where(from_start, (jnp.asarray(x), zero), (found, high))
-        success = success | from_start
-        return AttackResult(found, success, jnp.where(success, high, 0), -high, trace[2:].T)
+        start = zero, jnp.full(len(x), eps), jnp.asarray(x), none, none, ~none
+        (_, high, found, success, _, finite), trace = jax.lax.scan(step, start, jnp.arange(steps + 2))
+        logits = logits_fn(found)
+        success = success & fooled(logits, labels, attack.targeted)
+        loss = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, -high)
+        return AttackResult(found, success, jnp.where(success, high, 0), loss, trace[2:].T, finite)
 
     return attack._replace(run=bisected, recipe=f"smallest({attack.recipe}, steps={steps})")
 

@@ -20,13 +20,23 @@ from jaxtyping import Bool, Float
 
 from invjax import _check
 from invjax._conv import fast_convs
-from invjax.attacks._attack import AttackResult, check_attack, check_images, recipe
+from invjax.attacks._attack import (
+    AttackResult,
+    check_attack,
+    check_images,
+    check_radius,
+    check_result,
+    recipe,
+    warn_of_gradients,
+)
 from invjax.attacks._threats import Threat
 from invjax.types import Array, Box, Key, Labels, LogitsFn, PerExample, Scalar
 
 __all__ = [
     "check_attack",
     "check_images",
+    "check_radius",
+    "check_result",
     "climb",
     "example_keys",
     "finish",
@@ -35,6 +45,7 @@ __all__ = [
     "recipe",
     "same_threat",
     "value_and_gradient",
+    "warn_of_gradients",
     "where",
 ]
 
@@ -114,7 +125,7 @@ def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:
 def fooled(logits: Float[Array, "batch classes"], labels: Labels, targeted: bool = False) -> Bool[Array, " batch"]:
     """Whether the attack succeeds on each image: the model errs, or predicts the target of a targeted attack.
 
-    An attack never succeeds on an image with a NaN logit.
+    A model that gives a NaN logit makes no prediction: it errs, and it does not predict a target.
 
     Args:
         logits: `[B, K]`, the model's logits of the images that the attack found.
@@ -124,8 +135,8 @@ def fooled(logits: Float[Array, "batch classes"], labels: Labels, targeted: bool
     Returns:
         `[B]`, True where the attack succeeds.
     """
-    predicted = logits.argmax(-1)
-    return (predicted == labels if targeted else predicted != labels) & ~jnp.isnan(logits).any(-1)
+    predicted, none = logits.argmax(-1), jnp.isnan(logits).any(-1)
+    return (predicted == labels) & ~none if targeted else (predicted != labels) | none
 
 
 def finish(
@@ -136,6 +147,8 @@ def finish(
     labels: Labels,
     loss: PerExample,
     trace: Array,
+    finite_gradients: Bool[Array, " batch"] | None = None,
+    *,
     targeted: bool = False,
 ) -> AttackResult:
     """Make the result of an attack, with success and distance computed from the images that it found.
@@ -148,6 +161,7 @@ def finish(
         labels: `[B]`, the true classes, or the targets.
         loss: `[B]`, the loss at the images found.
         trace: `[B, steps]`, the loss after each step.
+        finite_gradients: `[B]`, whether all gradients were finite; None for an attack without gradients.
         targeted: whether the labels are targets.
 
     Raises:
@@ -155,11 +169,20 @@ def finish(
     """
     logits = logits_fn(jnp.asarray(found))
     _check.finite("the model's logits", logits)
-    return AttackResult(found, fooled(logits, labels, targeted), jax.vmap(threat_distance)(found, x), loss, trace)
+    return AttackResult(
+        x=found,
+        success=fooled(logits, labels, targeted),
+        distance=jax.vmap(threat_distance)(found, x),
+        loss=jnp.where(jnp.isnan(logits).any(-1), jnp.nan, loss),
+        trace=trace,
+        finite_gradients=jnp.ones(len(x), bool) if finite_gradients is None else finite_gradients,
+    )
 
 
-def value_and_gradient(objective: Callable[[Array], tuple[PerExample, Any]], z: Array) -> tuple:
-    """`((values [B], aux), gradients [B, ...])` of an objective that treats each example by itself.
+def value_and_gradient(
+    objective: Callable[[Array], tuple[PerExample, Any]], z: Array
+) -> tuple[tuple[PerExample, Any], Array, Bool[Array, " batch"]]:
+    """Values and gradients of an objective that treats each example by itself.
 
     Args:
         objective: `z [B, ...] -> (values [B], aux)`, where each value depends only on its own example, and `aux` is any
@@ -167,7 +190,8 @@ def value_and_gradient(objective: Callable[[Array], tuple[PerExample, Any]], z: 
         z: `[B, ...]`, the points at which the objective is evaluated.
 
     Returns:
-        The pair of the values `[B]` and `aux`, and then the gradients `[B, ...]` of the values.
+        `((values [B], aux), gradients [B, ...], finite [B])`. Entries of a gradient that are NaN or infinite are 0,
+        and `finite` says which examples have none.
     """
 
     def total(z):
@@ -175,7 +199,8 @@ def value_and_gradient(objective: Callable[[Array], tuple[PerExample, Any]], z: 
         return values.sum(), (values, aux)
 
     gradient, out = jax.grad(total, has_aux=True)(z)
-    return out, gradient
+    finite = jnp.isfinite(gradient)
+    return out, jnp.where(finite, gradient, 0), finite.reshape(len(z), -1).all(1)
 
 
 def climb(
@@ -185,7 +210,7 @@ def climb(
     x: Array,
     eps: Scalar,
     step_sizes: Array,
-) -> tuple[Array, PerExample, Array]:
+) -> tuple[Array, PerExample, Array, Bool[Array, " batch"]]:
     """Projected ascent, the loop of every gradient attack.
 
     Args:
@@ -197,8 +222,9 @@ def climb(
         step_sizes: `[steps]`, the length of each step.
 
     Returns:
-        The best iterate of each example `[B, ...]`, its value `[B]`, and the values after each step `[B, steps]`. A
-        success is better than any failure, and a larger value is better than a smaller one. The start is no candidate.
+        The best iterate of each example `[B, ...]`, its value `[B]`, the values after each step `[B, steps]`, and
+        whether all gradients were finite `[B]`. A success is better than any failure, and a larger value is better
+        than a smaller one. The start is no candidate.
     """
     ascent, project = jax.vmap(threat.ascent, (0, 0, None)), jax.vmap(threat.project, (0, 0, None))
 
@@ -208,14 +234,15 @@ def climb(
         return where(improved, new, best)
 
     def step(carry, i_step_size):
-        (i, step_size), (z, best) = i_step_size, carry
-        (value, success), gradient = value_and_gradient(objective, z)
+        (i, step_size), (z, best, finite) = i_step_size, carry
+        (value, success), gradient, finite_here = value_and_gradient(objective, z)
         best = better(best, (z, jnp.where(i > 0, value, -jnp.inf), success & (i > 0)))  # the start is no candidate
-        return (project(z + step_size * ascent(gradient, z, eps), x, eps), best), value
+        return (project(z + step_size * ascent(gradient, z, eps), x, eps), best, finite & finite_here), value
 
     count, steps = len(x), len(step_sizes)
     none = x, jnp.full(count, -jnp.inf, jax.eval_shape(objective, x)[0].dtype), jnp.zeros(count, bool)
-    (last, best), trace = jax.lax.scan(step, (start, none), (jnp.arange(steps), step_sizes))
+    first = start, none, jnp.ones(count, bool)
+    (last, best, finite), trace = jax.lax.scan(step, first, (jnp.arange(steps), step_sizes))
     value = objective(last)
     found, best_value, _ = better(best, (last, *value))
-    return found, best_value, jnp.concatenate([trace[1:], value[0][None]]).T
+    return found, best_value, jnp.concatenate([trace[1:], value[0][None]]).T, finite

@@ -13,7 +13,7 @@ from invjax._batching import correct, over_batches, shrinking
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Stage, Threat, autoattack_stages
-from invjax.attacks.building import check_images, same_threat
+from invjax.attacks.building import check_images, check_radius, same_threat, warn_of_gradients
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Key, Params
@@ -121,10 +121,10 @@ def benchmark(
 
     Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness*.
     """
-    _check.number("eps", eps)
     _check.positive(batch_size=options.batch_size)
     _check.within("images", images, threat.box)
     images, labels = np.asarray(images), np.asarray(labels)
+    check_radius(threat, eps, images)
     num_classes = _check.logits_of(partial(apply_fn, params), images[:1], labels[:1])
     stages = autoattack_stages(threat, num_classes=num_classes) if stages is None else tuple(stages)
     _check_stages(stages, threat, images)
@@ -136,9 +136,11 @@ def benchmark(
         "x": np.array(images),
         "distance": np.zeros(len(images), np.float32),
         "broken_by": np.where(right, len(stages), -1),
+        "finite": np.ones(len(images), bool),
         "done": np.zeros((), int),
     }
-    x, distance, broken_by, done = saved["x"], saved["distance"], saved["broken_by"], int(saved["done"])
+    x, distance, broken_by, finite = (saved[name] for name in ("x", "distance", "broken_by", "finite"))
+    done = int(saved["done"])
     parts = list(_parts(stages))
     bar = progress(done, len(parts), "AutoAttack")
     for number, rank in parts[done:]:
@@ -147,14 +149,16 @@ def benchmark(
                       jnp.asarray(eps, images.dtype))  # fmt: skip
         for ids, size in shrinking(left, options.batch_size, 1 if options.mesh is None else options.mesh.size):
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
-            found, success, length = over_batches(run, inputs, size, options.mesh)
+            found, success, length, smooth = over_batches(run, inputs, size, options.mesh)
             hit = ids[success]
             x[hit], distance[hit], broken_by[hit] = found[success], length[success], number
+            finite[ids] &= smooth
         done += 1
-        store.save(x=x, distance=distance, broken_by=broken_by, done=done)
+        store.save(x=x, distance=distance, broken_by=broken_by, finite=finite, done=done)
         bar.update()
         bar.set_postfix(correct=int((broken_by == len(stages)).sum()))
     bar.close()
+    warn_of_gradients("AutoAttack", finite)
     names = tuple(stage.name for stage in stages)
     return Benchmark(float(eps), x, broken_by < len(stages), distance, broken_by, names)
 
@@ -179,7 +183,7 @@ def _program(stage: Stage, apply_fn: ApplyFn) -> Callable[..., Any]:
     def run(key, params, rank, eps, x, labels, ids):
         attack = stage.make(rank)
         result = attack(jax.random.fold_in(key, rank), partial(apply_fn, params), x, labels, eps=eps, ids=ids)
-        return result.x, result.success, result.distance
+        return result.x, result.success, result.distance, result.finite_gradients
 
     return jax.jit(run)
 

@@ -16,7 +16,7 @@ from invjax._batching import correct, over_batches
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Attack
-from invjax.attacks.building import check_images
+from invjax.attacks.building import check_images, check_radius, warn_of_gradients
 from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Key, Params
 
@@ -98,15 +98,19 @@ def robustness_curve(
     grid, labels = sorted_radii(epsilons), np.asarray(labels)
     vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
     check_images(attack, images, "images")
+    for eps in grid:
+        check_radius(attack.threat, eps, images, "a radius of epsilons")
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
     store = kept(options, "curve.npz", params, images, labels, right,
                  attack=attack.recipe, epsilons=grid.tolist(), key=digest_tree(key))  # fmt: skip
     saved = store.load()
-    broken_at = np.where(right, np.inf, 0.0) if saved is None else saved["broken_at"]
-    done = 0 if saved is None else int(saved["done"])
+    if saved is None:
+        saved = {"broken_at": np.where(right, np.inf, 0.0), "finite": np.ones(len(images), bool), "done": np.array(0)}
+    broken_at, finite, done = saved["broken_at"], saved["finite"], int(saved["done"])
 
     def breaks(params, eps, x, y, ids):
-        return attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids).success
+        result = attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids)
+        return result.success, result.finite_gradients
 
     def attacked(ids, function):
         inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
@@ -117,18 +121,20 @@ def robustness_curve(
         ids = np.flatnonzero(right)
         if ids.size:
             every = jax.jit(jax.vmap(breaks, (None, 0, None, None, None), 1))
-            hit = attacked(ids, partial(every, params, radii))
-            broken_at[ids] = np.where(hit.any(1), grid[hit.argmax(1)], np.inf)
+            hit, smooth = attacked(ids, partial(every, params, radii))
+            broken_at[ids], finite[ids] = np.where(hit.any(1), grid[hit.argmax(1)], np.inf), smooth.all(1)
         done = grid.size
-        store.save(broken_at=broken_at, done=done)
+        store.save(broken_at=broken_at, finite=finite, done=done)
     one = jax.jit(breaks)
     bar = progress(done, grid.size, "robustness curve")
     for i in range(done, grid.size):
         ids = np.flatnonzero(np.isinf(broken_at))
         if ids.size:
-            broken_at[ids[attacked(ids, partial(one, params, radii[i]))]] = grid[i]
-        store.save(broken_at=broken_at, done=i + 1)
+            hit, smooth = attacked(ids, partial(one, params, radii[i]))
+            broken_at[ids[hit]], finite[ids] = grid[i], finite[ids] & smooth
+        store.save(broken_at=broken_at, finite=finite, done=i + 1)
         bar.update()
         bar.set_postfix(correct=int(np.isinf(broken_at).sum()))
     bar.close()
+    warn_of_gradients(attack.recipe, finite)
     return Curve(grid, broken_at)

@@ -11,7 +11,7 @@ from invjax import _check
 from invjax._batching import over_batches
 from invjax._store import digest_tree
 from invjax.attacks import Attack, AttackResult, smallest
-from invjax.attacks.building import check_images, where
+from invjax.attacks.building import check_images, check_radius, warn_of_gradients, where
 from invjax.bounds import METHODS
 from invjax.evaluation._certificate import REGIONS
 from invjax.evaluation._options import Options, kept
@@ -68,7 +68,7 @@ def check_threat(model: ThreatModel, images: np.ndarray) -> None:
     name = model.attack.threat.name
     if model.attack.targeted:
         raise ValueError(f"the attack in {name} must be untargeted; got {model.attack.recipe}; make it targeted=False")
-    _check.number(f"eps of {name}", model.eps)
+    check_radius(model.attack.threat, model.eps, images, f"eps of {name}")
     _check.positive(bisections=model.bisections)
     if model.certify is not None:
         _check.one_of("certify", model.certify, METHODS)
@@ -101,21 +101,23 @@ def sensitivity(
             near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
             nearer = _distances(fixed) < _distances(near)
             best = where(nearer, fixed._replace(trace=None), near._replace(trace=None))
-            return fixed.success, _distances(best), (best.x if model.keep_examples else ())
+            smooth = fixed.finite_gradients & near.finite_gradients
+            return fixed.success, _distances(best), smooth, (best.x if model.keep_examples else ())
 
-        success, distance = ~right, np.where(right, np.inf, 0.0)
+        success, distance, finite = ~right, np.where(right, np.inf, 0.0), np.ones(len(right), bool)
         saved = {"nearest": np.array(images)} if model.keep_examples else {}
         ids = np.flatnonzero(right)
         if ids.size:
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
             found = over_batches(partial(run, params), inputs, options.batch_size, options.mesh)
-            success[ids], distance[ids], examples = found
+            success[ids], distance[ids], finite[ids], examples = found
             if model.keep_examples:
                 saved["nearest"][ids] = examples
         # the attack and the search must agree on success; a distance may round to slightly above eps
         distance = np.where(success, np.minimum(distance, eps), distance)
-        saved |= {"success": success | (distance <= eps), "smallest_eps": distance}
+        saved |= {"success": success | (distance <= eps), "smallest_eps": distance, "finite": finite}
         store.save(**saved)
+    warn_of_gradients(attack.recipe, saved.pop("finite"))
     return Sensitivity(float(eps), attack=attack.recipe, **saved)
 
 

@@ -108,7 +108,7 @@ def robustify(
 
     def step(carry, _):
         z, best, least = carry
-        (rest, _), gradient = value_and_gradient(square, z)
+        (rest, _), gradient, _ = value_and_gradient(square, z)
         best, least = where(rest < least, (z, rest), (best, least))
         return (jnp.clip(z - step_size * ascent(gradient, z, 0.0), *box), best, least), rest
 

@@ -63,7 +63,7 @@ def non_transferable(
         first = 2.5 * eps / steps if step_size is None else step_size
         _check.number("step_size", first)
         sizes = jnp.full(steps, first, x.dtype)
-        found, value, trace = climb(objective, threat, x, x, eps, sizes)
-        return finish(logits_fn, threat.distance, found, x, targets, value, trace, targeted=True)
+        found, value, trace, finite = climb(objective, threat, x, x, eps, sizes)
+        return finish(logits_fn, threat.distance, found, x, targets, value, trace, finite, targeted=True)
 
     return Attack(attack, threat, True, recipe("non_transferable", threat, steps=steps))

@@ -159,7 +159,7 @@ def test_the_loop_is_algorithm_1_of_reliable_evaluation(threat, project, ascent,
     x, steps = rng.random((BATCH, SIZE)), 50
     starts = np.array([project(z, image) for z, image in zip(rng.random((BATCH, SIZE)), x, strict=True)])
     run = jax.jit(lambda start: ascend(objective, threat, start, jnp.asarray(x), jnp.asarray(EPS), steps))
-    (found, found_value, _), best, trace = run(starts)
+    (found, found_value, _), best, trace, _ = run(starts)
     halvings = []
     for i in range(BATCH):
         expected, losses, count = reliable_evaluation(value, gradient, project, ascent, starts[i], x[i], steps)
@@ -200,7 +200,7 @@ def test_the_loop_is_algorithm_1_of_mind_the_box(float64):
     x, steps = rng.random((BATCH, SIZE)), 60
     starts = np.array([into_l1(z, image) for z, image in zip(x + rng.normal(size=x.shape) / 9, x, strict=True)])
     run = jax.jit(lambda start: ascend_sparse(objective, l1(), start, jnp.asarray(x), jnp.asarray(EPS), steps))
-    _, best, trace = run(starts)
+    _, best, trace, _ = run(starts)
     for i in range(BATCH):
         expected, losses = mind_the_box(value, gradient, starts[i], x[i], steps)
         np.testing.assert_allclose(trace[i], losses, atol=1e-6)

@@ -156,22 +156,31 @@ def test_diagnose_prints_its_findings_only_if_asked(capsys):
 
 # the limits of each check
 
+LOGITS = np.random.default_rng(0).normal(size=(10, 3))
 HEALTHY = Evidence(
     box=(0.0, 1.0),
     low=0.0,
     high=1.0,
-    logits=np.random.default_rng(0).normal(size=(10, 3)),
-    logits_again=np.random.default_rng(0).normal(size=(10, 3)),
+    logits=LOGITS,
+    logits_again=LOGITS,
     loss_gradient=np.ones(10),
     logit_gradient=np.ones(10),
     radii=(0.1, 0.2, 0.4, 1.0),
     success=(0.1, 0.3, 0.6, 1.0),
     blind=0.2,
     by_margin=0.3,
+    labels=LOGITS.argmax(1),
+    finite_gradients=1.0,
 )
 ONE_HOT = np.eye(3)[np.arange(10) % 3]
 LIMITS = [  # change of the healthy evidence, checks that fire
     ({}, set()),
+    ({"labels": (LOGITS.argmax(1) + 1) % 3}, {"labels"}),  # shifted by one: no image is right
+    ({"labels": np.where(np.arange(10) < 7, LOGITS.argmax(1), (LOGITS.argmax(1) + 1) % 3)}, set()),
+    ({"labels": np.where(np.arange(10) < 6, LOGITS.argmax(1), (LOGITS.argmax(1) + 1) % 3)}, {"labels"}),
+    ({"radii": (4.0, 8.0, 16.0, 1.0)}, {"radius"}),
+    ({"radii": (0.5, 1.0, 2.0, 1.0)}, set()),
+    ({"finite_gradients": 0.9}, {"finite_gradients"}),
     ({"high": 0.51}, set()),
     ({"high": 0.49}, {"image_range"}),
     ({"high": 0.49, "box": (-np.inf, np.inf)}, set()),
@@ -195,7 +204,8 @@ LIMITS = [  # change of the healthy evidence, checks that fire
 
 @pytest.mark.parametrize(("change", "fires"), LIMITS, ids=lambda value: ",".join(value) if value else "none")
 def test_each_check_fires_at_its_limits(change, fires):
-    evidence = HEALTHY._replace(**change)
+    right = change.get("logits", LOGITS).argmax(1)
+    evidence = HEALTHY._replace(**({"labels": right} | change))
     assert {check.__name__ for check in CHECKS if check(evidence) is not None} == fires
 
 

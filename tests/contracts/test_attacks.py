@@ -509,11 +509,14 @@ def nan_logits(w, x):
 
 
 @pytest.mark.parametrize("attack", [pgd(steps=2), fab(steps=2, targets=1)], ids=["pgd", "fab"])
-def test_nan_logits_are_refused_and_never_a_success(attack):
+def test_nan_logits_are_refused_and_count_as_broken_inside_jit(attack):
     with pytest.raises(ValueError, match=r"the model's logits holds 30 NaN or infinite values of 30"):
         attack(KEY, partial(nan_logits, LINEAR), images(), usual_labels(), eps=0.1)
-    found = jit_attack(attack, nan_logits)(KEY, LINEAR, images(), usual_labels(), eps=0.1)  # no error when traced
-    assert not found.success.any()
+    with pytest.raises(ValueError, match=r"the model's logits are NaN on 6 of 6 images that .*; check the parameters"):
+        jit_attack(attack, nan_logits)(KEY, LINEAR, images(), usual_labels(), eps=0.1)
+    run = jax.jit(lambda x, y: attack(KEY, partial(nan_logits, LINEAR), x, y, eps=0.1))
+    found = run(images(), usual_labels())
+    assert found.success.all() and np.isnan(found.loss).all()
 
 
 @pytest.mark.parametrize(

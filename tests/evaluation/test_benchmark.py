@@ -153,7 +153,7 @@ def test_each_rank_of_a_stage_and_each_stage_has_its_own_key():
         def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
             won = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), 0.4))(ids)
             nothing = jnp.zeros(len(x))
-            return AttackResult(x, won, nothing, nothing, nothing[:, None])
+            return AttackResult(x, won, nothing, nothing, nothing[:, None], nothing == 0)
 
         return fgsm()._replace(run=attack)
 

@@ -25,7 +25,7 @@ def test_relabelled_images_stay_in_the_ball_and_reach_their_targets():
 def test_success_is_that_of_the_target_whatever_the_attack_says():
     def still(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         zeros = np.zeros(len(x), np.float32)
-        return attacks.AttackResult(x, zeros == 0, zeros, zeros, zeros[:, None])
+        return attacks.AttackResult(x, zeros == 0, zeros, zeros, zeros[:, None], zeros == 0)
 
     attack = Attack(still, attacks.l2(), True, "still(l2)")
     x, labels = data()

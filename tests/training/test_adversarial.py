@@ -35,7 +35,7 @@ def moved_by(amount):
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         found = x + jnp.float32(amount) * eps * (1 if step_size is None else step_size)
         zeros = jnp.zeros(len(x))
-        return attacks.AttackResult(found, zeros > 0, zeros, zeros, zeros[:, None])
+        return attacks.AttackResult(found, zeros > 0, zeros, zeros, zeros[:, None], zeros == 0)
 
     return attacks.Attack(attack, attacks.linf(), False, f"moved_by({amount})")
 

@@ -57,4 +57,4 @@ def l0(box: Box = (0.0, 1.0)) -> Threat:
     def distance(z, x):
         return (z != x).any(-1).sum().astype(x.dtype)
 
-    return Threat(sample, ascent, project, distance, box, "l0")
+    return Threat(sample, ascent, project, distance, box, "l0", counts=True)

@@ -40,6 +40,7 @@ class Threat(NamedTuple):
         sparse: whether the best steps move few coordinates; Auto-PGD then uses its l1 version.
         to_hyperplane: `(point [D], normal [D], offset) -> step [D]`, the shortest step from the point to the hyperplane
             `normal . z = offset` inside the box; None where it is not implemented. FAB needs it.
+        counts: whether `eps` is a number of pixels, so that a radius between 0 and 1 is a mistake.
     """
 
     sample: Callable[[Key, Example, Scalar], Example]
@@ -51,6 +52,7 @@ class Threat(NamedTuple):
     order: float | int | None = None
     sparse: bool = False
     to_hyperplane: Callable | None = None
+    counts: bool = False
 
 
 def check_box(box: Box) -> Box:
