@@ -81,9 +81,13 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compress: bool 
         compress: whether to compress the arrays.
 
     Raises:
+        ValueError: an array has a dtype that NumPy cannot read back, such as bfloat16. No file is written.
         OSError: as for `write_file`.
     """
-    contents: dict[str, Any] = dict(arrays)
+    contents: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in contents.items():
+        if array.dtype.kind == "V" or array.dtype.hasobject:
+            raise ValueError(f"{name} has the dtype {array.dtype}, which a .npz cannot hold; convert it to float32")
     write_file(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **contents))
 
 

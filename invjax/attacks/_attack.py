@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from invjax import _check
+from invjax._dtypes import wide_dtype
 from invjax.attacks._threats import Threat
 from invjax.types import ApplyFn, Array, Key, Labels, LogitsFn, Params, PerExample, Scalar
 
@@ -29,7 +30,8 @@ class AttackResult(NamedTuple):
     """The result of an attack, for each example.
 
     Attributes:
-        x: `[B, ...]`, the best image found. A success is better than a failure; most attacks then prefer a larger loss.
+        x: `[B, ...]`, the best image found, in float32 or wider. A success is better than a failure; most attacks then
+            prefer a larger loss. A model of half precision has seen it rounded to the dtype of the given images.
         success: `[B]`, whether the prediction on `x` differs from the label, or is the target of a targeted attack.
             The attack computes it again from the returned `x`. Where the model gives NaN logits it makes no
             prediction: an untargeted attack has succeeded.
@@ -216,8 +218,8 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         _check.labels(labels, _check.logits_of(partial(shaped, params), x, labels))
         if step_size is not None:
             _check.number("step_size", step_size)
-            step_size = jnp.asarray(step_size, x.dtype)
-        result = run(key, params, x, labels, jnp.asarray(eps, x.dtype), step_size, ids)
+            step_size = jnp.asarray(step_size, wide_dtype(x.dtype))
+        result = run(key, params, x, labels, jnp.asarray(eps, wide_dtype(x.dtype)), step_size, ids)
         check_result(attack, result)
         return result
 

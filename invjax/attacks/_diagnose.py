@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
+from invjax._dtypes import wide_dtype
 from invjax.attacks._attack import Attack, check_attack, check_radius
 from invjax.attacks._checks import CHECKS, Evidence, Finding
 from invjax.attacks._gradient import pgd
@@ -50,7 +51,7 @@ def collect(
         clean = logits.argmax(1) != np.asarray(labels)
 
         def rates(radius):
-            success, finite = compiled(params, inside, jnp.asarray(radius, inside.dtype))
+            success, finite = compiled(params, inside, jnp.asarray(radius, wide_dtype(inside.dtype)))
             return float((np.asarray(success) | clean).mean()), float(finite)
 
         return rates

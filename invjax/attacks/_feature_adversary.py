@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax._conv import fast_convs
+from invjax._dtypes import wide
 from invjax.attacks._attack import AttackResult
 from invjax.attacks._threats import Threat, l2
 from invjax.attacks.building import climb
@@ -57,11 +58,12 @@ def feature_adversary(
         raise ValueError(
             f"targets must have the shape of the features, {found}; got {targets.shape}; compute them with features_fn"
         )
-    x, features_fn = jnp.asarray(x), fast_convs(features_fn)
+    given, model = jnp.asarray(x), fast_convs(features_fn)
+    x = wide(given)
     eps = jnp.asarray(eps, x.dtype)
 
     def rest(z):
-        return (features_fn(z) - targets).reshape(len(x), -1)
+        return (wide(model(z.astype(given.dtype))) - wide(targets)).reshape(len(x), -1)
 
     def objective(z):
         # The square is differentiable at zero. No point counts as a success, so that `climb` returns the nearest.

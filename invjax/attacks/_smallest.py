@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
+from invjax._dtypes import wide
 from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images
 from invjax.attacks.building import fooled, prepare, where
 from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
@@ -61,7 +62,8 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         check_images(attack, x)
         _check.number("eps", eps)
         _check.labels(labels, _check.logits_of(logits_fn, x, labels))
-        run = per_example(attack)
+        run, given = per_example(attack), jnp.asarray(x)
+        x = wide(given)
         eps = jnp.asarray(eps, x.dtype)
         fraction = (
             None if step_size is None else step_size / jnp.where(eps > 0, eps, 1)
@@ -72,7 +74,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
             low, high, found, success, from_start, finite = carry
             radius = jnp.where(i == 0, 0, jnp.where(i == 1, eps, (low + high) / 2))
             size = None if fraction is None else fraction * radius
-            result = run(key, logits_fn, x, labels, eps=radius, step_size=size, ids=ids)
+            result = run(key, logits_fn, given, labels, eps=radius, step_size=size, ids=ids)
             from_start = from_start | (result.success & (i == 0))
             nearer = result.success & ~from_start & ((result.distance < high) | ~success)
             found, high = where(nearer, (result.x, jnp.minimum(result.distance, high)), (found, high))
@@ -83,9 +85,9 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
             return (*state, finite & result.finite_gradients), high
 
         zero, none = jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), bool)
-        start = zero, jnp.full(len(x), eps), jnp.asarray(x), none, none, ~none
+        start = zero, jnp.full(len(x), eps), x, none, none, ~none
         (_, high, found, success, _, finite), trace = jax.lax.scan(step, start, jnp.arange(steps + 2))
-        logits = logits_fn(found)
+        logits = logits_fn(found.astype(given.dtype))
         success = success & fooled(logits, labels, attack.targeted)
         loss = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, -high)
         return AttackResult(found, success, jnp.where(success, high, 0), loss, trace[2:].T, finite)

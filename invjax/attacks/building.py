@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 
 from invjax import _check
 from invjax._conv import fast_convs
+from invjax._dtypes import wide
 from invjax.attacks._attack import (
     AttackResult,
     check_attack,
@@ -66,7 +67,10 @@ def same_threat(a: Threat, b: Threat) -> bool:
 def prepare(
     logits_fn: LogitsFn, x: Array, labels: Labels, eps: Scalar, box: Box
 ) -> tuple[LogitsFn, jax.Array, jax.Array]:
-    """Check the arguments of an attack, and make the model's gradients fast inside loops.
+    """Check the arguments of an attack, make the model's gradients fast inside loops, and search in float32.
+
+    Half precision would round a small step to nothing, so the attack sees float32 images and logits, and the model gets
+    images of the given dtype.
 
     Args:
         logits_fn: the model, `x [B, ...] -> logits [B, K]`.
@@ -76,7 +80,7 @@ def prepare(
         box: the range of pixel values.
 
     Returns:
-        The model, the images, and `eps` as an array of their dtype.
+        The model, the images, and `eps` as an array, in float32 or wider.
 
     Raises:
         ValueError: integer or NaN images, images outside of the box, labels of another shape or out of range, an
@@ -85,8 +89,10 @@ def prepare(
     _check.within("x", x, box)
     _check.number("eps", eps)
     _check.labels(labels, _check.logits_of(logits_fn, x, labels))
-    x = jnp.asarray(x)
-    return fast_convs(logits_fn), x, jnp.asarray(eps, x.dtype)
+    of_dtype = jnp.asarray(x).dtype
+    x, given = wide(x), fast_convs(logits_fn)
+    model = given if x.dtype == of_dtype else lambda z: wide(given(z.astype(of_dtype)))
+    return model, x, jnp.asarray(eps, x.dtype)
 
 
 def example_keys(key: Key, ids: Any, count: int) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from invjax._dtypes import wide, wide_dtype
 from invjax.types import Array, Key, Params
 
 Z = Float[Array, "batch ..."]
@@ -50,8 +51,13 @@ class Bijector(NamedTuple):
 
 
 def no_logdet(x: Z) -> LogDet:
-    """The log-determinant of a volume-preserving map: zeros `[B]`."""
-    return jnp.zeros(x.shape[0], x.dtype)
+    """The log-determinant of a volume-preserving map: zeros `[B]`, in float32 or wider."""
+    return jnp.zeros(x.shape[0], wide_dtype(x.dtype))
+
+
+def total(terms: Z) -> LogDet:
+    """The sum over all axes but the first, in float32 or wider: bfloat16 would round log-determinants to 1/16 bit."""
+    return wide(terms).reshape(len(terms), -1).sum(1)
 
 
 def stateless(forward: Callable[[Z], Z], inverse: Callable[[Z], Z]) -> Bijector:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax.bijectors._bijector import Bijector, no_logdet
+from invjax.bijectors._bijector import Bijector, no_logdet, total
 from invjax.types import Net
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -79,11 +79,11 @@ def soft_tails(num_classes: int) -> Bijector:
 
     def forward(params, x):
         logits, nuisance = split_code(x, num_classes)
-        return jnp.concatenate([logits, jnp.arcsinh(nuisance)], 1), -0.5 * jnp.log1p(nuisance**2).sum(1)
+        return jnp.concatenate([logits, jnp.arcsinh(nuisance)], 1), -0.5 * total(jnp.log1p(nuisance**2))
 
     def inverse(params, z):
         logits, nuisance = split_code(z, num_classes)
         x = jnp.sinh(nuisance)
-        return jnp.concatenate([logits, x], 1), 0.5 * jnp.log1p(x**2).sum(1)
+        return jnp.concatenate([logits, x], 1), 0.5 * total(jnp.log1p(x**2))
 
     return Bijector(lambda key, x: (), forward, inverse)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
-from invjax.bijectors._bijector import Bijector, Reversible, no_logdet
+from invjax.bijectors._bijector import Bijector, Reversible, no_logdet, total
 from invjax.types import Net
 
 
@@ -92,9 +92,6 @@ def affine_coupling(conditioner_fn: Callable[[int], Net]) -> Bijector:
         t, r = jnp.split(conditioner_fn(2 * x1.shape[-1]).apply(params, x1), 2, axis=-1)
         return t, jax.nn.log_sigmoid(r + 2)
 
-    def total(log_scale):
-        return log_scale.sum(tuple(range(1, log_scale.ndim)))
-
     def forward(params, x):
         x1, x2 = _split(x)
         t, log_scale = shift_and_log_scale(params, x1)
@@ -109,7 +106,7 @@ def affine_coupling(conditioner_fn: Callable[[int], Net]) -> Bijector:
         (z1, z2), (dz1, dz2) = _split(z), _split(dz)
         (t, log_scale), vjp = jax.vjp(shift_and_log_scale, params, z1)
         dx2 = dz2 * jnp.exp(log_scale)
-        dlog_scale = dz2 * z2 + jnp.expand_dims(dlogdet, tuple(range(1, z2.ndim)))
+        dlog_scale = dz2 * z2 + jnp.expand_dims(dlogdet, tuple(range(1, z2.ndim))).astype(z2.dtype)
         dparams, dx1 = vjp((dx2, dlog_scale))
         x2 = z2 * jnp.exp(-log_scale) - t
         return jnp.concatenate([z1, x2], -1), dparams, jnp.concatenate([dz1 + dx1, dx2], -1)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.bijectors._bijector import Bijector, stateless
+from invjax._dtypes import wide
+from invjax.bijectors._bijector import Bijector, no_logdet, stateless
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -39,11 +40,12 @@ def actnorm(min_std: float = 1e-2) -> Bijector:
 
     def init(key, x):
         axes = tuple(range(x.ndim - 1))
-        std = x.std(axes)
-        return {"shift": -x.mean(axes), "log_scale": -jnp.log(jnp.where(std < min_std, 1.0, std))}
+        mean, std = wide(x).mean(axes), wide(x).std(axes)
+        found = {"shift": -mean, "log_scale": -jnp.log(jnp.where(std < min_std, 1.0, std))}
+        return jax.tree.map(lambda leaf: leaf.astype(x.dtype), found)
 
     def logdet(params, x):
-        return jnp.full(x.shape[0], _positions(x) * params["log_scale"].sum(), x.dtype)
+        return no_logdet(x) + _positions(x) * wide(params["log_scale"]).sum()
 
     def forward(params, x):
         return (x + _like(params["shift"], x)) * jnp.exp(_like(params["log_scale"], x)), logdet(params, x)
@@ -103,7 +105,7 @@ def conv1x1() -> Bijector:
         return permutation, lower, upper
 
     def logdet(params, x):
-        return jnp.full(x.shape[0], _positions(x) * params["log_s"].sum(), x.dtype)
+        return no_logdet(x) + _positions(x) * wide(params["log_s"]).sum()
 
     def forward(params, x):
         p, lower, upper = matrix(params)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.bijectors._bijector import Bijector
+from invjax.bijectors._bijector import Bijector, total
 from invjax.types import Box
 
 
@@ -47,7 +47,7 @@ def logit_box(margin: float = 0.05, box: Box = (0.0, 1.0)) -> Bijector:
     slope = (1 - 2 * margin) / (high - low)
 
     def logdet(v):  # softplus(-v) = -log u and softplus(v) = -log(1 - u), finite for every v
-        return (jnp.log(slope) + jax.nn.softplus(-v) + jax.nn.softplus(v)).reshape(len(v), -1).sum(-1)
+        return total(jnp.log(slope) + jax.nn.softplus(-v) + jax.nn.softplus(v))
 
     def init(key, x):
         if not isinstance(x, jax.core.Tracer) and not ((x >= low) & (x <= high)).all():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax.bijectors._bijector import Bijector
+from invjax.bijectors._bijector import Bijector, total
 from invjax.bijectors._code import on_host, split_code
 
 
@@ -67,12 +67,12 @@ def decision_marginals(num_classes: int, knots: int = 64) -> Bijector:
         logits, nuisance = split_code(x, num_classes)
         x_start, z_start, log_slope = piece(params, logits, nuisance, of_output=False)
         z = z_start + (nuisance - x_start) * jnp.exp(log_slope)
-        return jnp.concatenate([logits, z], 1), log_slope.sum(1)
+        return jnp.concatenate([logits, z], 1), total(log_slope)
 
     def inverse(params, z):
         logits, nuisance = split_code(z, num_classes)
         x_start, z_start, log_slope = piece(params, logits, nuisance, of_output=True)
         x = x_start + (nuisance - z_start) * jnp.exp(-log_slope)
-        return jnp.concatenate([logits, x], 1), -log_slope.sum(1)
+        return jnp.concatenate([logits, x], 1), -total(log_slope)
 
     return Bijector(init, forward, inverse)

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from scipy import special
 
 from invjax import _check
+from invjax._dtypes import wide
 from invjax.attacks.building import example_keys
 from invjax.types import Array, Key, Labels, LogitsFn, PerExample, Scalar
 
@@ -111,14 +112,21 @@ def smoothed(
 
     Raises:
         ValueError: `sigma` or a count is not positive, `alpha` is outside (0, 1), the images are integers or contain
-            NaN, or the output of the model is not `[B, K]`.
+            NaN or are too coarse for the noise, or the output of the model is not `[B, K]`.
     """
     _check.positive(sigma=sigma, trials=trials, selection=selection)
     _check_probability(alpha)
     _check.floating("x", x)
     _check.finite("x", x)
-    x = jnp.asarray(x)
-    num_classes = _check.logits_of(logits_fn, x, jax.ShapeDtypeStruct(x.shape[:1], jnp.int32))
+    given = jnp.asarray(x)
+    spacing = float(jnp.finfo(given.dtype).eps) * float(jnp.abs(given).max(initial=0))
+    if sigma < spacing:
+        raise ValueError(
+            f"sigma={sigma:g} is below the spacing {spacing:g} of {given.dtype} numbers as large as x, which would "
+            "swallow the noise; pass float32 images, or scale them to [0, 1]"
+        )
+    x = wide(given)
+    num_classes = _check.logits_of(logits_fn, given, jax.ShapeDtypeStruct(x.shape[:1], jnp.int32))
     keys = example_keys(key, ids, len(x))
 
     def answers(first, count):
@@ -128,9 +136,10 @@ def smoothed(
             noise = jax.vmap(lambda k, image: jax.random.normal(jax.random.fold_in(k, i), image.shape, x.dtype))(
                 keys, x
             )
-            logits = logits_fn(x + sigma * noise)
+            logits = logits_fn((x + sigma * noise).astype(given.dtype))
             votes = jax.nn.one_hot(logits.argmax(-1), num_classes, dtype=jnp.int32)
-            return counts + jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), votes, 0)  # NaN gives no vote
+            # no vote for NaN, and none if the largest logit is infinite; a class that is masked by -inf only loses
+            return counts + jnp.where(jnp.isfinite(logits.max(-1, keepdims=True)), votes, 0)
 
         return lax.fori_loop(first, first + count, draw, jnp.zeros((len(x), num_classes), jnp.int32))
 

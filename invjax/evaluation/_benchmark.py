@@ -10,6 +10,7 @@ import numpy as np
 
 from invjax import _check
 from invjax._batching import correct, over_batches, shrinking
+from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Stage, Threat, autoattack_stages
@@ -133,7 +134,7 @@ def benchmark(
     store = kept(options, "benchmark.npz", params, images, labels, right,
                  attacks=recipes, eps=float(eps), key=digest_tree(key))  # fmt: skip
     saved = store.load() or {
-        "x": np.array(images),
+        "x": np.array(images, wide_dtype(images.dtype)),
         "distance": np.zeros(len(images), np.float32),
         "broken_by": np.where(right, len(stages), -1),
         "finite": np.ones(len(images), bool),
@@ -146,7 +147,7 @@ def benchmark(
     for number, rank in parts[done:]:
         left = np.flatnonzero(broken_by == len(stages))
         run = partial(_program(stages[number], apply_fn), jax.random.fold_in(key, number), params, jnp.int32(rank),
-                      jnp.asarray(eps, images.dtype))  # fmt: skip
+                      jnp.asarray(eps, wide_dtype(images.dtype)))  # fmt: skip
         for ids, size in shrinking(left, options.batch_size, 1 if options.mesh is None else options.mesh.size):
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
             found, success, length, smooth = over_batches(run, inputs, size, options.mesh)
@@ -169,6 +170,8 @@ def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray)
     for stage in stages:
         attack = stage.make(0)
         check_images(attack, images, "images")
+        if attack.targeted:
+            raise ValueError(f"the attacks of {stage.name} must be untargeted; got {attack.recipe}")
         if not same_threat(attack.threat, threat):
             raise ValueError(
                 f"every stage must attack in threat={threat.name} of box {threat.box}; got {attack.recipe} in "

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax._batching import correct, over_batches
+from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Attack
@@ -92,12 +93,14 @@ def robustness_curve(
         The curve, with the smallest radius that breaks each image.
 
     Raises:
-        ValueError: a radius is negative, images are NaN or outside of the box, logits are NaN, labels have another
-            shape or are out of range, or the directory belongs to another run.
+        ValueError: the attack is targeted, a radius is negative, images are NaN or outside of the box, logits are NaN,
+            labels have another shape or are out of range, or the directory belongs to another run.
     """
     grid, labels = sorted_radii(epsilons), np.asarray(labels)
     vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
     check_images(attack, images, "images")
+    if attack.targeted:
+        raise ValueError(f"attack must be untargeted; got {attack.recipe}; make it with targeted=False")
     for eps in grid:
         check_radius(attack.threat, eps, images, "a radius of epsilons")
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
@@ -116,7 +119,7 @@ def robustness_curve(
         inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
         return over_batches(function, inputs, options.batch_size, options.mesh)
 
-    radii = jnp.asarray(grid, images.dtype)
+    radii = jnp.asarray(grid, wide_dtype(images.dtype))
     if vectorize and done < grid.size:
         ids = np.flatnonzero(right)
         if ids.size:

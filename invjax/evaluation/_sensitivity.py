@@ -9,6 +9,7 @@ import numpy as np
 
 from invjax import _check
 from invjax._batching import over_batches
+from invjax._dtypes import wide_dtype
 from invjax._store import digest_tree
 from invjax.attacks import Attack, AttackResult, smallest
 from invjax.attacks.building import check_images, check_radius, warn_of_gradients, where
@@ -105,7 +106,7 @@ def sensitivity(
             return fixed.success, _distances(best), smooth, (best.x if model.keep_examples else ())
 
         success, distance, finite = ~right, np.where(right, np.inf, 0.0), np.ones(len(right), bool)
-        saved = {"nearest": np.array(images)} if model.keep_examples else {}
+        saved = {"nearest": np.array(images, wide_dtype(images.dtype))} if model.keep_examples else {}
         ids = np.flatnonzero(right)
         if ids.size:
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]

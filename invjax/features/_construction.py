@@ -114,7 +114,7 @@ def _all_parts(make_part, spans, path, recipe, description):
     bar = progress(sum(part is not None for part in parts), len(spans), description)
     for number, span in enumerate(spans):
         if parts[number] is None:
-            found = make_part(span)
+            found = {name: _plain(values) for name, values in make_part(span).items()}
             for name, values in found.items():
                 if np.issubdtype(values.dtype, np.floating):
                     _check.finite(f"{name} of examples {span[0]} to {span[1] - 1}", values)
@@ -124,6 +124,11 @@ def _all_parts(make_part, spans, path, recipe, description):
     bar.close()
     complete = [part for part in parts if part is not None]
     return {name: np.concatenate([part.pop(name) for part in complete]) for name in list(complete[0])}
+
+
+def _plain(values):
+    """The values in a dtype that files can hold: bfloat16 becomes float32."""
+    return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
 def _folder(path: Path) -> Path:

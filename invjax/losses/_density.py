@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from invjax import _check
+from invjax._dtypes import wide
 from invjax.types import Array, Code, Key, PerExample
 
 
@@ -21,12 +22,13 @@ def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Flo
         levels: the number of intensity levels.
 
     Returns:
-        The noisy images, `[B, ...]`.
+        The noisy images, `[B, ...]`, in float32 if `x` is narrower.
 
     Raises:
         ValueError: `levels` is not positive.
     """
     _check.positive(levels=levels)
+    x = wide(x)  # bfloat16 has 256 numbers between 1/2 and 1: no room for noise in the bins of bytes
     # The noise stays below 1 by the largest rounding error, so that no value reaches the next bin.
     below_one = 1 - levels * jnp.finfo(x.dtype).eps
     return (jnp.round(x * (levels - 1)) + jax.random.uniform(key, x.shape, x.dtype, maxval=below_one)) / levels
@@ -46,6 +48,6 @@ def bits_per_dim(code: Code, logdet: PerExample, levels: int = 256) -> PerExampl
     Returns:
         Bits per dimension of each image, `[B]`.
     """
-    z = jnp.concatenate(code, -1)
+    z, logdet = wide(jnp.concatenate(code, -1)), wide(logdet)
     log_prior = -0.5 * (z**2).sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
     return -(log_prior + logdet) / (z.shape[-1] * math.log(2)) + math.log2(levels)

@@ -76,7 +76,7 @@ def adversarial_loss(
 
         # the gradient is stopped at the parameters, so the search is neither differentiated nor stored
         frozen = partial(apply_fn, jax.lax.stop_gradient(params))
-        found = attack(key, frozen, x[:attacked], labels[:attacked], eps=radius, step_size=step_size).x
+        found = attack(key, frozen, x[:attacked], labels[:attacked], eps=radius, step_size=step_size).x.astype(x.dtype)
         logits = apply_fn(params, jnp.concatenate([found, x[attacked:]]))
 
         wrong = logits.argmax(-1) != labels

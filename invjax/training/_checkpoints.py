@@ -4,6 +4,9 @@ A checkpoint is written to a temporary folder and renamed when it is complete. I
 leaves, so that restoring it into another model fails before any array is read.
 """
 
+import itertools
+import numbers
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,36 +58,81 @@ def _manager(directory: Path, keep: int | None = None) -> Any:
     return ocp.CheckpointManager(directory.absolute(), options=options, item_names=("state", "leaves"))
 
 
-def save(directory: str | Path, step: int, state: Any, keep: int = 2) -> None:
+def save(directory: str | Path, step: int | float, state: Any, keep: int | float = 2) -> None:
     """Write `state` as the checkpoint of `step`, then remove all but the newest `keep` checkpoints.
+
+    A later checkpoint that can be read is never touched. One that cannot be read, whose steps were run again, is kept
+    beside the others under the name "unreadable-STEP".
 
     Args:
         directory: folder that holds checkpoints and nothing else.
         step: number of training steps done.
         state: a pytree of arrays, which may hold typed random keys.
-        keep: number of checkpoints that remain.
+        keep: number of checkpoints that remain, at least 1.
 
     Raises:
+        ValueError: `step` is no whole number of at least 0, `keep` is not positive, or the folder has a later
+            checkpoint.
         OSError: the checkpoint could not be written, for example because the disk is full; earlier ones are intact.
     """
     ocp, directory = _orbax(), Path(directory)
+    if not isinstance(step, numbers.Integral) or step < 0:
+        raise ValueError(f"step must be a whole number of at least 0; got step={step!r}; pass int(state.step)")
+    if not isinstance(keep, numbers.Integral) or keep < 1:
+        raise ValueError(f"keep must be a whole number of at least 1; got keep={keep!r}")
     directory.mkdir(parents=True, exist_ok=True)
     try:
+        _make_room(directory, step, state)
         with _manager(directory, keep) as manager:
-            for stale in [found for found in manager.all_steps() if found >= step]:
-                manager.delete(stale)  # an unreadable checkpoint, whose steps were run again
             manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(_plain(state)), leaves=ocp.args.JsonSave(_leaves(state))
                 ),
             )
+    except _LaterCheckpoint as error:
+        raise ValueError(str(error)) from None
     except (OSError, ValueError, RuntimeError) as error:
         reason = _first_line(error)
         raise OSError(
             f"could not save the checkpoint of step {step} in {directory}: {reason}; "
             "check the free disk space and run again: earlier checkpoints are intact"
         ) from error
+
+
+class _LaterCheckpoint(Exception):
+    pass
+
+
+def _make_room(directory: Path, step: int, state: Any) -> None:
+    """Move unreadable checkpoints of this step and later ones out of the way; remove a readable one of this step."""
+    with _manager(directory) as manager:
+        for later in [found for found in sorted(manager.all_steps()) if found >= step]:
+            try:
+                _read(manager, later, state)
+            except (OSError, ValueError, KeyError, RuntimeError):
+                if jax.process_index() == 0:
+                    os.replace(directory / str(later), _free(directory / f"unreadable-{later}"))
+                continue
+            if later > step:
+                raise _LaterCheckpoint(
+                    f"{directory} has a checkpoint of step {later}, later than step {step}; restore it and go on from "
+                    "there, or use another folder"
+                )
+            manager.delete(later)
+
+
+def _free(path: Path) -> Path:
+    """The path, with a number if it is taken."""
+    taken = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    return path if not path.exists() else next(other for other in taken if not other.exists())
+
+
+def _read(manager: Any, step: int, like: Any) -> Any:
+    """The state of one checkpoint; another model raises a ValueError before any array is read."""
+    ocp = _orbax()
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+    return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
 
 def restore(directory: str | Path, like: Any) -> Any | None:
@@ -98,11 +146,16 @@ def restore(directory: str | Path, like: Any) -> Any | None:
         The state, or None.
 
     Raises:
-        ValueError: the newest checkpoint is of another model, or no checkpoint can be read.
+        ValueError: the newest checkpoint is of another model, no checkpoint can be read, or the folder is one above or
+            one below that of the checkpoints.
     """
     ocp, directory = _orbax(), Path(directory)
     if not directory.is_dir():
         return None
+    if (directory / "checkpoints").is_dir():
+        raise ValueError(f"{directory} is the folder of a training; its checkpoints are in {directory / 'checkpoints'}")
+    if directory.name.isdigit() and (directory / "state").is_dir():
+        raise ValueError(f"{directory} is one checkpoint; give the folder of all of them, {directory.parent}")
     with _manager(directory) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
@@ -112,10 +165,8 @@ def restore(directory: str | Path, like: Any) -> Any | None:
                 saved, reason = None, _first_line(error)
             if saved:
                 _same_leaves(directory, step, saved, _leaves(like))
-                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
                 try:
-                    found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-                    return _restored(like, found["state"])
+                    return _restored(like, _read(manager, step, like))
                 except (OSError, ValueError, KeyError, RuntimeError) as error:
                     reason = _first_line(error)
             warnings.warn(

@@ -53,6 +53,20 @@ def test_smoothing_abstains_on_nan_logits():
     assert found.label.tolist() == 4 * [ABSTAIN] and found.radius.tolist() == 4 * [0]
 
 
+def test_a_class_that_is_masked_by_minus_infinity_only_loses():
+    masked = lambda x: jnp.concatenate([half_space(x), jnp.full((len(x), 1), -jnp.inf)], 1)  # noqa: E731
+    run = lambda logits_fn: smoothed(jax.random.key(0), logits_fn, X, sigma=0.5, trials=200)  # noqa: E731
+    found, expected = run(masked), run(half_space)
+    np.testing.assert_array_equal(found.label, expected.label)
+    np.testing.assert_array_equal(found.radius, expected.radius)
+    assert (found.label != ABSTAIN).sum() == 2
+
+
+def test_noise_below_the_spacing_of_the_images_is_refused():
+    with pytest.raises(ValueError, match=r"sigma=0.5 is below the spacing .* of bfloat16 numbers as large as x"):
+        smoothed(jax.random.key(0), half_space, jnp.asarray(100 * X, jnp.bfloat16), sigma=0.5, trials=10)
+
+
 def test_the_noise_of_an_image_does_not_depend_on_the_batch():
     found = smoothed(jax.random.key(0), half_space, X, sigma=0.5, trials=50)
     order = np.array([1, 0])

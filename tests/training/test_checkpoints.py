@@ -103,6 +103,48 @@ def test_another_model_is_refused_by_the_name_of_its_leaf(tmp_path, other, messa
         checkpoints.restore(tmp_path, tree() | other)
 
 
+def test_an_earlier_step_never_deletes_a_later_checkpoint(tmp_path):
+    for step in (100, 200):
+        checkpoints.save(tmp_path, step, tree(step))
+    with pytest.raises(ValueError, match="has a checkpoint of step 100, later than step 5; restore it"):
+        checkpoints.save(tmp_path, 5, tree(5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "200"]
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(200)["weights"])
+
+
+def test_an_unreadable_later_checkpoint_is_kept_aside(tmp_path):
+    for step in (1, 2):
+        checkpoints.save(tmp_path, step, tree(step))
+    shutil.move(tmp_path / "2" / "state", tmp_path / "2" / "elsewhere")
+    checkpoints.save(tmp_path, 1, tree(3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "unreadable-2"]
+    assert (tmp_path / "unreadable-2" / "elsewhere").is_dir()
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(3)["weights"])
+
+
+@pytest.mark.parametrize(
+    ("step", "keep", "message"),
+    [
+        (3.0, 2, "step must be a whole number of at least 0; got step=3.0; pass int"),
+        (-1, 2, "step must be a whole number of at least 0; got step=-1"),
+        (1, 0, "keep must be a whole number of at least 1; got keep=0"),
+        (1, 1.5, "keep must be a whole number of at least 1; got keep=1.5"),
+    ],
+)
+def test_steps_and_numbers_of_checkpoints_that_are_no_counts_are_refused(tmp_path, step, keep, message):
+    with pytest.raises(ValueError, match=message):
+        checkpoints.save(tmp_path, step, tree(), keep=keep)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_above_or_below_the_checkpoints_is_refused(tmp_path):
+    checkpoints.save(tmp_path / "checkpoints", 7, tree())
+    with pytest.raises(ValueError, match=r"its checkpoints are in .*checkpoints"):
+        checkpoints.restore(tmp_path, tree())
+    with pytest.raises(ValueError, match="is one checkpoint; give the folder of all of them"):
+        checkpoints.restore(tmp_path / "checkpoints" / "7", tree())
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
     """A limit on the size of files stands in for the full disk: the same refusal by the same system call."""

@@ -1,0 +1,17 @@
+"""Half precision: what is stored may be 16 bits wide, and what is summed, searched or compared is at least 32."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def wide(x: Any) -> jax.Array:
+    """`x` in float32, unchanged if it is as wide already."""
+    x = jnp.asarray(x)
+    return x.astype(wide_dtype(x.dtype))
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """float32, or `dtype` itself if it is as wide."""
+    return jnp.promote_types(dtype, jnp.float32)
