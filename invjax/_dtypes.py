@@ -15,3 +15,8 @@ def wide(x: Any) -> jax.Array:
 def wide_dtype(dtype: Any) -> Any:
     """float32, or `dtype` itself if it is as wide."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def canonical(tree: Any) -> Any:
+    """A pytree of JAX arrays: numbers become arrays, and float64 becomes float32 unless JAX is in double precision."""
+    return jax.tree.map(jnp.asarray, tree)

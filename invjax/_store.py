@@ -7,6 +7,7 @@ Results, data sets, figures and metrics are written here and nowhere else. (Chec
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,6 +24,19 @@ _IDENTITY = "__identity__"
 """The entry of a kept `.npz` that identifies its run."""
 
 
+def local_path(path: str | Path) -> Path:
+    """The path with `~` expanded.
+
+    Raises:
+        ValueError: the path is an address such as "gs://bucket/run".
+    """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
+        raise ValueError(
+            f"files are kept on local disks only; got {path}; mount the bucket, or copy the files afterwards"
+        )
+    return Path(path).expanduser()
+
+
 def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
     """Write a file whole or not at all. With several hosts, only the first one writes.
 
@@ -35,7 +49,7 @@ def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any
     """
     if jax.process_index() != 0:
         return
-    path = Path(path)
+    path = local_path(path)
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +118,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: the file is damaged.
     """
     try:
-        with Path(path).open("rb") as stream, np.load(stream) as file:  # np.load(path) leaves a damaged file open
+        with local_path(path).open("rb") as stream, np.load(stream) as file:  # np.load(path) leaves a damaged file open
             return dict(file)
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it") from error

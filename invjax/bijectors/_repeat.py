@@ -44,10 +44,10 @@ def repeat(block: Bijector, n: int) -> Bijector:
         return lax.scan(step, x, jax.random.split(key, n))[1]
 
     def forward(params, x):
-        return lax.scan(applied(block.forward), (x, no_logdet(x)), params)[0]
+        return lax.scan(applied(block.forward), (x, no_logdet(x)), params, length=n)[0]
 
     def inverse(params, z):
-        return lax.scan(applied(block.inverse), (z, no_logdet(z)), params, reverse=True)[0]
+        return lax.scan(applied(block.inverse), (z, no_logdet(z)), params, length=n, reverse=True)[0]
 
     return Bijector(init, forward, inverse, lambda anchor_every: _reversible_repeat(block, n, anchor_every))
 

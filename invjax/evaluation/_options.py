@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from invjax._store import Kept, digest, digest_tree
+from invjax._store import Kept, digest, digest_tree, local_path
 from invjax.types import Params
 
 
@@ -55,4 +55,4 @@ def kept(
         "params": digest_tree(params),
         "correct": digest({"correct": correct}),
     }
-    return Kept(Path(options.directory) / filename, identity)
+    return Kept(local_path(options.directory) / filename, identity)

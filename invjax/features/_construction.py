@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from invjax import _check
 from invjax._batching import over_batches
 from invjax._progress import progress
-from invjax._store import Kept, check_same, digest
+from invjax._store import Kept, check_same, digest, local_path
 from invjax.features._identity import identity
 from invjax.features._storage import Constructed, load, save
 from invjax.types import Key, Params
@@ -77,7 +77,7 @@ def construct(
     except TypeError as error:
         raise ValueError(f"recipe must hold values that JSON can hold; got {recipe} ({error})") from error
     recipe = recipe | identity(key, step, params, arrays, batch_size, mesh)
-    path = None if path is None else Path(path)
+    path = None if path is None else local_path(path)
     if path is not None and path.exists():
         made = load(path)
         check_same(path, made.recipe, recipe, "give another path, or remove the file")

@@ -53,7 +53,7 @@ def load(path: str | Path) -> Constructed:
     Raises:
         ValueError: the file is damaged, is not a constructed data set, or does not match its hash.
     """
-    arrays = read_arrays(Path(path))
+    arrays = read_arrays(path)
     missing = {"images", "labels", "recipe", "sha256"} - arrays.keys()
     if missing:
         raise ValueError(f"{path} is not a constructed data set: it has no {', '.join(sorted(missing))}")

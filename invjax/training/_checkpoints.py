@@ -4,14 +4,20 @@ A checkpoint is written to a temporary folder and renamed when it is complete. I
 leaves, so that restoring it into another model fails before any array is read.
 """
 
+import errno
 import itertools
 import numbers
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+from invjax._dtypes import canonical
+from invjax._store import local_path
 
 
 def _orbax() -> Any:
@@ -35,14 +41,18 @@ def _leaves(tree: Any) -> dict[str, str]:
 
 
 def _plain(tree: Any) -> dict[str, jax.Array]:
-    """Leaves by number, with the data of typed keys, so that the layout does not depend on the tree's Python types."""
-    return {str(i): jax.random.key_data(x) if _is_key(x) else x for i, x in enumerate(jax.tree.leaves(tree))}
+    """Leaves by number, with the data of typed keys, so that the layout does not depend on the tree's Python types.
+
+    Empty arrays are left out, because orbax cannot write them; a tree without values holds one zero.
+    """
+    leaves = {str(i): jax.random.key_data(x) if _is_key(x) else x for i, x in enumerate(jax.tree.leaves(tree))}
+    return {name: leaf for name, leaf in leaves.items() if leaf.size} or {"none": jnp.zeros((1,))}
 
 
 def _restored(like: Any, plain: dict[str, jax.Array]) -> Any:
     leaves, tree = jax.tree.flatten(like)
     arrays = [
-        jax.random.wrap_key_data(plain[str(i)], impl=jax.random.key_impl(x)) if _is_key(x) else plain[str(i)]
+        jax.random.wrap_key_data(plain[str(i)], impl=jax.random.key_impl(x)) if _is_key(x) else plain.get(str(i), x)
         for i, x in enumerate(leaves)
     ]
     return jax.tree.unflatten(tree, arrays)
@@ -75,13 +85,13 @@ def save(directory: str | Path, step: int | float, state: Any, keep: int | float
             checkpoint.
         OSError: the checkpoint could not be written, for example because the disk is full; earlier ones are intact.
     """
-    ocp, directory = _orbax(), Path(directory)
+    ocp, directory, state = _orbax(), local_path(directory), canonical(state)
     if not isinstance(step, numbers.Integral) or step < 0:
         raise ValueError(f"step must be a whole number of at least 0; got step={step!r}; pass int(state.step)")
     if not isinstance(keep, numbers.Integral) or keep < 1:
         raise ValueError(f"keep must be a whole number of at least 1; got keep={keep!r}")
-    directory.mkdir(parents=True, exist_ok=True)
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         _make_room(directory, step, state)
         with _manager(directory, keep) as manager:
             manager.save(
@@ -94,10 +104,16 @@ def save(directory: str | Path, step: int | float, state: Any, keep: int | float
         raise ValueError(str(error)) from None
     except (OSError, ValueError, RuntimeError) as error:
         reason = _first_line(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or _FULL.search(str(error))
+        fix = "make room on the disk" if full else "mend this"
         raise OSError(
             f"could not save the checkpoint of step {step} in {directory}: {reason}; "
-            "check the free disk space and run again: earlier checkpoints are intact"
+            f"{fix} and run again: earlier checkpoints are intact"
         ) from error
+
+
+_FULL = re.compile("no space left|file too large|disk quota|resource_exhausted", re.IGNORECASE)
+"""What the writers below orbax say of a full disk, without an error number."""
 
 
 class _LaterCheckpoint(Exception):
@@ -149,7 +165,7 @@ def restore(directory: str | Path, like: Any) -> Any | None:
         ValueError: the newest checkpoint is of another model, no checkpoint can be read, or the folder is one above or
             one below that of the checkpoints.
     """
-    ocp, directory = _orbax(), Path(directory)
+    ocp, directory, like = _orbax(), local_path(directory), canonical(like)
     if not directory.is_dir():
         return None
     if (directory / "checkpoints").is_dir():
@@ -163,7 +179,7 @@ def restore(directory: str | Path, like: Any) -> Any | None:
                 saved = manager.restore(step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore()))["leaves"]
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 saved, reason = None, _first_line(error)
-            if saved:
+            if saved is not None:
                 _same_leaves(directory, step, saved, _leaves(like))
                 try:
                     return _restored(like, _read(manager, step, like))

@@ -17,7 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
 from invjax._batching import shard_batch
+from invjax._dtypes import canonical
 from invjax._progress import progress
+from invjax._store import local_path
 from invjax.training import _checkpoints
 from invjax.training._log import Row, open_log
 from invjax.types import Key, LossFn, Params
@@ -60,6 +62,7 @@ def init_state(key: Key, params: Params, optimizer: optax.GradientTransformation
         params: initial parameters of the model.
         optimizer: the optimizer that will update them.
     """
+    params = canonical(params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
 
@@ -139,7 +142,8 @@ def fit(
     if mesh is not None:
         # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
         state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
-    directory = None if directory is None else Path(directory)
+    directory = None if directory is None else local_path(directory)
+    state = canonical(state)
     if directory is not None:
         saved = _checkpoints.restore(directory / _CHECKPOINTS, state)
         state = state if saved is None else saved

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from invjax import _check
+from invjax._dtypes import canonical
 from invjax.training._fit import Batch, Metrics, TrainState, TrainStep, named
 from invjax.types import Key, Params
 
@@ -92,6 +93,9 @@ def init_game(
         model_optimizer: optimizer of the model.
         critic_optimizer: optimizer of the critic.
     """
-    params = {"model": model, "critic": critic}
-    opt_state = {"model": model_optimizer.init(model), "critic": critic_optimizer.init(critic)}
+    params = canonical({"model": model, "critic": critic})
+    opt_state = {
+        "model": model_optimizer.init(params["model"]),
+        "critic": critic_optimizer.init(params["critic"]),
+    }
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key)

@@ -628,3 +628,21 @@ def test_errors_name_the_value_and_the_fix(name):
     wrong, message = ERRORS[name]
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
         wrong()
+
+
+FIXED = {"reverse": reverse, "permute": lambda: permute(3), "roll": lambda: roll((1, 0)), "dct2": dct2}
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("wrapper", [lambda layers: chain(layers), memory_saving], ids=["chain", "memory_saving"])
+def test_a_block_without_parameters_can_be_repeated(name, wrapper):
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 2))
+    repeated, unrolled = wrapper([repeat(FIXED[name](), 3)]), chain([FIXED[name]() for _ in range(3)])
+    params = repeated.init(jax.random.key(1), x)
+    z, logdet = repeated.forward(params, x)
+    np.testing.assert_allclose(z, unrolled.forward(unrolled.init(jax.random.key(1), x), x)[0], atol=1e-6)
+    np.testing.assert_array_equal(logdet, 0)
+    np.testing.assert_allclose(repeated.inverse(params, z)[0], x, atol=1e-5)
+    gradient = jax.grad(lambda x: (repeated.forward(params, x)[0] ** 3).sum())(x)
+    expected = jax.grad(lambda x: (unrolled.forward(unrolled.init(jax.random.key(1), x), x)[0] ** 3).sum())(x)
+    np.testing.assert_allclose(gradient, expected, atol=1e-4)

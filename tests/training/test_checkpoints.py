@@ -145,6 +145,37 @@ def test_a_folder_above_or_below_the_checkpoints_is_refused(tmp_path):
         checkpoints.restore(tmp_path / "checkpoints" / "7", tree())
 
 
+def test_only_a_full_disk_asks_for_room(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="mend this and run again") as refused:
+        checkpoints.save(tmp_path / "file" / "run", 1, tree())
+    assert "room" not in str(refused.value)
+
+
+def test_an_address_is_refused_and_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="local disks only; got gs://bucket/run; mount"):
+        checkpoints.save("gs://bucket/run", 1, tree())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    checkpoints.save("~/run", 1, tree())
+    assert (tmp_path / "run" / "1").is_dir()
+    assert_same(checkpoints.restore("~/run", tree()), tree())
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"scale": 2.0, "count": np.int64(3), "weights": np.arange(3.0), "empty": np.zeros((0, 4))},
+        {"empty": jnp.zeros((0,))},
+        {},
+    ],
+    ids=["numbers", "only an empty array", "nothing"],
+)
+def test_numbers_and_empty_arrays_are_restored(tmp_path, state):
+    checkpoints.save(tmp_path, 1, state)
+    found = checkpoints.restore(tmp_path, state)
+    chex.assert_trees_all_equal(found, jax.tree.map(jnp.asarray, state))
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
     """A limit on the size of files stands in for the full disk: the same refusal by the same system call."""
@@ -169,5 +200,5 @@ def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], env=environment, capture_output=True, text=True
     )
     assert "REFUSED could not save the checkpoint of step 2" in done.stdout, done.stdout + done.stderr[-2000:]
-    assert "check the free disk space" in done.stdout
+    assert "make room on the disk and run again" in done.stdout
     assert "KEPT True" in done.stdout

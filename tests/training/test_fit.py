@@ -314,3 +314,22 @@ def test_the_step_reaches_the_loss_of_a_population_in_every_chunk():
     keys = jax.random.split(jax.random.key(0), 2)
     _, losses = train(keys, jnp.array([1.0, 10.0]), lambda step: np.zeros(1, np.float32), 4, chunk_steps=2)
     np.testing.assert_allclose(losses, [[0.5, 5], [2.5, 25]])
+
+
+def test_a_training_with_numbers_and_float64_parameters_resumes(tmp_path):
+    params = {"scale": 2.0, "weights": np.arange(3.0), "bias": np.float64(1)}
+    optimizer = optax.adam(0.1)
+
+    def loss_fn(params, key, batch, step):
+        return ((params["scale"] * params["weights"] + params["bias"] - batch[0].mean()) ** 2).sum(), {}
+
+    batch = (np.full((2, 1), 0.5, np.float32),)
+    run = partial(training.fit, train_step=training.make_train_step(loss_fn, optimizer), batches=lambda _: batch)
+
+    def begin():
+        return training.init_state(jax.random.key(0), params, optimizer)
+
+    whole = run(begin(), num_steps=4)[0]
+    run(begin(), num_steps=2, directory=tmp_path)
+    resumed = run(begin(), num_steps=4, directory=tmp_path)[0]
+    chex.assert_trees_all_equal(resumed.params, whole.params)
