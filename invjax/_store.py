@@ -9,13 +9,18 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _ROWS = 1024
 """The number of rows that `digest` hashes at a time."""
@@ -35,6 +40,27 @@ def local_path(path: str | Path) -> Path:
             f"files are kept on local disks only; got {path}; mount the bucket, or copy the files afterwards"
         )
     return Path(path).expanduser()
+
+
+@contextmanager
+def sole_writer(directory: Path | None) -> Iterator[None]:
+    """Hold a folder while a run writes to it. The lock ends with the process, however it ends.
+
+    Raises:
+        ValueError: another process holds the folder.
+    """
+    if directory is None or fcntl is None or jax.process_index() != 0:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process writes to {directory}; wait for it, or use another folder") from error
+        except OSError:  # this file system has no locks
+            pass
+        yield
 
 
 def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:

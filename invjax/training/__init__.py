@@ -12,11 +12,13 @@ from invjax.training._checkpoints import restore as restore_checkpoint
 from invjax.training._checkpoints import save as save_checkpoint
 from invjax.training._fit import TrainState, TrainStep, fit, init_state, make_train_step
 from invjax.training._game import Game, init_game, make_game_step
+from invjax.training._interrupts import Interrupted
 from invjax.training._over_population import Member, member_of, over_population, population_mesh, population_size
 from invjax.training._population import population_trainer
 
 __all__ = [
     "Game",
+    "Interrupted",
     "Member",
     "TrainState",
     "TrainStep",

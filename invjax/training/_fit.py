@@ -19,9 +19,10 @@ from invjax import _check
 from invjax._batching import shard_batch
 from invjax._dtypes import canonical
 from invjax._progress import progress
-from invjax._store import local_path
+from invjax._store import local_path, sole_writer
 from invjax.training import _checkpoints
-from invjax.training._log import Row, open_log
+from invjax.training._interrupts import Interrupted, delayed_signals
+from invjax.training._log import Row, open_log, read_log
 from invjax.types import Key, LossFn, Params
 
 Batch = Any
@@ -134,7 +135,10 @@ def fit(
         The final state and the logged metrics, each `{"step": ..., "loss": ..., ...}`.
 
     Raises:
-        ValueError: a number is not positive, or the checkpoint in `directory` is of another model or past `num_steps`.
+        ValueError: a number is not positive, the checkpoint in `directory` is of another model or past `num_steps`, or
+            another process trains in `directory`.
+        Interrupted: Ctrl-C or SIGTERM arrived. The step was finished and saved; the exception holds the state. A second
+            Ctrl-C stops at once.
         FloatingPointError: the loss is not finite, or the parameters are not finite when they should be saved.
         OSError: a checkpoint could not be written.
     """
@@ -152,29 +156,39 @@ def fit(
         raise ValueError(
             f"num_steps={num_steps}, but {directory} is at step {start}; raise num_steps, or use another folder"
         )
+    if start == num_steps:
+        return state, read_log(directory, start)
     step_fn = jax.jit(train_step)
     on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-    log, history = open_log(directory, start), []
-    bar = progress(start, num_steps, description)
-    try:
-        for step in range(start, num_steps):
-            batch = batches(step)
-            state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
-            if on_cpus:  # the CPU devices of one process share their threads, so two steps in flight can deadlock
-                jax.block_until_ready(state)
-            done = step + 1
-            if done % log_every == 0 or done == num_steps:
-                history.append(_row(done, metrics, description))
-                log.add(history[-1])
-                bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
-            bar.update()
-            if directory is not None and (done % save_every == 0 or done == num_steps):
-                _check_finite(state, description)
-                _checkpoints.save(directory / _CHECKPOINTS, done, state)
-    finally:
-        bar.close()
-        log.close()
+    with sole_writer(directory), delayed_signals() as signalled:
+        log, history = open_log(directory, start), []
+        bar = progress(start, num_steps, description)
+        try:
+            for done in range(start + 1, num_steps + 1):
+                batch = batches(done - 1)
+                state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
+                if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
+                    jax.block_until_ready(state)
+                stopped = signalled()
+                if done % log_every == 0 or done == num_steps:
+                    history.append(_row(done, metrics, description))
+                    log.add(history[-1])
+                    bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
+                bar.update()
+                if directory is not None and (done % save_every == 0 or done == num_steps or stopped):
+                    _check_finite(state, description)
+                    _checkpoints.save(directory / _CHECKPOINTS, done, state)
+                if stopped and done < num_steps:
+                    raise Interrupted(_how_to_go_on(stopped, done, directory), state, log.rows + history)
+        finally:
+            bar.close()
+            log.close()
     return state, log.rows + history
+
+
+def _how_to_go_on(signal: str, done: int, directory: Path | None) -> str:
+    kept = "the exception holds the state" if directory is None else "the same call goes on from there"
+    return f"stopped by {signal} after step {done}; {kept}"
 
 
 _CHECKPOINTS = "checkpoints"

@@ -35,6 +35,19 @@ class Log(NamedTuple):
     close: Callable[[], None]
 
 
+def read_log(directory: Path | None, last_step: int) -> list[Row]:
+    """The rows up to a step; a number that is not finite is NaN."""
+    path = None if directory is None else directory / _FILE
+    if path is None or not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        {name: math.nan if value is None else value for name, value in row.items()}
+        for row in rows
+        if row["step"] <= last_step
+    ]
+
+
 def open_log(directory: Path | None, last_step: int) -> Log:
     """Open the log of a training that goes on from a step.
 
@@ -46,10 +59,7 @@ def open_log(directory: Path | None, last_step: int) -> Log:
     """
     if directory is None:
         return Log([], lambda row: None, lambda: None)
-    path = directory / _FILE
-    text = path.read_text() if path.exists() else ""
-    rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    rows = [row for row in rows if row["step"] <= last_step]
+    path, rows = directory / _FILE, read_log(directory, last_step)
     write_file(path, "".join(map(_line, rows)))
     events = _event_writer(directory / "tensorboard", last_step)
 
@@ -62,12 +72,11 @@ def open_log(directory: Path | None, last_step: int) -> Log:
             for name in row.keys() - {"step"}:
                 events.add_scalar(name, row[name], row["step"])
 
-    rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
     return Log(rows, add, lambda: None if events is None else events.close())
 
 
 def _line(row: dict[str, Any]) -> str:
-    finite = {name: value if value is not None and math.isfinite(value) else None for name, value in row.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
 
 

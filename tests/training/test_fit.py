@@ -333,3 +333,67 @@ def test_a_training_with_numbers_and_float64_parameters_resumes(tmp_path):
     run(begin(), num_steps=2, directory=tmp_path)
     resumed = run(begin(), num_steps=4, directory=tmp_path)[0]
     chex.assert_trees_all_equal(resumed.params, whole.params)
+
+
+def counting(folder, num_steps, batches=lambda step: (np.zeros(1, np.float32),), **options):
+    """A training whose parameter is the number of steps done."""
+    optimizer = optax.sgd(1.0)
+    step = training.make_train_step(lambda params, key, batch, step: (-params, {}), optimizer)
+    start = training.init_state(jax.random.key(0), jnp.zeros(()), optimizer)
+    return training.fit(start, step, batches, num_steps, directory=folder, log_every=1, **options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_it_and_says_how_to_go_on(tmp_path, number):
+    def at_step_3(step):
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return (np.zeros(1, np.float32),)
+
+    handler = signal.getsignal(number)
+    with pytest.raises(training.Interrupted, match=f"stopped by {number.name} after step 3; the same call") as stopped:
+        counting(tmp_path, 6, at_step_3)
+    assert float(stopped.value.state.params) == 3 and [row["step"] for row in stopped.value.history] == [1, 2, 3]
+    assert signal.getsignal(number) is handler
+    state, history = counting(tmp_path, 6)
+    assert float(state.params) == 6 and [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_training_without_a_folder_gives_its_state_to_who_interrupts_it():
+    def at_step_2(step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return (np.zeros(1, np.float32),)
+
+    with pytest.raises(KeyboardInterrupt, match="the exception holds the state") as stopped:
+        counting(None, 5, at_step_2)
+    assert float(stopped.value.state.params) == 2
+
+
+def test_a_second_signal_stops_at_once():
+    def twice(step):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        pytest.fail("the second signal did not stop the training")
+
+    with pytest.raises(KeyboardInterrupt):
+        counting(None, 5, twice)
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    def second(step):
+        with pytest.raises(ValueError, match=r"another process writes to .*; wait for it, or use another folder"):
+            counting(tmp_path, 5)
+        return (np.zeros(1, np.float32),)
+
+    assert float(counting(tmp_path, 1, second)[0].params) == 1
+    assert float(counting(tmp_path, 2)[0].params) == 2  # the lock ended with the first training
+
+
+def test_a_finished_training_writes_nothing(tmp_path):
+    _, history = counting(tmp_path, 2)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    state, again = counting(tmp_path, 2)
+    assert float(state.params) == 2 and again == history
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
