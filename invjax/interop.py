@@ -44,12 +44,14 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
         `apply_fn` and `params`.
 
     Raises:
-        ValueError: `variables` has no "params", or the arguments include `rngs` or `mutable`, because an attack
-            cannot keep a new state.
+        ValueError: `module` is no linen module, `variables` has no "params", or the arguments include `rngs` or
+            `mutable`, because an attack cannot keep a new state.
     """
-    if "params" not in variables:
+    if not (callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None))):
+        raise ValueError(f"module must be a flax linen module, with init and apply; got {_short(module)}")
+    if not isinstance(variables, Mapping) or "params" not in variables:
         raise ValueError(
-            f'variables must hold "params" beside its other collections; got {sorted(variables)}; '
+            f'variables must hold "params" beside its other collections; got {_short(variables)}; '
             'pass all that module.init returned, or {"params": params}'
         )
     if "rngs" in apply_arguments:
@@ -61,22 +63,33 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
     return lambda params, x: module.apply(params, x, **apply_arguments), variables
 
 
-def from_nnx(model: Any) -> tuple[ApplyFn, Params]:
+def _short(value: Any) -> str:
+    """What the value is, in a few words."""
+    if isinstance(value, Mapping):
+        return f"a mapping of {sorted(map(str, value))}"
+    return f"{type(value).__module__}.{type(value).__name__}"
+
+
+def from_nnx(model: Any, **call_arguments: Any) -> tuple[ApplyFn, Params]:
     """Convert a flax nnx module in evaluation mode: call `model.eval()` first, or pass `nnx.view(model, ...)`.
 
     Args:
         model: a module that is called as `model(x [B, ...]) -> logits [B, K]`.
+        **call_arguments: arguments of every call of the model, such as `train=False` or `rngs=None`, which select the
+            evaluation mode.
 
     Returns:
         `apply_fn`, and as `params` the state of `nnx.split(model)`, a pytree. Training the model later does not change
         `params`: call `from_nnx` again.
 
     Raises:
-        ValueError: a part of the model is in training mode. (Without this error its dropout would draw the same mask in
-            every call, and its batch norm would mix the images of a batch.)
+        ValueError: `model` is no nnx module, or a part of it is in training mode. (Without this error its dropout would
+            draw the same mask in every call, and its batch norm would mix the images of a batch.)
     """
     from flax import nnx
 
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"model must be a flax nnx module; got {_short(model)}; use from_linen for a linen module")
     modes = {"deterministic": False, "use_running_average": False}
     training = [
         f"{'.'.join(map(str, path)) or 'the model'} ({type(part).__name__}, {name}={value})"
@@ -89,10 +102,10 @@ def from_nnx(model: Any) -> tuple[ApplyFn, Params]:
         raise ValueError(f"the model must be in evaluation mode; got {', '.join(training)}; call model.eval() first")
     graph, state = nnx.split(model)
     params = jax.tree.map(lambda leaf: leaf, state)  # a copy, because the state shares the model's variables
-    return lambda params, x: nnx.merge(graph, params)(x), params
+    return lambda params, x: nnx.merge(graph, params)(x, **call_arguments), params
 
 
-def from_equinox(model: Any) -> tuple[ApplyFn, Params]:
+def from_equinox(model: Any, *call_arguments: Any, **named_arguments: Any) -> tuple[ApplyFn, Params]:
     """Convert an equinox module, which takes one example, by mapping it over the batch.
 
     Put the module into evaluation mode with `equinox.nn.inference_mode(model)`. Equinox convolutions take the channel
@@ -103,19 +116,30 @@ def from_equinox(model: Any) -> tuple[ApplyFn, Params]:
         model: a module that is called as `model(x [...]) -> logits [K]`. Wrap a model with a state
             (`equinox.nn.BatchNorm`) in an `equinox.Module` of your own whose `__call__` returns `model(x, state)[0]`,
             so that its arrays stay parameters.
+        *call_arguments: further arguments of every call of the model, after the example.
+        **named_arguments: named arguments of every call, such as `key=None` for a model that draws random numbers in
+            training only.
 
     Returns:
         `apply_fn`, and as `params` the model's arrays, with None in place of everything else.
 
     Raises:
         ImportError: equinox is not installed.
+        ValueError: `model` is not an equinox module that can be called.
     """
     try:
         import equinox
     except ImportError as error:
         raise ImportError("from_equinox needs equinox: pip install equinox") from error
+    if not (isinstance(model, equinox.Module) and callable(model)):
+        raise ValueError(f"model must be an equinox module with __call__; got {_short(model)}")
     params, static = equinox.partition(model, equinox.is_array)
-    return lambda params, x: jax.vmap(equinox.combine(params, static))(x), params
+
+    def apply_fn(params, x):
+        one = equinox.combine(params, static)
+        return jax.vmap(lambda image: one(image, *call_arguments, **named_arguments))(x)
+
+    return apply_fn, params
 
 
 def normalized(apply_fn: ApplyFn, mean: PerChannel, std: PerChannel) -> ApplyFn:

@@ -254,8 +254,12 @@ def test_a_method_of_a_linen_module_can_be_called():
 @pytest.mark.parametrize(
     ("variables", "arguments", "message"),
     [
-        ({"Dense_0": {}, "Conv_0": {}}, {}, "got ['Conv_0', 'Dense_0']; pass all that module.init returned"),
-        ({}, {}, 'variables must hold "params" beside its other collections; got []'),
+        (
+            {"Dense_0": {}, "Conv_0": {}},
+            {},
+            "got a mapping of ['Conv_0', 'Dense_0']; pass all that module.init returned",
+        ),
+        ({}, {}, 'variables must hold "params" beside its other collections; got a mapping of []'),
         ({"params": {}}, {"mutable": ["batch_stats"]}, "mutable must be left out; got mutable=['batch_stats']"),
     ],
 )
@@ -314,3 +318,54 @@ def test_a_linen_module_with_keys_for_its_masks_is_refused():
     variables = dense.init(jax.random.key(0), jnp.ones((1, 4)))
     with pytest.raises(ValueError, match="rngs must be left out"):
         interop.from_linen(dense, variables, rngs={"dropout": jax.random.key(1)})
+
+
+class WithArguments(nnx.Module):
+    """As in flax's example of MNIST, the call takes the keys of its masks."""
+
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(4, CLASSES, rngs=rngs)
+
+    def __call__(self, x, scale, rngs):
+        assert rngs is None
+        return scale * self.dense(x)
+
+
+class KeyedMlp(eqx.Module):
+    """An equinox model that takes a key, which it needs in training only."""
+
+    dense: eqx.nn.Linear
+
+    def __call__(self, x, scale, key):
+        assert key is None
+        return scale * self.dense(x)
+
+
+def test_arguments_of_the_call_reach_nnx_and_equinox_models():
+    x = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+    model = WithArguments(nnx.Rngs(0))
+    apply_fn, params = interop.from_nnx(model, scale=2.0, rngs=None)
+    np.testing.assert_allclose(apply_fn(params, x), 2 * model.dense(x), rtol=1e-6)
+    keyed = KeyedMlp(eqx.nn.Linear(4, CLASSES, key=jax.random.key(0)))
+    apply_fn, params = interop.from_equinox(keyed, 2.0, key=None)
+    np.testing.assert_allclose(apply_fn(params, x), 2 * jax.vmap(keyed.dense)(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: interop.from_linen(lambda x: x, {"params": {}}),
+            "must be a flax linen module, with init and apply; got b",
+        ),
+        (
+            lambda: interop.from_nnx(nn.Dense(3)),
+            "must be a flax nnx module; got flax.linen.*; use from_linen",
+        ),
+        (lambda: interop.from_equinox(nn.Dense(3)), "must be an equinox module with __call__; got flax.linen"),
+    ],
+    ids=["a function as linen", "linen as nnx", "linen as equinox"],
+)
+def test_a_model_of_another_kind_is_refused_when_it_is_given(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
