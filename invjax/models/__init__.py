@@ -10,7 +10,12 @@ from invjax.models._fi_revnet import PRESETS, fi_revnet, preset
 from invjax.models._gaussian_classes import GaussianClasses, fit_gaussian_classes, gaussian_class_log_densities
 from invjax.models._gaussianize import gaussianize
 from invjax.models._generative import generative_classifier
-from invjax.models._invertible import InvertibleClassifier, coupled_classifier, invertible_classifier
+from invjax.models._invertible import (
+    InvertibleClassifier,
+    coupled_classifier,
+    invertible_classifier,
+    round_trip_error,
+)
 from invjax.models._masked import MaskedNet, masked_size
 from invjax.models._masked_cnn import ACTIVATIONS, POOLINGS, Convolutions, masked_cnn
 from invjax.models._masked_mlp import Layers, groups_of_one_shape, masked_mlp, without_padding
@@ -59,6 +64,7 @@ __all__ = [
     "preset",
     "prior_latents",
     "resnet",
+    "round_trip_error",
     "stack_vaes",
     "vae_loss",
     "with_prior",

@@ -95,6 +95,34 @@ def invertible_classifier(bijector: Bijector, shape: Sequence[int], num_classes:
     )
 
 
+def round_trip_error(model: InvertibleClassifier, params: Params, given: Images | Code) -> PerExample:
+    """How far images or codes are from themselves after both directions of the network, in the present precision.
+
+        images:  max |decode(encode(x)) - x|        codes:  max |encode(decode(z)) - z|
+
+    The inverse of a network is exact up to rounding, which an ill-conditioned network magnifies. Images of the data can
+    have a small error while codes that no image has, such as those of metamers, have a large one. Float64
+    (`jax.enable_x64`) and a lower learning rate help.
+
+    Args:
+        model: an invertible classifier.
+        params: parameters of the model.
+        given: `[B, *shape]` images, or a code of B images.
+
+    Returns:
+        The largest difference of each example, `[B]`; infinite where a value is not finite.
+    """
+    if isinstance(given, Code):
+        given = jnp.concatenate(given, -1)
+        image = model.decode(params, Code(given[:, : model.num_classes], given[:, model.num_classes :]))
+        # not `encode`, which refuses images that are not finite
+        gap = jnp.abs(model.bijector.forward(params, image)[0].reshape(given.shape) - given)
+    else:
+        gap = jnp.abs(model.decode(params, model.encode(params, given)[0]) - given)
+    largest = gap.reshape(len(gap), -1).max(1)
+    return jnp.where(jnp.isfinite(largest), largest, jnp.inf)
+
+
 def coupled_classifier(
     conditioner_fn: Callable[[int], Net], shape: Sequence[int], num_classes: int
 ) -> InvertibleClassifier:

@@ -13,7 +13,7 @@ import pytest
 
 from invjax.attacks import feature_adversary, interpolate, l2, linf, metamers
 from invjax.bijectors import affine_coupling, conv1x1
-from invjax.models import fi_revnet, mlp
+from invjax.models import fi_revnet, mlp, round_trip_error
 
 SHAPE, CLASSES, BATCH = (4, 4, 2), 3, 5
 
@@ -305,3 +305,44 @@ def test_bad_arguments_of_a_feature_search_are_refused(change, message):
     given = {"x": SEEN, "targets": TARGETS, "eps": 0.1} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         feature_adversary(features_fn, **given)
+
+
+FACTOR = 8.0
+
+
+def steep(factor):
+    """A network whose coupling networks are multiplied, so that rounding grows by their slope at every layer."""
+    params = trained("additive", "float32")
+    return jax.tree.map(lambda leaf: np.asarray(leaf * factor if leaf.ndim > 1 else leaf, np.float32), params)
+
+
+def test_metamers_of_an_ill_conditioned_network_give_a_warning(recwarn):
+    model, (a, b) = MODELS["additive"], (images(seed).astype(np.float32) for seed in (2, 3))
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    metamers(model, steep(1), a, b)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"logits of these metamers are off by up to .*float64 .*learning rate"):
+        made = metamers(model, steep(FACTOR), a, b)
+    codes = [model.encode(steep(FACTOR), x)[0] for x in (a, b)]
+    error = round_trip_error(model, steep(FACTOR), codes[0]._replace(nuisance=codes[1].nuisance))
+    gap = np.abs(model.apply(steep(FACTOR), made) - codes[0].logits).max()
+    assert error.max() >= 0.99 * gap > 0.1
+    recwarn.clear()
+    jax.jit(partial(metamers, model))(steep(FACTOR), a, b)  # inside of jit nothing can be said
+    assert not recwarn.list
+
+
+def test_the_round_trip_error_is_that_of_images_and_of_codes(recwarn):
+    model, x = MODELS["additive"], jnp.asarray(images(2), jnp.float32)
+    for factor, bounds in ((1, (0, 1e-4)), (FACTOR, (1e-3, np.inf))):
+        params = steep(factor)
+        code = model.encode(params, x)[0]
+        again = model.decode(params, code)
+        expected = np.abs(again - x).reshape(BATCH, -1).max(1)
+        found = round_trip_error(model, params, x)
+        np.testing.assert_allclose(found, np.where(np.isfinite(expected), expected, np.inf), rtol=1e-5)
+        of_code = round_trip_error(model, params, code)
+        assert found.shape == of_code.shape == (BATCH,)
+        assert bounds[0] <= of_code.max() <= bounds[1]
+    broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), steep(1))
+    assert np.isinf(round_trip_error(model, broken, x)).all()
