@@ -40,7 +40,8 @@ def row(
 ) -> Row:
     """A `Row` from one value for each seed."""
     values = [float(value) for value in values]
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    # about the first value, so that the spread of equal numbers is exactly 0
+    spread = float(np.std(np.subtract(values, values[0]), ddof=1)) if len(values) > 1 else None
     return Row(name, published, float(np.mean(values)), spread, len(values), unit, differs, expected)
 
 

@@ -129,6 +129,6 @@ def mesh_for(batch_size: int) -> jax.sharding.Mesh:
     return data_mesh(jax.devices()[: math.gcd(batch_size, jax.device_count())])
 
 
-def split_key(seed: int, count: int = 2) -> Sequence[Key]:
+def split_key(seed: int, count: int = 2) -> Key:
     """Random keys of a seed, by default one for the initial parameters and one for the training."""
     return jax.random.split(jax.random.key(seed), count)

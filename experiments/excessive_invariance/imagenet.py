@@ -7,14 +7,14 @@ FOLDER has photographs named `<class index>_*.jpg`. A few photographs do not tea
 that the network of 48 convolutions trains and inverts at 224 x 224 pixels, how much memory it needs and how exact it
 is.
 
-The figures show the photographs, whose licence may allow research only. The run keeps them in `pictures/`, which
-`python -m experiments publish` does not copy.
+The figures show the photographs, whose licence may allow research only. They go to `pictures/`, which `python -m
+experiments publish` does not copy.
 """
 
 import dataclasses
-import math
 import zlib
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,22 +22,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from experiments import common
-from experiments.excessive_invariance.metamers import exactness, pair_up
+from experiments.excessive_invariance.classifiers import ce_loss, pair_up
+from experiments.excessive_invariance.metamers import exactness
+from experiments.excessive_invariance.published import IMAGENET_ERROR
 from invjax import figures
 from invjax.attacks import metamers
 from invjax.data import Dataset, LazyImages, as_float, batches, load
 from invjax.evaluation import correct, over_batches
-from invjax.losses import cross_entropy, dequantize, error_rate
+from invjax.losses import dequantize
 from invjax.models import InvertibleClassifier, num_params, preset
-from invjax.training import TrainStep, data_mesh, fit, init_state, make_train_step
+from invjax.training import TrainStep, fit, init_state, make_train_step
 from invjax.types import Params
 
-MODES = {"memory saving": True, "chain": False}
-PUBLISHED = 29.50
-"""Top-1 error in % of the published network of 48 layers: Jacobsen et al. 2019, the ImageNet table."""
+WHAT = {
+    "folder": "photographs of a folder, too few to learn from",
+    "crops": "crops of two photographs, nothing to learn from",
+    "imagenet2012": "no augmentation",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Config:
 
     dataset: Literal["folder", "imagenet2012", "crops"] = "folder"
     """folder: photographs `<class index>_*.jpg`; imagenet2012: by TFDS; crops: of scikit-learn's two photographs."""
-    data_dir: str | None = None
+    data_dir: str | None = common.for_machine(None)
     """Folder of the photographs, or for imagenet2012 the folder of TFDS."""
     side: int = 224
     """Height and width of an image, a multiple of 32; values other than 224 are for crops only."""
@@ -61,12 +64,12 @@ class Config:
     memory_batch: int = 32
     """Number of images in the training step whose memory is measured; the step is compiled and not run."""
     pairs: int = 4
-    """Number of metamers, in float32 and in float64."""
-    columns: int = 4
+    """Number of metamers whose exactness is measured, in float32 and in float64."""
+    columns: int = common.for_figures(4)
     """Number of metamers in figure 5."""
     batch: int = 16
     """Number of metamers in figure 9."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = common.axis((0,))
     """Random seeds; each seed trains one network."""
 
 
@@ -127,24 +130,18 @@ def datasets(config: Config) -> tuple[Dataset, Dataset]:
     return (photographs(Path(config.data_dir).expanduser()),) * 2
 
 
+@cache
 def model_for(config: Config, save_memory: bool) -> InvertibleClassifier:
     """The `imagenet-48` preset at the configured side and depth."""
     shape = (config.side, config.side, 3)
     return preset("imagenet-48", shape=shape, blocks=config.blocks, save_memory=save_memory)
 
 
+@cache
 def training_for(config: Config, save_memory: bool) -> tuple[TrainStep, optax.GradientTransformation]:
     """The step of training with cross-entropy, and its optimiser; a batch is (bytes, labels)."""
-    model = model_for(config, save_memory)
-    warm_up = max(config.steps // 10, 1)
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm_up, max(config.steps, 2))
-    optimizer = optax.adam(rate)
-
-    def loss_fn(params: Params, key: Any, batch: Any, step):
-        logits = model.apply(params, dequantize(key, as_float(batch[0])))
-        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
-
-    return make_train_step(loss_fn, optimizer), optimizer
+    optimizer = common.adam_warm_up(common.Train(learning_rate=config.learning_rate), config.steps)
+    return make_train_step(ce_loss(model_for(config, save_memory).apply, 256, True), optimizer), optimizer
 
 
 def step_memory(config: Config) -> tuple[dict[str, float], dict]:
@@ -152,15 +149,13 @@ def step_memory(config: Config) -> tuple[dict[str, float], dict]:
     shape = (config.memory_batch, config.side, config.side, 3)
     batch = jax.ShapeDtypeStruct(shape, jnp.uint8), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     found = {}
-    for name, save_memory in MODES.items():
-        step, optimizer = training_for(config, save_memory)
-        init = model_for(config, save_memory).init
-        state = jax.eval_shape(
-            lambda x, init=init, optimizer=optimizer: init_state(
-                jax.random.key(0), init(jax.random.key(0), x), optimizer
-            ),
-            jax.ShapeDtypeStruct(shape, jnp.float32),
-        )
+    for name, save_memory in (("memory saving", True), ("chain", False)):
+        model, (step, optimizer) = model_for(config, save_memory), training_for(config, save_memory)
+
+        def start(x, model=model, optimizer=optimizer):
+            return init_state(jax.random.key(0), model.init(jax.random.key(0), x), optimizer)
+
+        state = jax.eval_shape(start, jax.ShapeDtypeStruct(shape, jnp.float32))
         memory: Any = jax.jit(step).lower(state, batch).compile().memory_analysis()
         found[name] = memory.temp_size_in_bytes / 2**20
     return found, {}
@@ -173,131 +168,87 @@ def train(config: Config, seed: int, data: Dataset, folder: Path) -> tuple[Param
     draw = batches([data.images, data.labels], config.batch_size, seed)
     first = dequantize(init_key, jnp.asarray(as_float(draw(0)[0])))
     params = jax.jit(model_for(config, save_memory=False).init)(init_key, first)
-    state, history = fit(
-        init_state(run_key, params, optimizer),
-        step,
-        draw,
-        config.steps,
-        mesh=mesh_for(config),
-        directory=folder,
-        log_every=max(config.steps // 200, 1),
-        description=f"{config.side}x{config.side}, seed {seed}",
-    )
+    start, mesh, every = init_state(run_key, params, optimizer), common.mesh_for(config.batch_size), config.steps // 200
+    state, history = fit(start, step, draw, config.steps, mesh=mesh, directory=folder, log_every=max(every, 1))
     return state.params, history
 
 
-def mesh_for(config: Config) -> Mesh:
-    """A mesh of the largest number of devices that divides a batch."""
-    return data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
-
-
-def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train, then make metamers and measure how exact they are."""
-    train_set, test = data
-    params, history = train(config, seed, train_set, folder)
-    model = model_for(config, save_memory=False)
-
-    def logits(params: Params, images: jax.Array) -> Any:
-        return model.apply(params, as_float(images))
-
-    first, second = (test.images[ids] for ids in pair_up(test.labels, max(config.pairs, config.batch)))
-    first, second = np.asarray(as_float(first)), np.asarray(as_float(second))
+def trial(
+    config: Config, data: tuple[Dataset, Dataset], *, seed: int, folder: Path, shared: Path
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Train, then make metamers and measure how exact they are; the memory of a step is the same for all seeds."""
+    memory, _ = common.stage(shared / "memory", partial(step_memory, config))
+    params, history = train(config, seed, data[0], folder)
+    model, test = model_for(config, save_memory=False), data[1]
+    ids = pair_up(test.labels, max(config.pairs, config.batch))
+    first, second = (np.asarray(as_float(test.images[of])) for of in ids)
     made = over_batches(jax.jit(partial(metamers, model, params)), [first, second], batch_size=config.batch_size)
-    share = float(((made < 0) | (made > 1)).mean())
-    numbers: dict[str, Any] = {"losses": [row["loss"] for row in history], "outside": share, "size": num_params(params)}
-    numbers["float32"], _ = exactness(model, params, first[: config.pairs], second[: config.pairs])
-    with jax.enable_x64(True):
-        numbers["float64"], _ = exactness(model, params, first[: config.pairs], second[: config.pairs])
+    numbers: dict[str, Any] = {
+        "memory": memory,
+        "losses": {"first": history[0]["loss"], "last": history[-1]["loss"]},
+        "outside": float(((made < 0) | (made > 1)).mean()),
+        "size": num_params(params),
+    }
+    for precision in ("float32", "float64"):
+        with jax.enable_x64(precision == "float64"):
+            numbers[precision], _ = exactness(model, params, first[: config.pairs], second[: config.pairs])
     if config.dataset == "imagenet2012":
-        right = correct(logits, params, test.images, test.labels, mesh=mesh_for(config))
+
+        def logits(params, images):
+            return model.apply(params, as_float(images))
+
+        right = correct(logits, params, test.images, test.labels, mesh=common.mesh_for(config.batch_size))
         numbers["test_error"] = float(1 - right.mean())
     return numbers, {"first": first, "second": second, "metamers": made}
 
 
-def draw(config: Config, arrays: dict[str, np.ndarray], folder: Path) -> None:
-    """Figure 5 and figure 9."""
-    n = config.columns
-    rows = {
-        "logits from": arrays["first"][:n],
-        "metamer": arrays["metamers"][:n],
-        "nuisance from": arrays["second"][:n],
-    }
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Figures 5 and 9; those of photographs go to `pictures/`, because all of `figures/` is published."""
+    place, n = "" if config.dataset == "crops" else "../pictures/", config.columns
+    arrays = results.arrays()
+    rows = {"logits from": arrays["first"], "metamer": arrays["metamers"], "nuisance from": arrays["second"]}
+    rows = {name: images[:n] for name, images in rows.items()}
+    lines = [arrays["metamers"][i : i + n] for i in range(0, config.batch // n * n, n)]
+    batch = {f"{1 + i * n}–{(i + 1) * n}": images for i, images in enumerate(lines)}
     about = f"fi-RevNet-48 after {config.steps} steps"
-    figures.save(
-        figures.image_grid(rows, f"{about}: 1,000 logits of row 1, all else of row 3", 1.6), folder / "metamers.png"
-    )
-    made = arrays["metamers"][: config.batch // n * n].reshape(-1, n, *arrays["metamers"].shape[1:])
-    lines = {f"{1 + i * n}–{(i + 1) * n}": line for i, line in enumerate(made)}
-    figures.save(figures.image_grid(lines, f"{about}: a batch of metamers, none left out", 1.6), folder / "batch.png")
+    return {
+        f"{place}metamers": figures.image_grid(rows, f"{about}: 1,000 logits of row 1, all else of row 3", 1.6),
+        f"{place}batch": figures.image_grid(batch, f"{about}: a batch of metamers, none left out", 1.6),
+    }
 
 
-def pictures_of(config: Config, folder: Path) -> Path:
-    """The folder of the figures: figures of photographs do not go to `figures/`, which is published."""
-    return folder / ("figures" if config.dataset == "crops" else "pictures")
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Measure the memory, train, draw the figures, and return the table."""
-    data = datasets(config)
-    memory, _ = common.stage(folder / "memory", partial(step_memory, config))
-    numbers = []
-    for seed in config.seeds:
-        place = folder / f"seed{seed}"
-        values, arrays = common.stage(place, partial(one_seed, config, seed, data, place))
-        numbers.append(values)
-        if seed == config.seeds[0]:
-            draw(config, arrays, pictures_of(config, folder))
-    return rows(config, memory, numbers)
-
-
-def rows(config: Config, memory: dict[str, float], numbers: list[dict]) -> list[common.Row]:
-    """The table: memory, exactness, and the loss."""
-    what = {
-        "folder": "photographs of a folder, too few to learn from",
-        "crops": "crops of two photographs, nothing to learn from",
-        "imagenet2012": "no augmentation",
-    }[config.dataset]
-    setup = (
-        f"{config.side}x{config.side}, {sum(config.blocks)} blocks, {config.steps} steps of {config.batch_size}; {what}"
-    )
-    saving, chain = memory["memory saving"], memory["chain"]
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """Memory, exactness, and the loss."""
+    size = f"{config.side}x{config.side}, {sum(config.blocks)} blocks"
+    setup = f"{size}, {config.steps} steps of {config.batch_size}; {WHAT[config.dataset]}"
     step = f"a training step of {config.memory_batch} images: temporary memory"
-    table = [
-        common.row(f"{step}, memory saving", None, [saving], "MiB", setup),
-        common.row(f"{step}, chain", None, [chain], "MiB", setup),
-        common.row(f"{step}, memory saving / chain", None, [saving / chain], ""),
-    ]
+    saving, chain = results["memory", "memory saving"], results["memory", "chain"]
+    yield common.row(f"{step}, memory saving", None, saving, "MiB", setup)
+    yield common.row(f"{step}, chain", None, chain, "MiB", setup)
+    yield common.row(f"{step}, memory saving / chain", None, np.divide(saving, chain), "")
     for precision in ("float32", "float64"):
-        for measure, name in (
-            ("logit_error", "max logit error of the metamers"),
-            ("round_trip", "max round-trip error"),
-        ):
-            values = [n[precision][measure] for n in numbers]
-            table.append(common.row(f"{name}, {precision}", None, values, "", "published as exact"))
+        for key, name in (("logit_error", "logit error of the metamers"), ("round_trip", "round-trip error")):
+            yield common.row(f"max {name}, {precision}", None, results[precision, key], "", "published as exact")
     if config.dataset == "imagenet2012":
-        errors = [100 * n["test_error"] for n in numbers]
-        table.append(common.row("top-1 error on the validation set", PUBLISHED, errors, "%", setup))
-    outside = [100 * n["outside"] for n in numbers]
-    table += [
-        common.row("values of the metamers outside of [0, 1]", None, outside, "%"),
-        common.row("training loss, first", None, [n["losses"][0] for n in numbers], "nats", "log 1000 = 6.908"),
-        common.row("training loss, last", None, [n["losses"][-1] for n in numbers], "nats", what),
-        common.row("parameters", None, [n["size"] / 1e6 for n in numbers], "million"),
-    ]
-    return table
+        yield common.percent("top-1 error on the validation set", IMAGENET_ERROR, results["test_error"], setup)
+    yield common.percent("values of the metamers outside of [0, 1]", None, results["outside"])
+    yield common.row("training loss, first", None, results["losses", "first"], "nats", "log 1000 = 6.908")
+    yield common.row("training loss, last", None, results["losses", "last"], "nats", WHAT[config.dataset])
+    yield common.row("parameters", None, [size / 1e6 for size in results["size"]], "million")
 
 
 EXPERIMENT = common.Experiment(
-    name="excessive_invariance/imagenet",
-    item="P1 figures 5 and 9 at 224x224: memory of a training step, exactness and metamers of the fi-RevNet-48",
-    presets=PRESETS,
-    times={
+    "excessive_invariance/imagenet",
+    "P1 figures 5 and 9 at 224x224: memory of a training step, exactness and metamers of the fi-RevNet-48",
+    PRESETS,
+    {
         "smoke": "under a minute",
         "default": "3 minutes on 2 CPU cores, with --data-dir FOLDER",
         "paper": "accelerators, not run yet",
     },
-    run=run,
-)
+    trials=lambda config: common.grid(seed=config.seeds),
+    trial=trial, table=table, figures=draw, data=datasets,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,12 +9,15 @@ head with the lowest error. It trains nothing.
 
 import dataclasses
 import json
+import zlib
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 from experiments import common
+from experiments.excessive_invariance.published import MNIST_ERRORS
 from invjax import figures
 
+PAPER = common.RESULTS / "excessive_invariance"
 SOURCES = ("metamers", "nuisance_classifier")
 LOGITS, HEAD = ": test error of the logits", ": test error of a fresh "
 
@@ -25,73 +28,70 @@ class Config:
 
     dataset: Literal["digits", "mnist"] = "mnist"
     """Data set of the published runs to show."""
-    runs: tuple[str, ...] = ()
+    runs: tuple[str, ...] = common.axis(())
     """Folders of finished runs; without any, the published runs are shown."""
 
 
-PRESETS = {"smoke": Config(), "default": Config()}
-
-
-class Point(NamedTuple):
-    """One training of one run: its name, the row of the test error of its logits, and that of the best head."""
-
-    name: str
-    logits: common.Row
-    head: common.Row
-
-
-def points(run: Path) -> list[Point]:
-    """All trainings of a run.
-
-    Raises:
-        ValueError: the folder has no table, or one without fresh heads.
-    """
-    if not (run / "table.json").exists():
-        raise ValueError(f"{run} has no table.json: give the folders of finished runs")
-    rows = [common.Row(**row) for row in json.loads((run / "table.json").read_text())]
-    found = []
-    for logits in (row for row in rows if row.name.endswith(LOGITS)):
-        loss = logits.name.removesuffix(LOGITS)
-        heads = [row for row in rows if row.name.startswith(loss + HEAD)]
-        if heads:
-            found.append(Point(f"{run.parent.name} {run.name}, {loss}", logits, min(heads, key=lambda r: r.measured)))
-    if not found:
-        raise ValueError(f"{run} has no fresh heads in its table: give runs of {' or '.join(SOURCES)}")
-    return found
-
-
-def published(source: str, dataset: str) -> list[Path]:
-    """The folders of published runs of an experiment."""
-    tables = (common.RESULTS / "excessive_invariance" / source).glob(f"*{dataset}*/table.json")
-    return [path.parent for path in sorted(tables)]
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Collect the points, draw them, and return them as a table."""
-    given = [Path(name) for name in config.runs]
-    runs = given or [path for source in SOURCES for path in published(source, config.dataset)]
-    if not runs:
+def trials(config: Config) -> list[dict[str, Any]]:
+    """The runs, each with a checksum of its table, so that a run with another table is read again."""
+    tables = [Path(name).expanduser().resolve() / "table.json" for name in config.runs]
+    tables = tables or [path for of in SOURCES for path in sorted(PAPER.glob(f"{of}/*{config.dataset}*/table.json"))]
+    if not tables:
         raise ValueError(f"no published run of {config.dataset}: name finished ones by --runs FOLDER ...")
-    found = [point for path in runs for point in points(path)]
+    missing = [path.parent for path in tables if not path.exists()]
+    if missing:
+        raise ValueError(f"{missing[0]} has no table.json: give the folders of finished runs")
+    return [{"run": str(path.parent), "table": f"{zlib.crc32(path.read_bytes()):08x}"} for path in tables]
+
+
+def trial(config: Config, data: None, *, run: str, table: str, folder: Path) -> dict[str, Any]:
+    """Of each training of a run, the row of the logits and that of the best head."""
+    source, found = Path(run), []
+    rows = [common.Row(**row) for row in json.loads((source / "table.json").read_text())]
+    for logits in (row for row in rows if row.name.endswith(LOGITS)):
+        heads = [row for row in rows if row.name.startswith(logits.name.removesuffix(LOGITS) + HEAD)]
+        if heads:
+            found += [logits, min(heads, key=lambda row: row.measured)]
+    if not found:
+        raise ValueError(f"{source} has no fresh heads in its table: give runs of {' or '.join(SOURCES)}")
+    name = f"{source.parent.name} {source.name}"
+    return {"rows": [row._replace(name=f"{name}, {row.name}")._asdict() for row in found]}
+
+
+def table(config: Config, results: common.Results) -> list[common.Row]:
+    """The rows of all trainings: that of the logits and that of the best head in turn."""
+    return [common.Row(**row) for rows in results["rows"] for row in rows]
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """One point for each training, and the published ones."""
+    rows = table(config, results)
+    points = {
+        f"{x.name.removesuffix(LOGITS)}, {y.name.partition(HEAD)[2].removesuffix(' on the nuisance')}": (
+            (x.measured, x.spread or 0.0),
+            (y.measured, y.spread or 0.0),
+        )
+        for x, y in zip(rows[::2], rows[1::2], strict=True)
+    }
+    goals = {loss: (MNIST_ERRORS[loss, "logits"]["test"], MNIST_ERRORS[loss, "MLP"]["test"]) for loss in ("CE", "iCE")}
     chart = figures.pareto(
-        {p.name: ((p.logits.measured, p.logits.spread or 0.0), (p.head.measured, p.head.spread or 0.0)) for p in found},
-        target={"published, iCE": (0.38, 27.70)} if config.dataset == "mnist" else {},
+        points,
+        target={f"published, {loss}": at for loss, at in goals.items()} if config.dataset == "mnist" else {},
         ceiling=90.0,
         xlabel="test error of the logits, %",
         ylabel="test error of the best fresh head, %",
-        title=f"{config.dataset}: a good decision (left) and a nuisance that says nothing of the class (up)",
+        title=f"{config.dataset}: good logits are on the left, a nuisance that hides the class is at the top",
     )
-    figures.save(chart, folder / "figures" / "pareto.png")
-    return [row._replace(name=f"{p.name.split(',')[0]}, {row.name}") for p in found for row in (p.logits, p.head)]
+    return {"pareto": chart}
 
 
 EXPERIMENT = common.Experiment(
-    name="excessive_invariance/pareto",
-    item="P1, beyond: error of the logits against the best fresh head's on the nuisance, one point a training",
-    presets=PRESETS,
-    times={"smoke": "a second", "default": "a second"},
-    run=run,
-)
+    "excessive_invariance/pareto",
+    "P1, beyond: error of the logits against the best fresh head's on the nuisance, one point a training",
+    {"smoke": Config(), "default": Config()},
+    {"smoke": "a second", "default": "a second"},
+    trials=trials, trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

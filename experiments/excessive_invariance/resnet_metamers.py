@@ -8,6 +8,7 @@ another image, with values in [0, 1]. The same search on the RevNet shows which 
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ import numpy as np
 
 from experiments import common
 from experiments.excessive_invariance import classifiers
-from experiments.excessive_invariance.metamers import pair_up
 from invjax import figures
 from invjax.analysis import reading
 from invjax.attacks import feature_adversary, metamers
 from invjax.data import Dataset, as_float
 from invjax.evaluation import over_batches
-from invjax.models import resnet
-from invjax.types import Net, Params
 
-NETS = ("fi-RevNet", "ResNet")
-BATCH = 64
+WAYS = {
+    "fi-RevNet": ("inverse", "inverse, clipped to [0, 1]", "search"),
+    "ResNet": ("search",),
+}
+"""How the metamers of each network are made; the first way is drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,177 +49,123 @@ class Config(classifiers.Settings):
     """Number of gradient steps of the search."""
     tolerance: float = 0.05
     """Largest difference of a logit for an image to count as a metamer."""
-    columns: int = 8
+    columns: int = common.for_figures(8)
     """Number of metamers in figure 5, and in a row of figure 9."""
 
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        train_size=256,
-        blocks=(1, 1),
-        epochs=4,
-        batch_size=64,
-        channels=(8,),
-        resnet_epochs=4,
-        pairs=16,
-        eps=4.0,
-        steps=40,
-        columns=4,
-        seeds=(0,),
+        common.Data("digits", train_size=256), (1, 1), common.Train(4, 64, 4e-3), (0,), channels=(8,), resnet_epochs=4,
+        pairs=16, eps=4.0, steps=40, columns=4,
     ),
     "default": Config(),
-    "paper": Config(epochs=50, blocks=(16, 16), channels=(64, 128, 256, 512), resnet_epochs=20, pairs=1024, steps=1000),
-}
+    "paper": Config(
+        blocks=(16, 16), train=common.Train(50, 128, 4e-3), channels=(64, 128, 256, 512), resnet_epochs=20, pairs=1024,
+        steps=1000,
+    ),
+}  # fmt: skip
 
 
-def network(config: Config) -> Net:
-    """The ResNet of the configured widths."""
-    return resnet(10, config.channels, (1,) * len(config.channels))
-
-
-def searched(config: Config, apply_fn: Any, params: Params, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+@partial(jax.jit, static_argnums=(0, 1))
+def searched(config, apply_fn, params, first, second):
     """Images in [0, 1], searched from `second`, whose logits are close to those of `first`."""
-
-    @jax.jit
-    def search(first, second):
-        logits_fn = partial(apply_fn, params)
-        found = feature_adversary(
-            logits_fn, second, logits_fn(first), eps=config.eps, steps=config.steps, tolerance=config.tolerance
-        )
-        return found.x
-
-    return over_batches(search, [first, second], batch_size=BATCH, mesh=classifiers.mesh_for(config))
+    logits_fn = partial(apply_fn, params)
+    options = {"eps": config.eps, "steps": config.steps, "tolerance": config.tolerance}
+    return feature_adversary(logits_fn, second, logits_fn(first), **options).x
 
 
-def residual(apply_fn: Any, params: Params, wanted: np.ndarray, images: np.ndarray, second: np.ndarray) -> dict:
-    """The distance of the logits of `images` from those of `wanted`, and of the images from `second`."""
-    logits = jax.jit(partial(apply_fn, params))
-    target, start, found = (np.asarray(logits(x)) for x in (wanted, second, images))
-    return {
-        "error": np.abs(found - target).max(1).tolist(),
-        "before": np.abs(start - target).max(1).tolist(),
-        "distance": np.sqrt(((images - second) ** 2).sum((1, 2, 3))).tolist(),
+def trial(
+    config: Config, data: tuple[Dataset, Dataset], *, net: str, seed: int, folder: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Train a network, make metamers of the same pairs in each way, and measure them."""
+    (train, test), mesh = data, common.mesh_for(config.train.batch_size)
+    ids = classifiers.pair_up(test.labels, config.pairs)
+    first, second = (np.asarray(as_float(test.images[of], test.levels)) for of in ids)
+    place: Any = {"seed": seed, "folder": folder}
+    made: dict[str, Any] = {}
+    if net == "fi-RevNet":
+        model = classifiers.model_for(config.data.dataset, config.blocks)
+        apply_fn: Any = model.apply
+        params = classifiers.train(model, train, config.train, None, **place)
+        made["inverse"] = np.asarray(jax.jit(partial(metamers, model))(params, first, second))
+        made["inverse, clipped to [0, 1]"] = made["inverse"].clip(0, 1)
+    else:
+        settings = common.Train(config.resnet_epochs, config.train.batch_size, config.resnet_learning_rate)
+        apply_fn = classifiers.resnet_for(config.channels).apply
+        params = classifiers.train_network(classifiers.resnet_for(config.channels), net, train, settings, **place)
+    search = partial(searched, config, apply_fn, params)
+    made["search"] = over_batches(search, [first, second], batch_size=64, mesh=mesh)
+    logits_fn = partial(jax.jit(apply_fn), params)
+    wanted, before = np.asarray(logits_fn(first)), np.asarray(logits_fn(second))
+    clean = over_batches(lambda images: logits_fn(as_float(images, test.levels)), [test.images], mesh=mesh)
+    numbers: dict[str, Any] = {
+        "test_error": reading(clean, test.labels).error,
+        "apart": float(np.median(np.abs(before - wanted).max(1))),
     }
-
-
-def one_seed(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train both networks, and make and measure the metamers of the same pairs for both."""
-    train, test = data
-    mesh, levels = classifiers.mesh_for(config), train.levels
-    model, net = classifiers.model_for(config, save_memory=False), network(config)
-    params = {
-        "fi-RevNet": classifiers.train(config, "CE", seed, train, folder / "fi-revnet"),
-        "ResNet": classifiers.train_network(
-            config,
-            net,
-            "ResNet",
-            seed,
-            train,
-            folder / "resnet",
-            epochs=config.resnet_epochs,
-            learning_rate=config.resnet_learning_rate,
-        ),
-    }
-    apply: dict[str, Any] = {"fi-RevNet": model.apply, "ResNet": net.apply}
-    first, second = (
-        np.asarray(as_float(test.images[ids], levels))
-        for ids in pair_up(test.labels, min(config.pairs, len(test.labels)))
-    )
-    exact = np.asarray(jax.jit(partial(metamers, model))(params["fi-RevNet"], first, second))
-    made = {
-        "fi-RevNet, inverse": exact,
-        "fi-RevNet, inverse, clipped to [0, 1]": exact.clip(0, 1),
-        "fi-RevNet, search": searched(config, model.apply, params["fi-RevNet"], first, second),
-        "ResNet, search": searched(config, net.apply, params["ResNet"], first, second),
-    }
-    numbers: dict[str, Any] = {"made": {}, "test_error": {}}
-    for name in NETS:
-        logits = jax.jit(lambda x, name=name: apply[name](params[name], as_float(x, levels)))
-        numbers["test_error"][name] = reading(over_batches(logits, [test.images], mesh=mesh), test.labels).error
-    arrays = {"first": first, "second": second}
     for way, images in made.items():
-        name = way.partition(",")[0]
-        numbers["made"][way] = residual(apply[name], params[name], first, images, second)
-    for name, way in (("fi-RevNet", "fi-RevNet, inverse"), ("ResNet", "ResNet, search")):
-        logits = jax.jit(partial(apply[name], params[name]))
-        arrays |= {
-            f"{name} metamers": made[way],
-            f"{name} logits": np.asarray(logits(first)),
-            f"{name} metamer logits": np.asarray(logits(made[way])),
+        errors = np.abs(np.asarray(logits_fn(images)) - wanted).max(1)
+        numbers[way] = {
+            "median": float(np.median(errors)),
+            "largest": float(errors.max()),
+            "within": float((errors <= config.tolerance).mean()),
+            "distance": float(np.sqrt(((images - second) ** 2).sum((1, 2, 3))).mean()),
         }
+    drawn = made[WAYS[net][0]]
+    arrays = {"logits_from": first, "metamers": drawn, "nuisance_from": second}
+    arrays |= {"logits": wanted, "metamer_logits": np.asarray(logits_fn(drawn)), "classes": test.labels[ids[1]]}
     return numbers, arrays
 
 
-def draw(config: Config, arrays: dict[str, np.ndarray], folder: Path) -> None:
-    """Figure 5 for both networks, and figure 9: the next metamers, without a selection."""
-    n = config.columns
-    for name, way in (("fi-RevNet", "exact, by the inverse"), ("ResNet", "approximate, by search")):
-        grid = figures.metamer_grid(
-            arrays["first"][:n],
-            arrays[f"{name} metamers"][:n],
-            arrays["second"][:n],
-            arrays[f"{name} logits"][:n],
-            arrays[f"{name} metamer logits"][:n],
-            title=f"{config.dataset}, {name}: the logits of row 1, {way}; everything else from row 3",
-        )
-        figures.save(grid, folder / f"metamers-{name.lower()}.png")
-        images = arrays[f"{name} metamers"][n:] if len(arrays["first"]) > 2 * n else arrays[f"{name} metamers"]
-        lines = min(8, len(images) // n)
-        rows = {f"{1 + i * n}–{(i + 1) * n}": images[i * n : (i + 1) * n] for i in range(lines)}
-        batch = figures.image_grid(rows, f"{config.dataset}, {name}: a batch of metamers, none left out")
-        figures.save(batch, folder / f"batch-{name.lower()}.png")
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train all networks, draw the figures, and return the table."""
-    data = classifiers.datasets(config)
-    numbers = []
-    for seed in config.seeds:
-        place = folder / f"seed{seed}"
-        values, arrays = common.stage(place, partial(one_seed, config, seed, data, place))
-        numbers.append(values)
-        if seed == config.seeds[0]:
-            draw(config, arrays, folder / "figures")
-    return rows(config, numbers)
-
-
-def rows(config: Config, numbers: list[dict]) -> list[common.Row]:
-    """The table: remaining logit errors of each way to make a metamer."""
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """The remaining logit errors of each way to make a metamer."""
     of = f"{config.pairs} pairs of test images of different classes"
     search = f"published without number; {config.steps} steps in l2, eps {config.eps:g}, values in [0, 1]"
-    table = []
-    for way in numbers[0]["made"]:
-        seen = [n["made"][way] for n in numbers]
-        differs = search if "search" in way else f"published as exact; {of}"
-        if "clipped" in way:
-            differs = "clipping gives up exactness"
-        for name, reduce in (("median", np.median), ("largest", np.max)):
-            values = [float(reduce(one["error"])) for one in seen]
-            table.append(common.row(f"{way}: logit error of a metamer, {name}", None, values, "", differs))
-        shares = [100 * float(np.mean(np.array(one["error"]) <= config.tolerance)) for one in seen]
-        table.append(common.row(f"{way}: metamers with all logits within {config.tolerance:g}", None, shares, "%"))
-        distances = [float(np.mean(one["distance"])) for one in seen]
-        table.append(common.row(f"{way}: l2 distance from the nuisance source, mean", None, distances, ""))
-    for name, way in zip(NETS, ("fi-RevNet, search", "ResNet, search"), strict=True):
-        apart = [float(np.median(n["made"][way]["before"])) for n in numbers]
-        table.append(common.row(f"{name}: logit difference of the two images, median", None, apart, "", of))
-        errors = [100 * n["test_error"][name] for n in numbers]
-        table.append(common.row(f"{name}: test error", None, errors, "%"))
-    return table
+    setups = {
+        "inverse": f"published as exact; {of}",
+        "inverse, clipped to [0, 1]": "clipping gives up exactness",
+        "search": search,
+    }
+    for at in results.each("net"):
+        for way in WAYS[at.net]:
+            for of_all in ("median", "largest"):
+                name = f"{at.net}, {way}: logit error of a metamer, {of_all}"
+                yield common.row(name, None, at[way, of_all], "", setups[way])
+            name = f"{at.net}, {way}: metamers with all logits within {config.tolerance:g}"
+            yield common.percent(name, None, at[way, "within"])
+            name = f"{at.net}, {way}: l2 distance from the nuisance source, mean"
+            yield common.row(name, None, at[way, "distance"], "")
+    for at in results.each("net"):
+        yield common.row(f"{at.net}: logit difference of the two images, median", None, at["apart"], "", of)
+        yield common.percent(f"{at.net}: test error", None, at["test_error"])
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Figure 5 for both networks, and figure 9: the next metamers, without a selection."""
+    n, charts = config.columns, {}
+    for net, way in (("fi-RevNet", "exact metamers, by the inverse"), ("ResNet", "approximate metamers, by a search")):
+        arrays, about = results.select(net=net).arrays(), f"{config.data.dataset}, {net}"
+        classes = arrays.pop("classes")
+        shown = {name: of[:n] for name, of in arrays.items()}
+        charts[f"metamers-{net.lower()}"] = figures.metamer_grid(**shown, title=f"{about}: {way}")
+        start = n if len(classes) > 2 * n else 0
+        rows, captions = {}, {}
+        for i in range(min(8, (len(classes) - start) // n)):
+            of, name = slice(start + i * n, start + (i + 1) * n), f"{1 + i * n}–{(i + 1) * n}"
+            rows[name], decisions = arrays["metamers"][of], arrays["metamer_logits"][of].argmax(1)
+            captions[name] = [f"{label} → {k}" for label, k in zip(classes[of], decisions, strict=True)]
+        title = f"{about}: a batch of metamers, none left out; class of the nuisance image → decision"
+        charts[f"batch-{net.lower()}"] = figures.image_grid(rows, title, captions=captions)
+    return charts
 
 
 EXPERIMENT = common.Experiment(
-    name="excessive_invariance/resnet_metamers",
-    item="P1 figures 5 and 9: logit metamers of a ResNet, approximate, beside exact ones of an invertible net",
-    presets=PRESETS,
-    times={
-        "smoke": "under a minute",
-        "default": "14 minutes on 2 CPU cores",
-        "paper": "an accelerator, not run yet",
-    },
-    run=run,
-)
+    "excessive_invariance/resnet_metamers",
+    "P1 figures 5 and 9: logit metamers of a ResNet, approximate, beside exact ones of an invertible net",
+    PRESETS,
+    {"smoke": "under a minute", "default": "14 minutes on 2 CPU cores", "paper": "an accelerator, not run yet"},
+    trials=lambda config: common.grid(net=WAYS, seed=config.seeds),
+    trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
-from experiments.features_not_bugs import networks, relabelling
+from experiments.features_not_bugs import networks, published, relabelling
 from invjax import features, figures
 from invjax.attacks import linf, pgd
 from invjax.evaluation import Options, robustness_curve
@@ -29,6 +29,8 @@ from invjax.training import data_mesh
 from invjax.types import Params
 
 PLAIN, ALONE = "PGD", "non-transferable"
+EARLY, LATE = "after one epoch", "at the end"
+"""Trials on squares, by the length of the training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,211 +57,160 @@ class Config(relabelling.Settings):
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        planted=0.5,
-        train_size=1024,
-        network="MLP",
-        hidden=(64, 64),
-        epochs=20,
-        batch_size=64,
-        eps=0.8,
-        attack_steps=20,
-        ensemble=2,
-        squares=192,
-        square_epochs=500,
-        square_rate=3e-3,
-        images=64,
-        eval_steps=5,
-        seeds=(0,),
+        **relabelling.SMOKE | {"attack_steps": 20}, ensemble=2, squares=192, square_epochs=500, square_rate=3e-3
     ),
-    "default": Config(**relabelling.PLANTED, train_size=20_000, attack_steps=100),
+    "default": Config(**relabelling.PLANTED, attack_steps=100),
     "paper": Config(
-        **relabelling.PAPER,
-        ensemble=10,
-        squares=10_000,
-        square_network="ResNet",
-        square_epochs=20,
-        square_rate=1e-5,
+        **relabelling.PAPER, ensemble=10, squares=10_000, square_network="ResNet", square_epochs=20, square_rate=1e-5
     ),
 }
 
-PUBLISHED = {
-    PLAIN: {"reached": 99.9, "transfer": 82.5, "learnt": 33.2, "next": 27.3},
-    ALONE: {"reached": 99.3, "transfer": 1.7, "learnt": 2.8, "next": 70.8},
-}
-"""ResNet-18 on CIFAR-10, l2, in percent."""
 
+def trials(config: Config) -> list[dict[str, Any]]:
+    """Trials on the changes of both attacks, and trials on squares.
 
-def withstood(
-    config: Config, params: Params, others: list[Params], data: networks.Data, seed: int, path: Path
-) -> features.Constructed:
-    """The D_det of changes that fool the model and none of the other models."""
-    images, labels = data
-    apply = networks.network(config).apply
-
-    def make(params, key, ids, x, y, targets):
-        everyone = jax.vmap(apply, (0, None))
-        attack = features.non_transferable(partial(everyone, params["others"]), y, steps=config.attack_steps)
-        model = partial(apply, params["model"])
-        found = features.relabel_by_attack(
-            key, attack, model, x, targets, eps=config.eps, step_size=config.step_size, ids=ids
-        )
-        return {"images": found.x, "labels": targets, "success": found.success, "distance": found.distance}
-
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *others)
-    return features.construct(
-        jax.random.key(seed),
-        make,
-        {"model": params, "others": stacked},
-        [images, labels, np.asarray(features.next_targets(labels, num_classes=10))],
-        recipe={
-            "construction": "targeted attack, withstood by an ensemble",
-            "eps": config.eps,
-            "step_size": config.step_size,
-        },
-        path=path,
-        mesh=data_mesh(),
-        description=f"D_det of non-transferable changes, seed {seed}",
-    )
-
-
-def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data], folder: Path) -> tuple:
-    """Train all models, make both data sets, and train on them."""
-    train, test = data
-    net = networks.network(config)
-    next_class = test[0], (test[1] + 1) % 10
-
-    def model(name, offset):
-        return networks.train(config, seed + offset, train, folder / name, description=f"{name}, seed {seed}")
-
-    source, witness = model("source", 0), model("witness", 200)
-    others = [model(f"other-{i}", 10_000 * (seed + 1) + i) for i in range(config.ensemble)]
-    sets = {
-        PLAIN: relabelling.construct(config, "D_det", "standard", source, train, seed, folder / PLAIN / "data.npz"),
-        ALONE: withstood(config, source, others, train, seed, folder / ALONE / "data.npz"),
-    }
-    numbers, arrays = {}, {"D": train[0][:8]}
-    for name, made in sets.items():
-        learnt = relabelling.learn(config, "D_det", made, seed, folder / name)
-        numbers[name] = {
-            "reached": 100 * float(made.details["success"].mean()),
-            "transfer": networks.accuracy(net, witness, (made.images, made.labels)),
-            "learnt": networks.accuracy(net, learnt, test),
-            "next": networks.accuracy(net, learnt, next_class),
-        }
-        arrays[name] = made.images[:8]
-    return numbers, arrays
-
-
-def squares(config: Config, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Networks on squares: after one epoch, and after they have memorised the wrong labels."""
-    train_key, test_key, key = jax.random.split(jax.random.key(seed), 3)
-    draw = partial(features.adversarial_squares, side=config.side)
-    x, y = draw(train_key, count=config.squares, flip=config.flip)
-    train = np.asarray(x), np.asarray(y)
-    x, y = draw(test_key, count=config.images, flip=0)
-    test = np.asarray(x), np.asarray(y)
-    plain = dataclasses.replace(config, optimizer="adam", learning_rate=config.square_rate)
-    net = networks.network(plain, plain.square_network)
-    attack = pgd(linf(box=(-jnp.inf, jnp.inf)), steps=config.eval_steps)
-    sign = np.where(test[1] == 1, 1, -1) * test[0].mean((1, 2, 3))
-    numbers: dict[str, Any] = {"rule": [100 * float((sign > eps).mean()) for eps in config.square_epsilons]}
-    for name, epochs in (("after one epoch", 1), ("at the end", config.square_epochs)):
-        params = networks.train(
-            plain,
-            seed,
-            train,
-            folder / name.replace(" ", "-"),
-            name=plain.square_network,
-            epochs=epochs,
-            augment=False,
-            description=f"squares, {name}, seed {seed}",
-        )
-        curve = robustness_curve(
-            key, attack, net.apply, params, *test, epsilons=config.square_epsilons, options=Options(mesh=data_mesh())
-        )
-        numbers[name] = (100 * curve.accuracy()).tolist()
-        numbers[f"{name}, by heart"] = networks.accuracy(net, params, train)
-    return numbers, {}
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Run all seeds of both parts, draw the figures, and return the table."""
+    Raises:
+        ValueError: the radius or the ensemble is not positive, or the radii on squares do not ascend.
+    """
     relabelling.check(config)
     if config.ensemble < 1:
         raise ValueError(f"ensemble must be at least 1; got ensemble={config.ensemble}")
     if not config.square_epsilons or list(config.square_epsilons) != sorted(config.square_epsilons):
         raise ValueError(f"square_epsilons must ascend, at least one; got {config.square_epsilons}")
-    data = networks.datasets(config)
-    runs, toys = [], []
-    for seed in config.seeds:
-        place = folder / f"seed{seed}"
-        runs.append(common.stage(place, partial(one_seed, config, seed, data, place)))
-        toys.append(common.stage(place / "squares", partial(squares, config, seed, place / "squares"))[0])
-    draw(config, runs, toys, folder / "figures")
-    return rows(config, [numbers for numbers, _ in runs], toys)
+    return common.grid(arm=(PLAIN, ALONE, EARLY, LATE), seed=config.seeds)
 
 
-def draw(config: Config, runs: list[tuple[dict, dict]], toys: list[dict], folder: Path) -> None:
-    """Draw the images, the transfer and the accuracies, and the squares."""
-    title = f"{networks.title(config)}: changes that reach the next class, eps {config.eps:g}"
-    pictures = {name.replace("-", "-\n"): images for name, images in runs[0][1].items()}
-    figures.save(figures.image_grid(pictures, title), folder / "images.png")
-    names = {
-        "reached": "fools its model",
-        "transfer": "fools another model",
-        "learnt": "accuracy learnt",
-        "next": "next class learnt",
-    }
-    panels = {
-        f"D_det, {attack} changes": {"": {name: [n[attack][what] for n, _ in runs] for what, name in names.items()}}
-        for attack in (PLAIN, ALONE)
-    }
-    title = f"{networks.title(config)}: do changes transfer, and what do they teach?"
-    figures.save(figures.bar_panels(panels, "%", title), folder / "bugs.png")
-    x = np.array(config.square_epsilons)
-    lines = {"after one epoch": "after one epoch", f"after {config.square_epochs} epochs": "at the end"}
-    values = {name: np.array([toy[key] for toy in toys]) / 100 for name, key in lines.items()}
-    chart = figures.robustness_curves(
-        {"the sign of the mean": (x, np.mean([toy["rule"] for toy in toys], 0) / 100)}
-        | {name: (x, found.mean(0)) for name, found in values.items()},
-        f"squares, {100 * config.flip:g} % of the labels wrong",
-        "radius eps, linf",
-        {name: (found.min(0), found.max(0)) for name, found in values.items()},
+def trial(
+    config: Config, data: networks.Datasets, *, arm: str, seed: int, folder: Path, shared: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Make a D_det and train on it, or train on squares."""
+    if arm in (EARLY, LATE):
+        return squares(config, arm, seed, folder), {}
+    train, test = data
+    source = networks.source(config, "standard", train, seed=seed, shared=shared)
+    if arm == PLAIN:
+        made = relabelling.construct(config, "D_det", source, train, seed=seed, path=folder / "data.npz")
+    else:
+        made = withstood(config, source, train, seed, folder)
+    witness = networks.train(config, train, seed=seed + 200, folder=shared / f"witness-seed{seed}",
+                             description=f"witness, seed {seed}")  # fmt: skip
+    numbers = relabelling.measure(config, "D_det", made, test, seed=seed, folder=folder)
+    numbers["transfer"] = networks.accuracy(networks.network(config), witness, (made.images, made.labels))
+    shown = {"original": train[0], "class": train[1], "images": made.images, "labels": made.labels}
+    return numbers, {name: array[:8] for name, array in shown.items()}
+
+
+def withstood(config: Config, params: Params, data: networks.Arrays, seed: int, folder: Path) -> features.Constructed:
+    """The D_det of changes that fool the model and none of the ensemble, which is trained here."""
+    apply, seeds = networks.network(config).apply, range(10_000 * (seed + 1), 10_000 * (seed + 1) + config.ensemble)
+    others = [
+        networks.train(config, data, seed=seed + other, folder=folder / f"other-{other}", description=f"other {other}")
+        for other in seeds
+    ]
+
+    def make(params, key, ids, x, y, targets):
+        everyone, model = partial(jax.vmap(apply, (0, None)), params["others"]), partial(apply, params["model"])
+        attack = features.non_transferable(everyone, y, steps=config.attack_steps)
+        radius = {"eps": config.eps, "step_size": config.step_size}
+        found = features.relabel_by_attack(key, attack, model, x, targets, ids=ids, **radius)
+        return {"images": found.x, "labels": targets, "success": found.success, "distance": found.distance}
+
+    return features.construct(
+        jax.random.key(seed),
+        make,
+        {"model": params, "others": jax.tree.map(lambda *leaves: jnp.stack(leaves), *others)},
+        [*data, np.asarray(features.next_targets(data[1], num_classes=10))],
+        recipe={"construction": "targeted attack, withstood by an ensemble", "eps": config.eps},
+        path=folder / "data.npz",
+        mesh=data_mesh(),
+        description=f"D_det of non-transferable changes, seed {seed}",
     )
-    figures.save(chart, folder / "squares.png")
 
 
-def rows(config: Config, runs: list[dict], toys: list[dict]) -> list[common.Row]:
+def squares(config: Config, arm: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train a network on squares, for one epoch or until it has memorised the wrong labels, and attack it."""
+    train_key, test_key, key = common.split_key(seed, 3)
+    draw = partial(features.adversarial_squares, side=config.side)
+    x, y = map(np.asarray, draw(train_key, count=config.squares, flip=config.flip))
+    test, labels = map(np.asarray, draw(test_key, count=config.images, flip=0))
+    name = config.square_network
+    params = networks.train(
+        config, (x, y), name, seed=seed, folder=folder, epochs=1 if arm == EARLY else config.square_epochs,
+        learning_rate=config.square_rate, optimizer="adam", augment=False, description=f"squares, {arm}, seed {seed}",
+    )  # fmt: skip
+    net, attack = networks.network(config, name), pgd(linf(box=(-jnp.inf, jnp.inf)), steps=config.eval_steps)
+    curve = robustness_curve(
+        key, attack, net.apply, params, test, labels, epsilons=config.square_epsilons, options=Options(mesh=data_mesh())
+    )
+    margin = np.where(labels == 1, 1, -1) * test.mean((1, 2, 3))
+    return {
+        "rule": [float((margin > eps).mean()) for eps in config.square_epsilons],
+        "network": curve.accuracy().tolist(),
+        "by_heart": networks.accuracy(net, params, (x, y)),
+    }
+
+
+def table(config: Config, results: common.Results) -> list[common.Row]:
     """The table."""
-    published = networks.comparable(config)
     names = {
-        "learnt": "trained on D_det by {}: test accuracy",
+        "accuracy": "trained on D_det by {}: test accuracy",
         "next": "trained on D_det by {}: test accuracy on the next class",
         "transfer": "D_det by {}: another model sees the target",
         "reached": "D_det by {}: its model sees the target",
     }
-    table: list[common.Row] = []
-    for what, name in names.items():
-        for attack in (ALONE, PLAIN):
-            number = PUBLISHED[attack][what] if published else None
-            note = f"{relabelling.about(config)}; {config.ensemble} others"
-            table.append(
-                common.row(name.format(attack), number, [n[attack][what] for n in runs], "%", "" if table else note)
-            )
+    rows: list[common.Row] = []
+    for key, name in names.items():
+        for arm in (ALONE, PLAIN):
+            known = published.BUGS_TOO[arm][key] if networks.comparable(config) else None
+            differs = "" if rows else f"{relabelling.about(config)}; {config.ensemble} others"
+            rows.append(common.percent(name.format(arm), known, results.select(arm=arm)[key], differs))
     about = f"{config.square_network}, {config.squares} squares, Adam at {config.square_rate:g}"
-    for key, name in (
-        ("rule", "squares: the sign of the mean"),
-        ("after one epoch", "squares: network after one epoch"),
-        ("at the end", f"squares: network after {config.square_epochs} epochs"),
-    ):
+    for name, (arm, key) in lines(config).items():
+        at = results.select(arm=arm)
         for i, eps in enumerate(config.square_epsilons):
-            values = [toy[key][i] for toy in toys]
-            table.append(common.row(f"{name}: accuracy, linf {eps:g}", None, values, "%", about if not i else ""))
-        if key != "rule":
-            values = [toy[f"{key}, by heart"] for toy in toys]
-            table.append(common.row(f"{name}: training labels known, the wrong ones too", None, values, "%"))
-    return table
+            values = [accuracies[i] for accuracies in at[key]]
+            rows.append(common.percent(f"squares: {name}: accuracy, linf {eps:g}", None, values, "" if i else about))
+        if key == "network":
+            name = f"squares: {name}: training labels known, the wrong ones too"
+            rows.append(common.percent(name, None, at["by_heart"]))
+    return rows
+
+
+def lines(config: Config) -> dict[str, tuple[str, str]]:
+    """The classifiers of squares, with the arm and the key of their accuracies."""
+    last = f"network after {config.square_epochs} epochs"
+    return {"the sign of the mean": (EARLY, "rule"), f"network {EARLY}": (EARLY, "network"), last: (LATE, "network")}
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """The figures: the images, what the changes do and teach, and the accuracy on squares."""
+    about = networks.title(config)
+    plain, alone = (results.select(arm=arm).arrays() for arm in (PLAIN, ALONE))
+    pictures = {"D": {"images": plain["original"], "labels": plain["class"]}, PLAIN: plain, "non-\ntransferable": alone}
+
+    def bars(value_of):
+        groups = {
+            "images of D_det that": {"fool their\nmodel": "reached", "fool another\nmodel": "transfer"},
+            "a network trained on D_det sees": {"the original\nclass": "accuracy", "the next\nclass": "next"},
+        }
+        return {
+            panel: {group: {arm: value_of(arm, key) for arm in (PLAIN, ALONE)} for group, key in keys.items()}
+            for panel, keys in groups.items()
+        }
+
+    measured = bars(lambda arm, key: 100 * np.array(results.select(arm=arm)[key]))
+    known = bars(lambda arm, key: published.BUGS_TOO[arm][key]) if networks.comparable(config) else None
+    found = {name: np.array(results.select(arm=arm)[key]) for name, (arm, key) in lines(config).items()}
+    return {
+        "images": relabelling.pictures(pictures, f"{about}: changes towards the next class, eps {config.eps:g}"),
+        "bugs": figures.bar_panels(measured, "images, %", f"{about}: which changes transfer and teach", None, known),
+        "squares": figures.robustness_curves(
+            {name: (np.array(config.square_epsilons), values.mean(0)) for name, values in found.items()},
+            f"squares, {100 * config.flip:g} % of the training labels wrong: early and late in training",
+            "radius eps, linf",
+            {name: (values.min(0), values.max(0)) for name, values in found.items()},
+        ),
+    }
 
 
 EXPERIMENT = common.Experiment(
@@ -267,8 +218,8 @@ EXPERIMENT = common.Experiment(
     item="P3, Nakkiran's response: adversarial examples that do not transfer, adversarial squares",
     presets=PRESETS,
     times={"smoke": "under a minute", "default": "6 minutes on 2 CPU cores", "paper": "an accelerator, not run"},
-    run=run,
-)
+    trials=trials, trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,13 +13,18 @@ Source: Goh 2019, *Robust Feature Leakage*, in *A Discussion of "Adversarial Exa
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 from experiments import common
-from experiments.features_not_bugs import networks, relabelling
+from experiments.features_not_bugs import networks, published, relabelling
 from invjax import features, figures
 from invjax.training import data_mesh
+
+SETS = ("D", *relabelling.KINDS)
+NETWORK, ROBUST, STANDARD = "network", "robust linear features", "standard linear features"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,147 +38,95 @@ class Config(relabelling.Settings):
 
 
 PRESETS = {
-    "smoke": Config(
-        "digits",
-        planted=0.5,
-        train_size=1024,
-        network="MLP",
-        hidden=(64, 64),
-        epochs=20,
-        robust_epochs=20,
-        batch_size=64,
-        train_eps=0.8,
-        eps=0.8,
-        attack_steps=10,
-        images=64,
-        eval_steps=5,
-        ensemble_images=0,
-        seeds=(0,),
-    ),
-    "default": Config(**relabelling.SMALL, train_size=16_000, train_eps=1.0, ensemble_images=0),
-    "planted": Config(**relabelling.PLANTED, train_size=20_000, train_eps=2.5, ensemble_images=0),
-    "paper": Config(
-        **relabelling.PAPER,
-        **networks.ROBUST_PAPER,
-        rates=(0.01, 0.1),
-        moved=(True, False),
-        images=10_000,
-        ensemble_images=0,
-    ),
+    "smoke": Config(**relabelling.SMOKE),
+    "default": Config(**relabelling.SMALL, train_eps=1.0),
+    "planted": Config(**relabelling.PLANTED, train_eps=2.5),
+    "paper": Config(**relabelling.PAPER),
 }
 
-SETS = ("D", *relabelling.KINDS)
 
-NETWORK, ROBUST, STANDARD = "network", "robust linear features", "standard linear features"
-
-PUBLISHED: dict[str, dict] = {
-    NETWORK: {"D": 95.3, "D_rand": 63.3, "D_det": 43.7},
-    ROBUST: {"D": None, "D_rand": 23.5, "D_det": 6.81},
-    STANDARD: {"D": None, "D_rand": None, "D_det": None},
-}
-"""CIFAR-10, test accuracy in percent: table 1 of the paper, and Goh's."""
-
-
-def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data], folder: Path) -> tuple:
-    """Train the source and both linear models, make the data sets, and train the heads on them."""
-    train, test = data
-    net, linear = networks.network(config), networks.network(config, "linear")
-    source = networks.train(config, seed, train, folder / "standard", description=f"standard, seed {seed}")
-    readers = {
-        name: networks.train(
-            config,
-            seed,
-            train,
-            folder / name.replace(" ", "-"),
-            name="linear",
-            robust=name == ROBUST,
-            augment=False,
-            learning_rate=config.learning_rate if config.optimizer == "adam" else config.learning_rate / 10,
-            description=f"{name}, seed {seed}",
-        )
-        for name in (ROBUST, STANDARD)
-    }
-    found: dict[str, dict] = {NETWORK: {"D": networks.accuracy(net, source, test)}, ROBUST: {}, STANDARD: {}}
-    sets = {"D": features.Constructed(*train, {}, {}, "")}
-    for kind in relabelling.KINDS:
-        place = folder / kind
-        sets[kind] = relabelling.construct(config, kind, "standard", source, train, seed, place / "data.npz")
-        learnt = relabelling.learn(config, kind, sets[kind], seed, place)
-        found[NETWORK][kind] = networks.accuracy(net, learnt, test)
-    apply = jax.jit(linear.apply)
-    for name, params in readers.items():
-        for kind, made in sets.items():
-            readings = features.leakage_probe(
-                jax.random.key(seed),
-                partial(apply, params),
-                made,
-                test,
-                num_classes=10,
-                epochs=config.probe_epochs,
-                learning_rate=config.probe_rate,
-                batch_size=config.batch_size,
-                mesh=data_mesh(),
-            )
-            found[name][kind] = 100 * (1 - readings["test"].error)
-    attacked = {
-        name: networks.robust_accuracy(config, params, test, [config.eps], seed=seed, name="linear")["PGD"][0]
-        for name, params in readers.items()
-    }
-    return {"accuracy": found, "attacked": attacked}, {}
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Run all seeds, draw the figure, and return the table."""
+def trials(config: Config) -> list[dict[str, Any]]:
+    """A trial for each training set."""
     relabelling.check(config)
-    data = networks.datasets(config)
-    runs = []
-    for seed in config.seeds:
-        place = folder / f"seed{seed}"
-        runs.append(common.stage(place, partial(one_seed, config, seed, data, place))[0])
-    panels = {
-        name: {kind: {"test accuracy": [n["accuracy"][name][kind] for n in runs]} for kind in SETS}
-        for name in (NETWORK, ROBUST, STANDARD)
-    }
-    title = f"{networks.title(config)}: what is learnt from each data set; {len(runs)} seed(s)"
-    chart = figures.bar_panels(panels, "test accuracy, %", title, (10.0, "chance"))
-    figures.save(chart, folder / "figures" / "leakage.png")
-    return rows(config, runs)
+    return common.grid(kind=SETS, seed=config.seeds)
 
 
-def rows(config: Config, runs: list[dict]) -> list[common.Row]:
-    """The table; the leakage comes first."""
-    published = networks.comparable(config)
-    names = {
-        NETWORK: "network trained on {}: test accuracy",
-        ROBUST: "linear head on robust linear features, trained on {}: test accuracy",
-        STANDARD: "linear head on standard linear features, trained on {}: test accuracy",
-    }
-    table: list[common.Row] = []
-    for which in (ROBUST, NETWORK, STANDARD):
-        for kind in SETS[::-1]:
-            number = PUBLISHED[which][kind] if published else None
-            values = [n["accuracy"][which][kind] for n in runs]
-            note = relabelling.about(config) if not table else ""
-            table.append(common.row(names[which].format(kind), number, values, "%", note))
+def published_number(config: Config, which: str, kind: str) -> float | None:
+    """The published test accuracy in percent; None for other images, or where there is none."""
+    network = {kind: known["accuracy"] for kind, known in published.LEARNT["standard"].items()}
+    known = {NETWORK: network, ROBUST: published.LEAKAGE, STANDARD: {}}
+    return known[which].get(kind) if networks.comparable(config) else None
+
+
+def trial(
+    config: Config, data: networks.Datasets, *, kind: str, seed: int, folder: Path, shared: Path
+) -> dict[str, Any]:
+    """Train the network and a head on each linear model's features on one data set, and test on original images."""
+    train, test = data
+    params = networks.source(config, "standard", train, seed=seed, shared=shared)
+    made = features.Constructed(*train, {}, {}, "")
+    if kind != "D":
+        made = relabelling.construct(config, kind, params, train, seed=seed, path=folder / "data.npz")
+        params = relabelling.learn(config, kind, made, seed=seed, folder=folder)
+    numbers: dict[str, Any] = {NETWORK: networks.accuracy(networks.network(config), params, test)}
+    rate = config.train.learning_rate / (1 if config.train.optimizer == "adam" else 10)
+    apply = jax.jit(networks.network(config, "linear").apply)
     for name in (ROBUST, STANDARD):
-        values = [n["attacked"][name] for n in runs]
-        what = f"model of the {name}: accuracy under PGD, eps {config.eps:g}"
-        table.append(common.row(what, None, values, "%", f"{config.images} images"))
-    return table
+        linear = networks.train(
+            config, train, "linear", seed=seed, folder=shared / f"{name}-seed{seed}", robust=name == ROBUST,
+            augment=False, learning_rate=rate, description=f"{name}, seed {seed}",
+        )  # fmt: skip
+        readings = features.leakage_probe(
+            jax.random.key(seed), partial(apply, linear), made, test, num_classes=10, epochs=config.probe_epochs,
+            learning_rate=config.probe_rate, batch_size=config.train.batch_size, mesh=data_mesh(),
+        )  # fmt: skip
+        numbers[name] = 1 - readings["test"].error
+        if kind == "D":
+            attacked = networks.robust_accuracy(config, linear, test, [config.eps], seed=seed, name="linear")
+            numbers[f"{name}, attacked"] = attacked["PGD"][0]
+    return numbers
+
+
+def table(config: Config, results: common.Results) -> list[common.Row]:
+    """The table; the leakage comes first."""
+    head = "linear head on {}, trained on {{}}: test accuracy"
+    names = {ROBUST: head.format(ROBUST), NETWORK: "network trained on {}: test accuracy",
+             STANDARD: head.format(STANDARD)}  # fmt: skip
+    rows: list[common.Row] = []
+    for which, name in names.items():
+        for kind in SETS[::-1]:
+            known, values = published_number(config, which, kind), results.select(kind=kind)[which]
+            rows.append(common.percent(name.format(kind), known, values, "" if rows else relabelling.about(config)))
+    for which in (ROBUST, STANDARD):
+        name = f"model of the {which}: accuracy under PGD, eps {config.eps:g}"
+        values = results.select(kind="D")[f"{which}, attacked"]
+        rows.append(common.percent(name, None, values, f"{config.images} images"))
+    return rows
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """The figure: the accuracy of the network and of both heads, by training set."""
+
+    def panels(value_of):
+        names = {NETWORK: NETWORK, f"linear head on\n{ROBUST}": ROBUST, f"linear head on\n{STANDARD}": STANDARD}
+        return {
+            name: {kind: {"test accuracy": value_of(which, kind)} for kind in SETS} for name, which in names.items()
+        }
+
+    measured = panels(lambda which, kind: 100 * np.array(results.select(kind=kind)[which]))
+    known = panels(partial(published_number, config))
+    title = f"{networks.title(config)}: what a network and linear heads learn from each data set"
+    return {"leakage": figures.bar_panels(measured, "test accuracy, %", title, (10.0, "chance"), known)}
 
 
 EXPERIMENT = common.Experiment(
     name="features_not_bugs/leakage",
     item="P3, Goh's response: what robust features alone learn from D_rand and D_det",
     presets=PRESETS,
-    times={
-        "smoke": "under a minute",
-        "default": "9 minutes on 2 CPU cores",
-        "planted": "not run",
-        "paper": "an accelerator, not run",
-    },
-    run=run,
-)
+    times={"smoke": "under a minute", "default": "9 minutes on 2 CPU cores", "planted": "not run",
+           "paper": "an accelerator, not run"},
+    trials=trials, trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The networks of these experiments, their training, the attacks, and the measurement of their accuracy."""
+"""The settings, networks and trainings that the experiments of this paper share, and the measurement of accuracy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,34 +11,57 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import common
 from invjax.attacks import Stage, autoattack_stages, l2, pgd
-from invjax.data import as_float, batches, load
+from invjax.data import as_float
 from invjax.evaluation import Options, benchmark, over_batches, robustness_curve
-from invjax.features import digest
 from invjax.losses import cross_entropy, error_rate
 from invjax.models import mlp, mnist_cnn, resnet
-from invjax.training import adversarial_loss, data_mesh, fit, init_state, make_train_step
-from invjax.types import Key, Net, Params
+from invjax.training import adversarial_loss, data_mesh
+from invjax.types import Key, LossFn, Net, Params
 
-Data = tuple[np.ndarray, np.ndarray]
+Arrays = tuple[np.ndarray, np.ndarray]
 """Images in [0, 1], `[N, H, W, C]`, and labels `[N]`."""
+
+Datasets = tuple[Arrays, Arrays]
+"""The training and the test set."""
 
 SOURCES = ("standard", "robust")
 """The models that data sets are made from."""
 
 
 @dataclasses.dataclass(frozen=True)
+class Data(common.Data):
+    """Settings of the images, which may get a non-robust feature."""
+
+    planted: float = 0.0
+    """Length in l2 of a faint pattern of the class on each image, a non-robust feature; 0 plants none."""
+
+    def load(self) -> Datasets:  # type: ignore[override]  # a pattern is no whole number of levels
+        """The training and the test set, in [0, 1]."""
+        train, test = (
+            (plant(np.asarray(as_float(data.images[:], data.levels)), data.labels, self.planted), data.labels)
+            for data in super().load()
+        )
+        return train, test
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(common.Train):
+    """Settings of a training."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """adam decays to zero along a cosine; sgd has momentum 0.9, and its rate is divided by 10 after each third."""
+    weight_decay: float = 5e-4
+    """Weight decay of SGD and of Adam (for Adam decoupled from the gradient)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of the data, the training and the attacks, shared by the experiments of this paper."""
 
-    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Data set of the images."""
-    data_dir: str | None = None
-    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    train_size: int | None = None
-    """Number of training images; None uses all."""
-    planted: float = 0.0
-    """Length in l2 of a faint pattern of the class on each image, a non-robust feature; 0 plants none."""
+    data: common.Flat[Data] = Data()
+    """The images."""
     network: Literal["linear", "MLP", "CNN", "ResNet"] = "CNN"
     """Network of the experiment."""
     hidden: tuple[int, ...] = (200, 200)
@@ -51,20 +74,12 @@ class Settings:
     """Channels of the stages of the ResNet."""
     blocks: int = 2
     """Number of blocks in each stage of the ResNet."""
-    epochs: int = 15
-    """Number of passes over a training set."""
-    robust_epochs: int = 10
-    """Number of passes of adversarial training over the training set."""
-    batch_size: int = 128
-    """Number of images in a training step."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """adam decays to zero along a cosine; sgd has momentum 0.9, and its rate is divided by 10 after each third."""
-    learning_rate: float = 2e-3
-    """Initial learning rate."""
-    weight_decay: float = 5e-4
-    """Weight decay of SGD and of Adam (for Adam decoupled from the gradient)."""
+    train: Train = Train(epochs=15, batch_size=128, learning_rate=2e-3)
+    """Training of all networks."""
     augment: bool = False
     """Random shifts of up to 4 pixels and reflections in training, unless an experiment says otherwise."""
+    robust_epochs: int = 10
+    """Number of passes of adversarial training over the training set."""
     train_eps: float = 1.5
     """Radius in l2 of adversarial training."""
     train_steps: int = 5
@@ -79,41 +94,34 @@ class Settings:
     """Number of steps of the gradient attacks in AutoAttack (published: 100)."""
     queries: int = 200
     """Number of queries of Square in AutoAttack (published: 5000)."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))
     """Random seeds; each seed repeats the whole experiment."""
 
 
-SMALL: dict[str, Any] = {"dataset": "cifar10", "channels": (16, 32), "dense": 128}
+SMALL: dict[str, Any] = {"data": Data("cifar10", train_size=16_000), "channels": (16, 32), "dense": 128}
 """Settings that a CPU can train on a part of CIFAR-10."""
 
-PAPER: dict[str, Any] = {
-    "dataset": "cifar10",
-    "network": "ResNet",
-    "epochs": 150,
-    "optimizer": "sgd",
-    "learning_rate": 0.1,
-    "augment": True,
-    "eval_steps": 100,
-}
-"""Settings that all networks of the paper on CIFAR-10 share, except for their size."""
-
-ROBUST_PAPER: dict[str, Any] = {"robust_epochs": 150, "train_eps": 0.5, "train_steps": 7}
-"""Settings of adversarial training in the paper."""
+PAPER: dict[str, Any] = dict(
+    data=Data("cifar10"), network="ResNet", train=Train(150, 128, 0.1, "sgd"), augment=True, robust_epochs=150,
+    train_eps=0.5, train_steps=7, images=10_000, eval_steps=100, ensemble_images=1000, ensemble_steps=100, queries=5000
+)  # fmt: skip
+"""Settings of the paper on CIFAR-10, except for the size of its networks."""
 
 
 def comparable(config: Settings) -> bool:
     """Whether the numbers of the paper are for the same images."""
-    return config.dataset == "cifar10" and not config.planted
+    return config.data.dataset == "cifar10" and not config.data.planted
 
 
 def title(config: Settings) -> str:
     """A name of the images, for figures."""
-    return config.dataset + (f" with a planted pattern of {config.planted:g} in l2" if config.planted else "")
+    planted = config.data.planted
+    return config.data.dataset + (f" with a planted pattern of {planted:g} in l2" if planted else "")
 
 
 def about(config: Settings) -> str:
     """The data and the network, for the last column of a table."""
-    return f"{title(config)}, {config.train_size or 'all'} training images, {config.network}"
+    return f"{title(config)}, {config.data.train_size or 'all'} training images, {config.network}"
 
 
 def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
@@ -132,17 +140,6 @@ def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
     height = norm / np.sqrt(images[0].size)
     signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (10, *images.shape[1:]))
     return (height + (1 - 2 * height) * images + height * signs[labels]).clip(0, 1).astype(np.float32)
-
-
-def datasets(config: Settings) -> tuple[Data, Data]:
-    """The training and the test set."""
-
-    def one(split: str, size: int | None) -> Data:
-        data = load(config.dataset, split, config.data_dir)
-        images, labels = np.asarray(as_float(data.images[:size], data.levels)), np.asarray(data.labels[:size])
-        return plant(images, labels, config.planted), labels
-
-    return one("train", config.train_size), one("test", None)
 
 
 @cache  # one object for each network, so that all seeds share its compiled functions
@@ -173,103 +170,65 @@ def moved(key: Key, x: jax.Array) -> jax.Array:
     return jax.vmap(one)(padded, corner, flipped)
 
 
-@cache  # all seeds share one compiled training step
-def _training(
-    config: Settings, name: str | None, robust: bool, augment: bool, rate: float, num_steps: int
-) -> tuple[Any, optax.GradientTransformation]:
-    net = network(config, name)
+@cache  # one loss for all seeds, so that its training step is compiled once
+def loss_of(config: Settings, name: str | None, augment: bool, warm_up: int | None) -> LossFn:
+    """The cross-entropy of a network.
+
+    With a warm-up it is that of attacked images, whose radius grows over so many steps; otherwise adversarial training
+    may not start.
+    """
+    apply_fn, eps = network(config, name).apply, config.train_eps
+
+    def plain(params, key, batch, step):
+        logits = apply_fn(params, batch[0])
+        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
+
+    def radius(step):
+        return eps * jnp.minimum(1, step / warm_up)
+
     attack = pgd(l2(), steps=config.train_steps, random_start=False)
-    eps, warmup = config.train_eps, max(1, num_steps // 3)
+    robust = adversarial_loss(apply_fn, attack, eps=radius, step_size=eps / 5)
 
-    def radius(step: Any) -> Any:
-        return eps * jnp.minimum(1, step / warmup)
-
-    hardened = adversarial_loss(net.apply, attack, eps=radius, step_size=eps / 5)
-
-    def loss_fn(params: Params, key: Key, batch: Any, step: Any):
-        x, labels = batch
+    def loss_fn(params, key, batch, step):
         key, move_key = jax.random.split(key)
-        x = moved(move_key, x) if augment else x
-        if robust:
-            return hardened(params, key, (x, labels), step)
-        logits = net.apply(params, x)
-        return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
+        images = moved(move_key, batch[0]) if augment else batch[0]
+        return (robust if warm_up else plain)(params, key, (images, batch[1]), step)
 
-    if config.optimizer == "sgd":
-        drops = {num_steps // 3: 0.1, 2 * num_steps // 3: 0.1}
-        descend = optax.sgd(optax.piecewise_constant_schedule(rate, drops), momentum=0.9)
-        optimizer = optax.chain(optax.add_decayed_weights(config.weight_decay), descend)
-    else:
-        optimizer = optax.adamw(optax.cosine_decay_schedule(rate, num_steps), weight_decay=config.weight_decay)
-    return make_train_step(loss_fn, optimizer), optimizer
+    return loss_fn
+
+
+def optimizer(settings: Any, num_steps: int) -> optax.GradientTransformation:
+    """The optimiser that a `Train` names."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "adam":
+        return optax.adamw(optax.cosine_decay_schedule(rate, num_steps), weight_decay=decay)
+    drops = {num_steps // 3: 0.1, 2 * num_steps // 3: 0.1}
+    descend = optax.sgd(optax.piecewise_constant_schedule(rate, drops), momentum=0.9)
+    return optax.chain(optax.add_decayed_weights(decay), descend)
 
 
 def train(
-    config: Settings,
-    seed: int,
-    data: Data,
-    folder: Path,
-    *,
-    robust: bool = False,
-    name: str | None = None,
-    epochs: int | None = None,
-    learning_rate: float | None = None,
-    augment: bool | None = None,
-    description: str = "training",
-) -> Params:
-    """Train a network, or continue its training, and return its last parameters.
+    config: Settings, data: Arrays, name: str | None = None, *, seed: int, folder: Path, robust: bool = False,
+    augment: bool | None = None, description: str = "training", **changes: Any,
+) -> Params:  # fmt: skip
+    """Train the configured network or the one of that name, or continue its training, and return its last parameters.
 
-    The radius of adversarial training grows over the first third of the steps; otherwise training may not start.
-
-    Args:
-        config: settings that are not arguments of this function.
-        seed: random seed of the initial parameters and of the order of the images.
-        data: the training set.
-        folder: the folder of checkpoints and metrics; each training set has its own folder in it.
-        robust: whether to train on attacked images.
-        name: name of the network; by default the configured one.
-        epochs: passes over the data.
-        learning_rate: initial learning rate.
-        augment: whether to shift and reflect images at random.
-        description: text beside the progress bar.
-
-    Raises:
-        ValueError: fewer than 8 images.
+    Adversarial training (`robust`) takes `config.robust_epochs`. `augment` shifts and reflects images at random, by
+    default as configured. `changes` are fields of `config.train` that differ, such as `epochs=1`.
     """
-    images, labels = data
-    if len(labels) < 8:
-        raise ValueError(f"{description} needs at least 8 images; got {len(labels)}")
-    batch_size = min(config.batch_size, len(labels) - len(labels) % 8)
-    epochs = (config.robust_epochs if robust else config.epochs) if epochs is None else epochs
-    num_steps = epochs * (len(labels) // batch_size)
-    step, optimizer = _training(
-        config,
-        name,
-        robust,
-        config.augment if augment is None else augment,
-        config.learning_rate if learning_rate is None else learning_rate,
-        num_steps,
-    )
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    params = network(config, name).init(init_key, jnp.asarray(images[:1]))
-    state, _ = fit(
-        init_state(run_key, params, optimizer),
-        step,
-        batches([images, labels], batch_size, seed),
-        num_steps,
-        mesh=data_mesh(),
-        directory=folder / digest({"images": images, "labels": labels})[:12],
-        description=description,
-    )
-    return state.params
+    settings = dataclasses.replace(config.train, **({"epochs": config.robust_epochs} if robust else {}) | changes)
+    warm_up = max(1, settings.num_steps(len(data[1])) // 3) if robust else None
+    loss_fn = loss_of(config, name, config.augment if augment is None else augment, warm_up)
+    init_key, key = common.split_key(seed)
+    params = network(config, name).init(init_key, jnp.asarray(data[0][:1]))
+    return common.train(params, loss_fn, data, settings, key=key, seed=seed, folder=folder, optimizer=optimizer,
+                        description=description)  # fmt: skip
 
 
-def sources(config: Settings, seed: int, data: Data, folder: Path, names: Sequence[str] = SOURCES) -> dict[str, Params]:
-    """The standard and the robust model."""
-    return {
-        name: train(config, seed, data, folder / name, robust=name == "robust", description=f"{name}, seed {seed}")
-        for name in names
-    }
+def source(config: Settings, which: str, data: Arrays, *, seed: int, shared: Path) -> Params:
+    """The model "standard" or "robust" of a seed, which the trials of this seed share."""
+    folder, about = shared / f"{which}-seed{seed}", f"{which}, seed {seed}"
+    return train(config, data, seed=seed, folder=folder, robust=which == "robust", description=about)
 
 
 def predictions(net: Net, params: Params, images: np.ndarray) -> np.ndarray:
@@ -277,9 +236,9 @@ def predictions(net: Net, params: Params, images: np.ndarray) -> np.ndarray:
     return over_batches(partial(jax.jit(net.apply), params), [images], mesh=data_mesh()).argmax(1)
 
 
-def accuracy(net: Net, params: Params, data: Data) -> float:
-    """The accuracy in percent."""
-    return 100 * float((predictions(net, params, data[0]) == data[1]).mean())
+def accuracy(net: Net, params: Params, data: Arrays) -> float:
+    """The fraction of the images whose predicted class is their label."""
+    return float((predictions(net, params, data[0]) == data[1]).mean())
 
 
 @cache  # one object, so that AutoAttack is compiled once for all seeds and radii
@@ -288,20 +247,20 @@ def _stages(steps: int, queries: int) -> tuple[Stage, ...]:
 
 
 def robust_accuracy(
-    config: Settings, params: Params, data: Data, epsilons: Sequence[float], *, seed: int, name: str | None = None
+    config: Settings, params: Params, data: Arrays, epsilons: Sequence[float], *, seed: int, name: str | None = None
 ) -> dict[str, list[float]]:
-    """Accuracy in percent at each radius, under PGD, and under AutoAttack on fewer images."""
+    """Accuracy in [0, 1] at each radius, under PGD and, on fewer images, under AutoAttack ("ensemble")."""
     images, labels = (array[: config.images] for array in data)
     net, attack = network(config, name), pgd(l2(), steps=config.eval_steps)
     key, mesh = jax.random.key(seed), data_mesh()
     curve = robustness_curve(
         key, attack, net.apply, params, images, labels, epsilons=epsilons, options=Options(mesh=mesh)
     )
-    found = {"PGD": (100 * curve.accuracy()).tolist()}
+    found = {"PGD": curve.accuracy().tolist()}
     few = config.ensemble_images
     if few:
         stages = _stages(config.ensemble_steps, config.queries)
         strong = partial(benchmark, key, net.apply, params, images[:few], labels[:few], threat=l2(), stages=stages,
                          options=Options(256, mesh))  # fmt: skip
-        found["ensemble"] = [100 * float(1 - strong(eps=eps).broken.mean()) for eps in epsilons]
+        found["ensemble"] = [float(1 - strong(eps=eps).broken.mean()) for eps in epsilons]
     return found

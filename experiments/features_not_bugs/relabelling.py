@@ -1,14 +1,15 @@
 """Data sets of relabelled adversarial examples, and networks trained on them; shared by several experiments."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from experiments import common
 from experiments.features_not_bugs import networks
-from invjax import features
+from invjax import features, figures
 from invjax.attacks import l2, pgd
 from invjax.training import data_mesh
 from invjax.types import Params
@@ -34,22 +35,29 @@ class Settings(networks.Settings):
     """Whether to shift and reflect images in training on D_rand and on D_det."""
 
 
-SMALL: dict[str, Any] = networks.SMALL | {"epochs": 10, "eps": 2.0, "attack_steps": 10}
+SMALL = networks.SMALL | {"train": networks.Train(10, 128, 2e-3), "eps": 2.0, "attack_steps": 10}
 """Settings of small networks. They learn little from small changes, so the radius is larger than in the paper."""
 
-PLANTED: dict[str, Any] = {"planted": 1.0, "network": "MLP", "hidden": (256, 256)}
+PLANTED: dict[str, Any] = {
+    "data": networks.Data("mnist", train_size=20_000, planted=1.0), "network": "MLP", "hidden": (256, 256)
+}  # fmt: skip
 """Settings of MNIST with a planted non-robust feature."""
 
-PAPER: dict[str, Any] = networks.PAPER | {"eps": 0.5, "attack_steps": 100, "step_size": 0.1}
+SMOKE: dict[str, Any] = dict(
+    data=networks.Data("digits", train_size=1024, planted=0.5), network="MLP", hidden=(64, 64),
+    train=networks.Train(20, 64, 2e-3), robust_epochs=20, train_eps=0.8, eps=0.8, attack_steps=10, images=64,
+    eval_steps=5, ensemble_images=0, seeds=(0,),
+)  # fmt: skip
+"""Settings of quick runs."""
+
+PAPER = networks.PAPER | {
+    "eps": 0.5, "attack_steps": 100, "step_size": 0.1, "rates": (0.01, 0.1), "moved": (True, False)
+}  # fmt: skip
 """Settings of the paper on CIFAR-10."""
 
 
 def check(config: Settings) -> None:
-    """Check that the radius is positive.
-
-    Raises:
-        ValueError: the radius is not positive.
-    """
+    """Refuse a radius that is not positive."""
     if not config.eps > 0:
         raise ValueError(f"eps must be positive; got eps={config.eps}")
 
@@ -61,61 +69,54 @@ def about(config: Settings) -> str:
 
 
 def construct(
-    config: Settings,
-    kind: str,
-    source: str,
-    params: Params,
-    data: networks.Data,
-    seed: int,
-    path: Path,
-    name: str | None = None,
-) -> features.Constructed:
-    """Make D_rand or D_det, or read it from `path`.
-
-    Args:
-        config: settings of the attack.
-        kind: "D_rand" or "D_det".
-        source: name of the model, such as "standard".
-        params: parameters of the model.
-        data: the original images and labels.
-        seed: random seed of the targets and of the attack.
-        path: file of the data set.
-        name: name of the network of the model; by default the configured one.
-    """
-    images, labels = data
-    target_key, key = jax.random.split(jax.random.key(seed))
+    config: Settings, kind: str, params: Params, data: networks.Arrays, *, seed: int, path: Path,
+    source: str = "standard",
+) -> features.Constructed:  # fmt: skip
+    """Make D_rand or D_det of `data` with the configured network, or read it from `path`; `source` names the model."""
+    target_key, key = common.split_key(seed)
     if kind == "D_rand":
-        targets = features.random_targets(target_key, labels, num_classes=10, exclude_true=config.exclude_true)
+        targets = features.random_targets(target_key, data[1], num_classes=10, exclude_true=config.exclude_true)
     else:
-        targets = features.next_targets(labels, num_classes=10)
+        targets = features.next_targets(data[1], num_classes=10)
+    attack = pgd(l2(), steps=config.attack_steps, random_start=False, targeted=True)
     return features.relabelled_dataset(
-        key,
-        pgd(l2(), steps=config.attack_steps, random_start=False, targeted=True),
-        networks.network(config, name).apply,
-        params,
-        images,
-        np.asarray(targets),
-        eps=config.eps,
-        step_size=config.step_size,
-        metadata={"data": config.dataset, "source": source, "network": name or config.network, "targets": kind},
-        path=path,
-        mesh=data_mesh(),
+        key, attack, networks.network(config).apply, params, data[0], np.asarray(targets), eps=config.eps,
+        step_size=config.step_size, path=path, mesh=data_mesh(),
+        metadata={"data": config.data.dataset, "source": source, "network": config.network, "targets": kind},
         description=f"{kind} of the {source} model, seed {seed}",
-    )
+    )  # fmt: skip
 
 
 def learn(
-    config: Settings, kind: str, made: features.Constructed, seed: int, folder: Path, *, name: str | None = None
+    config: Settings, kind: str, made: features.Constructed, name: str | None = None, *, seed: int, folder: Path
 ) -> Params:
-    """Train a network on a relabelled data set."""
-    i = KINDS.index(kind)
-    return networks.train(
-        config,
-        seed + 1000,
-        (made.images, made.labels),
-        folder,
-        name=name,
-        learning_rate=None if config.rates is None else config.rates[i],
-        augment=config.moved[i],
-        description=f"{name or config.network} on {kind}, seed {seed}",
+    """Train a network on a relabelled data set; `name` is another network than the configured one."""
+    i, about = KINDS.index(kind), f"{name or config.network} on {kind}, seed {seed}"
+    rate = config.train.learning_rate if config.rates is None else config.rates[i]
+    return networks.train(config, (made.images, made.labels), name, seed=seed + 1000, folder=folder,
+                          augment=config.moved[i], learning_rate=rate, description=about)  # fmt: skip
+
+
+def measure(
+    config: Settings, kind: str, made: features.Constructed, test: networks.Arrays, *, seed: int, folder: Path
+) -> dict[str, float]:
+    """Train a network on a relabelled data set, and test it on original images.
+
+    Returns:
+        Fractions: "reached", the images whose target the model of the data set sees; "accuracy" on the test set; and
+        "next", the test images whose prediction is the class after their own.
+    """
+    net, params = networks.network(config), learn(config, kind, made, seed=seed, folder=folder)
+    return {
+        "reached": float(made.details["success"].mean()),
+        "accuracy": networks.accuracy(net, params, test),
+        "next": networks.accuracy(net, params, (test[0], (test[1] + 1) % 10)),
+    }
+
+
+def pictures(rows: Mapping[str, Mapping[str, np.ndarray]], title: str, count: int = 8) -> Any:
+    """A figure of the first "images" of each named row, with their "labels"."""
+    captions = {name: [f"label {k}" for k in arrays["labels"][:count]] for name, arrays in rows.items()}
+    return figures.image_grid(
+        {name: arrays["images"][:count] for name, arrays in rows.items()}, title, captions=captions
     )

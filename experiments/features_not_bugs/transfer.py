@@ -8,7 +8,7 @@ architecture that learns more from D_det is fooled more often. The rank correlat
 """
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,112 +25,85 @@ from invjax.training import data_mesh
 from invjax.types import Params
 
 GOALS = {"untargeted": "figure 3", "targeted": "figure 13"}
+TARGETS = ("linear", "MLP", "deep MLP", "CNN", "ResNet")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(relabelling.Settings):
     """Settings of the transfer experiment; `network` is the network of the source."""
 
-    targets: tuple[str, ...] = ("linear", "MLP", "deep MLP", "CNN", "ResNet")
+    targets: tuple[str, ...] = common.axis(TARGETS)
     """Architectures that classify the adversarial examples and that are trained on D_det."""
 
 
 PRESETS = {
-    "smoke": Config(
-        "digits",
-        planted=0.5,
-        train_size=1024,
-        network="MLP",
-        targets=("linear", "MLP", "deep MLP"),
-        hidden=(64, 64),
-        epochs=20,
-        batch_size=64,
-        eps=0.8,
-        attack_steps=10,
-        images=128,
-        eval_steps=5,
-        seeds=(0,),
-    ),
+    "smoke": Config(**relabelling.SMOKE | {"images": 128}, targets=("linear", "MLP", "deep MLP")),
     "default": Config(
-        **relabelling.SMALL,
-        train_size=10_000,
-        hidden=(256, 256),
-        stages=(8, 16),
-        blocks=1,
-        images=2000,
+        **relabelling.SMALL | {"data": networks.Data("cifar10", train_size=10_000)}, hidden=(256, 256),
+        stages=(8, 16), blocks=1, images=2000,
     ),
     "planted": Config(
-        **relabelling.PLANTED,
-        train_size=10_000,
-        stages=(8, 16),
-        blocks=1,
-        epochs=10,
-        images=2000,
+        **relabelling.PLANTED | {"data": networks.Data("mnist", train_size=10_000, planted=1.0)}, stages=(8, 16),
+        blocks=1, train=networks.Train(10, 128, 2e-3), images=2000,
     ),
     "paper": Config(
-        "cifar10",
-        network="ResNet",
-        hidden=(512, 512),
-        channels=(32, 64),
-        dense=1024,
-        epochs=150,
-        optimizer="sgd",
-        learning_rate=0.01,
-        eps=0.5,
-        attack_steps=100,
-        step_size=0.1,
-        images=10_000,
+        networks.Data("cifar10"), network="ResNet", hidden=(512, 512), channels=(32, 64), dense=1024,
+        train=networks.Train(150, 128, 0.01, "sgd"), eps=0.5, attack_steps=100, step_size=0.1, images=10_000,
         eval_steps=100,
     ),
-}
+}  # fmt: skip
+
+
+def trials(config: Config) -> list[dict[str, Any]]:
+    """A trial for each architecture."""
+    relabelling.check(config)
+    if len(config.targets) < 3 or not set(config.targets) <= set(TARGETS):
+        raise ValueError(f"targets must be at least three of {', '.join(TARGETS)}; got {', '.join(config.targets)}")
+    return common.grid(target=config.targets, seed=config.seeds)
+
+
+@cache  # compiled once for all architectures and seeds
+def attack_of(config: Config, goal: str) -> Any:
+    """The attack on the source."""
+    attack = pgd(l2(), steps=config.eval_steps, random_start=False, targeted=goal == "targeted")
+    return jit_attack(attack, networks.network(config).apply)
 
 
 def transferred(
-    config: Config, goal: str, source: Params, models: dict[str, Params], data: networks.Data, seed: int
-) -> dict[str, float]:
-    """How often each network follows the source's adversarial examples, in percent.
+    config: Config, goal: str, source: Params, target: str, params: Params, data: networks.Arrays, seed: int
+) -> float:
+    """How often a network follows the source's adversarial examples, a fraction.
 
-    Untargeted: of the images that a network classifies correctly, the fraction that it misclassifies after the attack.
-    Targeted: of the images that it did not assign to the next class, the fraction that it assigns to it after the
-    attack.
+    Untargeted: of the images that the network classifies correctly, those that it misclassifies after the attack.
+    Targeted: of the images that it did not assign to the next class, those that it assigns to it after the attack.
     """
     images, labels = (array[: config.images] for array in data)
     targeted = goal == "targeted"
     wanted = ((labels + 1) % 10 if targeted else labels).astype(np.int32)
-    attack = pgd(l2(), steps=config.eval_steps, random_start=False, targeted=targeted)
-    step = jit_attack(attack, networks.network(config).apply)
-    run = partial(step, jax.random.key(seed), source, eps=config.eps)
-    changed = over_batches(lambda x, y: run(x, y).x, [images, wanted], mesh=data_mesh())
-
-    def rate(name, params):
-        net = networks.network(config, name)
-        before, after = (networks.predictions(net, params, x) == wanted for x in (images, changed))
-        moved = ~before & after if targeted else before & ~after
-        return 100 * float(moved.sum() / max(1, (before != targeted).sum()))
-
-    return {name: rate(name, params) for name, params in models.items()}
+    attack = partial(attack_of(config, goal), jax.random.key(seed), source, eps=config.eps)
+    changed = over_batches(lambda x, y: attack(x, y).x, [images, wanted], mesh=data_mesh())
+    net = networks.network(config, target)
+    before, after = (networks.predictions(net, params, x) == wanted for x in (images, changed))
+    moved = ~before & after if targeted else before & ~after
+    return float(moved.sum() / max(1, (before != targeted).sum()))
 
 
-def one_seed(config: Config, seed: int, data: tuple[networks.Data, networks.Data], folder: Path) -> tuple:
-    """Train on D, attack, make D_det, train on it, and test."""
+def trial(
+    config: Config, data: networks.Datasets, *, target: str, seed: int, folder: Path, shared: Path
+) -> dict[str, float]:
+    """Train one architecture on D and on the source's D_det, and show it the source's adversarial examples."""
     train, test = data
-    source = networks.train(config, seed, train, folder / "source", description=f"source, seed {seed}")
-    made = relabelling.construct(config, "D_det", "standard", source, train, seed, folder / "data.npz")
-    models, learnt = {}, {}
-    for name in config.targets:
-        place = folder / name.replace(" ", "-")
-        about = f"{name} on D, seed {seed}"
-        models[name] = networks.train(config, seed + 100, train, place / "D", name=name, description=about)
-        params = relabelling.learn(config, "D_det", made, seed, place / "D_det", name=name)
-        learnt[name] = networks.accuracy(networks.network(config, name), params, test)
-    clean = {name: networks.accuracy(networks.network(config, name), params, test) for name, params in models.items()}
-    numbers: dict[str, Any] = {"clean": clean, "learnt": learnt}
-    for goal in GOALS:
-        found = transferred(config, goal, source, models, test, seed)
-        numbers[goal] = found | {
-            "rank correlation": rank_correlation([found[n] for n in found], [learnt[n] for n in found])
-        }
-    return numbers, {}
+    source = networks.source(config, "standard", train, seed=seed, shared=shared)
+    made = relabelling.construct(config, "D_det", source, train, seed=seed, path=shared / f"D_det-seed{seed}.npz")
+    about = f"{target} on D, seed {seed}"
+    params = networks.train(config, train, target, seed=seed + 100, folder=folder / "D", description=about)
+    learnt = relabelling.learn(config, "D_det", made, target, seed=seed, folder=folder / "D_det")
+    net = networks.network(config, target)
+    return {
+        "clean": networks.accuracy(net, params, test),
+        "learnt": networks.accuracy(net, learnt, test),
+        **{goal: transferred(config, goal, source, target, params, test, seed) for goal in GOALS},
+    }
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
@@ -141,63 +114,49 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
     return float((centered[0] * centered[1]).sum() / scale) if scale else 0.0
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Run all seeds, draw the figure, and return the table."""
-    relabelling.check(config)
-    known = PRESETS["default"].targets
-    if len(config.targets) < 3 or not set(config.targets) <= set(known):
-        raise ValueError(f"targets must be at least three of {', '.join(known)}; got {', '.join(config.targets)}")
-    data = networks.datasets(config)
-    runs = []
-    for seed in config.seeds:
-        place = folder / f"seed{seed}"
-        runs.append(common.stage(place, partial(one_seed, config, seed, data, place))[0])
+def table(config: Config, results: common.Results) -> list[common.Row]:
+    """The table; the correlations come first. The paper gives no numbers."""
+    about = f"{relabelling.about(config)}; {len(config.targets)} architectures, source {config.network}"
+    rows = []
+    for goal, which in GOALS.items():
+        values = [rank_correlation(at[goal], at["learnt"]) for at in results.each("seed")]
+        name = f"rank correlation of transfer and accuracy learnt from D_det, {goal} ({which})"
+        rows.append(common.row(name, None, values, "", about))
+    few = f"of the first {config.images} test images, those"
+    measures = (
+        ("learnt", "accuracy learnt from D_det", ""),
+        ("untargeted", "untargeted transfer", f"{few} that it gets right, now wrong"),
+        ("targeted", "targeted transfer", f"{few} not taken for the next class before, now taken"),
+        ("clean", "accuracy learnt from D", ""),
+    )
+    for at in results.each("target"):
+        rows += [common.percent(f"{at.target}: {name}", None, at[key], note) for key, name, note in measures]
+    return rows
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Figures 3 and 13: transfer against what is learnt."""
     panels = {
         f"test accuracy after training on D_det, %\n({goal}: {which})": {
-            name: (np.array([n["learnt"][name] for n in runs]), np.array([n[goal][name] for n in runs]))
-            for name in config.targets
+            at.target: (100 * np.array(at["learnt"]), 100 * np.array(at[goal])) for at in results.each("target")
         }
         for goal, which in GOALS.items()
     }
-    what = f"adversarial examples of the {config.network}, eps {config.eps:g}; a point is a seed"
-    chart = figures.scatter_panels(panels, "transfer, %", f"{networks.title(config)}:\n{what}", size=30.0)
-    figures.save(chart, folder / "figures" / "transfer.png")
-    return rows(config, runs)
-
-
-def rows(config: Config, runs: list[dict]) -> list[common.Row]:
-    """The table; the correlations come first."""
-    table = []
-    many = f"{len(config.targets)} architectures, source {config.network}"
-    for goal, which in GOALS.items():
-        values = [n[goal]["rank correlation"] for n in runs]
-        name = f"rank correlation of transfer and accuracy learnt from D_det, {goal} ({which})"
-        table.append(common.row(name, None, values, "", f"{relabelling.about(config)}; {many}"))
-    shares = {
-        "untargeted": f"of the first {config.images} test images, those that it gets right, now wrong",
-        "targeted": f"of the first {config.images} test images, those not taken for the next class before, now taken",
-    }
-    for name in config.targets:
-        table.append(common.row(f"{name}: accuracy learnt from D_det", None, [n["learnt"][name] for n in runs], "%"))
-        for goal in GOALS:
-            values = [n[goal][name] for n in runs]
-            table.append(common.row(f"{name}: {goal} transfer", None, values, "%", shares[goal]))
-        table.append(common.row(f"{name}: accuracy learnt from D", None, [n["clean"][name] for n in runs], "%"))
-    return table
+    title = (
+        f"{networks.title(config)}: which networks the adversarial examples of the {config.network}\n"
+        f"fool, and which learn from them; eps {config.eps:g}, a point is a seed"
+    )
+    return {"transfer": figures.scatter_panels(panels, "transfer, %", title, size=30.0)}
 
 
 EXPERIMENT = common.Experiment(
     name="features_not_bugs/transfer",
     item="P3 figures 3 and 13: transfer of adversarial examples against what is learnt from them",
     presets=PRESETS,
-    times={
-        "smoke": "under a minute",
-        "default": "16 minutes on 2 CPU cores",
-        "planted": "4 minutes",
-        "paper": "an accelerator, not run",
-    },
-    run=run,
-)
+    times={"smoke": "under a minute", "default": "16 minutes on 2 CPU cores", "planted": "4 minutes",
+           "paper": "an accelerator, not run"},
+    trials=trials, trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

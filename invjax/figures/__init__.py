@@ -14,8 +14,9 @@ from invjax.figures._logit_bars import logit_bars
 from invjax.figures._pictures import adversarial_grid, image_grid, metamer_grid
 from invjax.figures._plane_panels import plane_panels
 from invjax.figures._points import pareto, scatter_panels
+from invjax.figures._power_laws import power_laws
 from invjax.figures._response_charts import gap_distributions, logits_along, predictions
-from invjax.figures._robustness_charts import power_laws, robustness_curves, sensitivity
+from invjax.figures._robustness_charts import robustness_curves, sensitivity
 from invjax.figures._sandwiches import sandwich
 
 __all__ = [

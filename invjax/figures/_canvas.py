@@ -1,5 +1,7 @@
 """The parts that all figures share: colors, an empty figure, images without ticks, and saving."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,8 @@ import numpy as np
 
 from invjax._store import write_file
 
-INK, GRID, PALETTE = "#1b1f24", "#d8dee4", ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7")
+INK, GRID = "#1b1f24", "#d8dee4"
+PALETTE = ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7", "#c2a019", "#b5467d")
 
 
 def blank(width: float, height: float) -> Any:
@@ -17,6 +20,45 @@ def blank(width: float, height: float) -> Any:
     except ImportError as error:
         raise ImportError('figures need matplotlib: pip install "invjax[experiments]"') from error
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def panel_grid(
+    count: int, size: tuple[float, float], xlabel: str, ylabel: str, most: int = 4, share_x: bool = False
+) -> tuple[Any, list[Any], Callable[..., Any]]:
+    """A figure with so many panels on one y axis, in rows as full as possible.
+
+    Args:
+        count: number of panels.
+        size: width and height of a panel in inches.
+        xlabel: label of the x axis, below the lowest panel of each column.
+        ylabel: label of the y axis, beside the first panel of each row.
+        most: largest number of panels in a row.
+        share_x: whether all panels have the same x axis.
+
+    Returns:
+        The figure, the panels row by row, and a function that draws a legend of `(handles, names)`: in an empty place
+        of the last row, or below all panels.
+    """
+    widths = [columns for columns in range(most, 1, -1) if columns <= count] or [1]
+    columns = min(widths, key=lambda columns: -count % columns)  # the first one, so the largest one, of the fullest
+    rows = -(-count // columns)
+    figure = blank(max(columns * size[0] + 0.5, 5.6), rows * size[1] + 0.7)  # room for the title and the legend
+    places = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=share_x).ravel()
+    for i, axes in enumerate(places[:count]):
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        if i % columns == 0:
+            axes.set_ylabel(ylabel)
+        if i + columns >= count:
+            axes.set_xlabel(xlabel)
+            axes.tick_params(labelbottom=True)
+    for axes in places[count:]:
+        axes.set_axis_off()
+    if count < len(places):
+        legend = partial(places[count].legend, loc="center", frameon=False, fontsize=9)
+    else:
+        legend = partial(figure.legend, loc="outside lower center", ncols=columns + 1, frameon=False, fontsize=8)
+    return figure, list(places[:count]), legend
 
 
 def save(figure: Any, path: str | Path) -> Path:

@@ -43,6 +43,7 @@ def histograms(
                 np.median(seen), color=INK, linestyle="--", linewidth=0.9, label=f"median {np.median(seen):.2f}"
             )
         axes.set_ylabel(ylabel)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:

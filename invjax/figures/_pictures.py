@@ -1,11 +1,12 @@
 """Figures of images."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from invjax.figures._canvas import INK, PALETTE, blank, show_image
+from invjax.figures._canvas import GRID, INK, PALETTE, blank, show_image
 
 
 def metamer_grid(
@@ -16,7 +17,7 @@ def metamer_grid(
     metamer_logits: np.ndarray,
     title: str,
 ) -> Any:
-    """Logit metamers, with the logits of the original and of the metamer under each column.
+    """Logit metamers, with the logits of the original (bars) and of the metamer (dots) under each column.
 
     Source: Jacobsen et al. 2019, figure 5.
 
@@ -29,41 +30,36 @@ def metamer_grid(
         title: title of the figure.
     """
     n, classes = logits.shape
-    figure = blank(1.25 * n + 1.2, 4.1 + 0.15 * classes)
-    grid = figure.subplots(4, n, height_ratios=[1, 1, 1, 0.13 * classes], squeeze=False)
-    rows = ("logits from", "metamer", "nuisance from")
-    for row, images in enumerate((logits_from, metamers, nuisance_from)):
-        for column in range(n):
-            show_image(grid[row, column], images[column])
-        grid[row, 0].set_ylabel(rows[row], fontsize=9, color=INK)
-    for column in range(n):
-        axes = grid[3, column]
-        axes.axis("off")
-        top = int(logits[column].argmax())
-        for k in range(classes):
-            axes.text(
-                0.5,
-                1 - (k + 0.5) / classes,
-                f"{k} {logits[column, k]:7.2f} {metamer_logits[column, k]:7.2f}",
-                family="monospace",
-                fontsize=6.5,
-                ha="center",
-                va="center",
-                transform=axes.transAxes,
-                color=PALETTE[0] if k == top else INK,
-                weight="bold" if k == top else "normal",
-            )
-    grid[3, 0].text(
-        -0.25,
-        0.5,
-        "logits of\nrows 1 and 2",
-        fontsize=9,
-        color=INK,
-        rotation=90,
-        ha="center",
-        va="center",
-        transform=grid[3, 0].transAxes,
-    )
+    figure = blank(1.15 * n + 0.9, 5.4)
+    grid = figure.subplots(4, n, height_ratios=[1, 1, 1, 1.1], squeeze=False)
+    rows = {"logits from": logits_from, "metamer": metamers, "nuisance from": nuisance_from}
+    for line, (name, images) in zip(grid, rows.items(), strict=False):
+        for axes, image in zip(line, images, strict=True):
+            show_image(axes, image)
+        line[0].set_ylabel(name, fontsize=9, color=INK)
+    low, high = min(logits.min(), metamer_logits.min(), 0), max(logits.max(), metamer_logits.max(), 0)
+    margin = 0.06 * (high - low)
+    for axes, wanted, found in zip(grid[3], logits, metamer_logits, strict=True):
+        colors = [PALETTE[1] if k == wanted.argmax() else PALETTE[0] for k in range(classes)]
+        axes.bar(range(classes), wanted, color=colors)
+        axes.plot(range(classes), found, "o", color=INK, markersize=2.5)
+        axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_xticks(range(classes) if classes <= 10 else [])
+        axes.tick_params(labelsize=6.5, length=0, pad=2, colors=INK)
+        axes.tick_params(axis="y", labelleft=axes is grid[3, 0])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel(f"differ by at\nmost {np.abs(wanted - found).max():.0e}", fontsize=7.5, color=INK)
+    grid[3, 0].set_ylabel("logits", fontsize=9, color=INK)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    marks = [
+        Patch(color=PALETTE[0], label="logits of row 1"),
+        Patch(color=PALETTE[1], label="the largest one"),
+        Line2D([], [], marker="o", color=INK, markersize=3, linestyle="", label="logits of row 2"),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure
 
@@ -79,32 +75,35 @@ def adversarial_grid(
         captions: `{attack or "original": [n] captions}`, printed under the images.
         title: title of the figure.
     """
-    rows = {"original": original, **changed}
-    figure = blank(1.15 * len(original) + 0.6, 1.4 * len(rows) + 0.4)
-    grid = figure.subplots(len(rows), len(original), squeeze=False)
-    for line, (name, images) in zip(grid, rows.items(), strict=True):
-        for axes, image, caption in zip(line, images, captions[name], strict=True):
-            show_image(axes, image)
-            axes.set_xlabel(caption, fontsize=7, color=INK)
-        line[0].set_ylabel(name, fontsize=9, color=INK)
-    figure.suptitle(title, fontsize=10, color=INK)
-    return figure
+    return image_grid({"original": original, **changed}, title, 1.15, captions)
 
 
-def image_grid(rows: Mapping[str, np.ndarray], title: str, side: float = 0.8) -> Any:
+def image_grid(
+    rows: Mapping[str, np.ndarray],
+    title: str,
+    side: float = 0.8,
+    captions: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
     """Named rows of images.
 
     Args:
         rows: `{name: [n, H, W, C]}`, with the same n in each; clipped to [0, 1] for display.
-        title: title of the figure.
+        title: title of the figure; it is broken into lines where the figure is narrow.
         side: side of an image, in inches.
+        captions: `{name: [n] captions}`, printed under the images of these rows.
     """
+    captions = captions or {}
     columns = len(next(iter(rows.values())))
-    figure = blank(side * columns + 0.6, (side + 0.05) * len(rows) + 0.4)
+    text = sum(max(caption.count("\n") + 1 for caption in of_row) for of_row in captions.values())
+    width = side * columns + 0.6
+    title = textwrap.fill(title, int(12.5 * width))  # so that a few columns do not cut it off
+    figure = blank(width, (side + 0.05) * len(rows) + 0.14 * text + 0.17 * title.count("\n") + 0.4)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
         for axes, image in zip(line, images, strict=True):
             show_image(axes, image)
+        for axes, caption in zip(line, captions.get(name, [""] * columns), strict=True):
+            axes.set_xlabel(caption, fontsize=7, color=INK)
         line[0].set_ylabel(name, fontsize=8, color=INK)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure

@@ -16,6 +16,7 @@ def plane_panels(
     labels: tuple[str, str],
     title: str,
     columns: int = 2,
+    width: float = 4.0,
 ) -> Any:
     """Panels of one plane with points, curves and arrows; a name has the same style in all panels.
 
@@ -27,12 +28,12 @@ def plane_panels(
         labels: labels of the two axes.
         title: title of the figure.
         columns: number of panels in a row.
+        width: width of a panel, in inches.
     """
     from itertools import chain, cycle
 
     rows = -(-len(points) // columns)
     (left, right), (bottom, top) = limits
-    width = 4.0
     figure = blank(width * columns + 0.4, rows * (width * (top - bottom) / (right - left) + 0.45) + 0.9)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     from matplotlib.lines import Line2D

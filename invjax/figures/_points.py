@@ -20,7 +20,7 @@ def pareto(
 
     Args:
         points: `{run: ((x, spread of x), (y, spread of y))}`, x positive.
-        target: `{name: (x, y)}`, points to compare with, drawn as stars.
+        target: `{name: (x, y)}`, points to compare with, drawn as stars with their names.
         ceiling: the largest possible y, drawn as a dashed line.
         xlabel: label of the x axis.
         ylabel: label of the y axis.
@@ -31,20 +31,24 @@ def pareto(
     for i, (name, ((x, dx), (y, dy))) in enumerate(points.items()):
         style = {"color": PALETTE[i % len(PALETTE)], "marker": "osD^v"[i // len(PALETTE) % 5]}
         axes.errorbar(x, y, yerr=dy, xerr=dx, linestyle="", markersize=5, elinewidth=0.8, label=name, **style)
-    for name, (x, y) in target.items():
-        axes.plot(x, y, "*", color=INK, markersize=9, linestyle="", label=name)
+    for name, place in target.items():
+        axes.plot(*place, "*", color=INK, markersize=9, linestyle="", clip_on=False)
+        axes.annotate(name, place, (6, 7), textcoords="offset points", fontsize=8, color=INK)
     axes.axhline(ceiling, color=INK, linestyle="--", linewidth=0.8)
-    axes.annotate("chance", (1, ceiling), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
+    axes.annotate("chance", (1, ceiling), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
     axes.set_xscale("log")
-    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        formatter(lambda value, _: f"{value:g}")
-    axes.set_ylim(0, 1.08 * ceiling)
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(-0.02 * ceiling, 1.08 * ceiling)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.grid(color=GRID, linewidth=0.5, which="both")
+    axes.grid(color=GRID, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", fontsize=7, frameon=False)
-    axes.set_title(title, fontsize=10, color=INK)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10, color=INK)
     return figure
 
 
@@ -63,7 +67,7 @@ def scatter_panels(
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (xlabel, groups) in zip(grid, panels.items(), strict=True):
         for i, (group, (x, y)) in enumerate(groups.items()):
-            style = {"color": PALETTE[i % len(PALETTE)], "marker": "osD^v"[i % 5], "linewidths": 0}
+            style = {"color": PALETTE[i % len(PALETTE)], "marker": "osD^vP"[i % 6], "linewidths": 0}
             axes.scatter(x, y, s=size, alpha=0.75, label=group, **style)
         axes.set_xlabel(xlabel)
         axes.locator_params(axis="x", nbins=5)
@@ -71,6 +75,6 @@ def scatter_panels(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylabel(ylabel)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10, color=INK)
     return figure

@@ -11,6 +11,8 @@ from invjax.figures._interval_charts import Interval
 Steps = tuple[np.ndarray, np.ndarray]
 """`(radii [E], accuracies [E] in [0, 1])`, radii ascending."""
 
+STAR: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": INK, "markersize": 9, "linestyle": ""}
+
 
 def sandwich(
     certified: Steps,
@@ -18,6 +20,7 @@ def sandwich(
     agreement: Mapping[str, Interval],
     title: str,
     published: Mapping[str, float] | None = None,
+    published_certified: Mapping[float, float] | None = None,
 ) -> Any:
     """Certified accuracy below attacked accuracy on the same images, and beside them the agreement with people.
 
@@ -41,6 +44,7 @@ def sandwich(
         agreement: `{name: interval}`, the agreement with people on each set of images. If empty, there is no panel.
         title: title of the figure.
         published: `{name: fraction}`, the published agreements, drawn as hollow stars.
+        published_certified: `{radius: fraction}`, the published certified accuracies, drawn as hollow stars.
 
     Raises:
         ValueError: there is no attack, or more images are certified at some radius than withstand an attack, so the two
@@ -50,7 +54,7 @@ def sandwich(
         raise ValueError("attacked must hold one attack or more; got none; pass the accuracies of an attack")
     for name, steps in attacked.items():
         _check_order(certified, name, steps)
-    published = {} if published is None else published
+    published, published_certified = published or {}, published_certified or {}
     every = np.concatenate([radii for radii, _ in (certified, *attacked.values())])
     last = float(every.max())
     wide = 1 + 0.75 * len(agreement)
@@ -61,7 +65,7 @@ def sandwich(
     low, high = _next(certified, fine), np.min([_last(steps, fine) for steps in attacked.values()], 0)
     for bottom, top, color, alpha, name in (
         (0 * fine, low, PALETTE[2], 0.25, "certified"),
-        (low, np.maximum(low, high), GRID, 0.9, "open"),
+        (low, np.maximum(low, high), GRID, 0.9, "undecided"),
     ):
         axes.fill_between(fine, 100 * bottom, 100 * top, color=color, alpha=alpha, linewidth=0, label=name)
     axes.step(certified[0], 100 * np.asarray(certified[1]), where="pre", color=PALETTE[2], linewidth=1.6)
@@ -70,6 +74,9 @@ def sandwich(
         color, style = PALETTE[(1, 0, 3)[i % 3]], ("-", "--", ":")[i // 3 % 3]
         line = {"where": "post", "color": color, "linewidth": 1.6, "label": f"withstands {name}"}
         axes.step(radii, 100 * np.asarray(accuracies), style, **line)
+    if published_certified:
+        percents = [100 * fraction for fraction in published_certified.values()]
+        axes.plot(list(published_certified), percents, "*", label="published", clip_on=False, **STAR)
     axes.set_xlim(0, last)
     axes.set_ylim(0, 102)
     axes.set_xlabel("radius eps (linf)")
@@ -89,18 +96,15 @@ def sandwich(
 
 
 def _dots(axes, agreement, published):
-    starred = False
     for i, (name, interval) in enumerate(agreement.items()):
         percent, low, high = (100 * value for value in interval)
         axes.plot([i, i], [low, high], color=PALETTE[3], linewidth=1.6, alpha=0.6)
-        axes.plot(i, percent, "o", color=PALETTE[3], markersize=5)
+        axes.plot(i, percent, "o", color=PALETTE[3], markersize=5, label="agreement and its interval")
         axes.annotate(
             f"{percent:.0f}", (i, percent), xytext=(6, 0), textcoords="offset points", fontsize=7, va="center"
         )
         if name in published:
-            star = {"markerfacecolor": "white", "markeredgecolor": INK, "markersize": 9, "linestyle": ""}
-            axes.plot(i - 0.2, 100 * published[name], "*", label=None if starred else "published", **star)
-            starred = True
+            axes.plot(i - 0.2, 100 * published[name], "*", label="published", **STAR)
     axes.set_xlim(-0.5, len(agreement) - 0.5)
     axes.set_xticks(range(len(agreement)), list(agreement), fontsize=7)
     axes.set_title("the answer agrees with", fontsize=9, color=INK)

@@ -148,10 +148,28 @@ def test_an_image_grid_shows_each_image_in_the_row_of_its_name():
     assert next(shown, None) is None and figure.get_suptitle() == "Pictures"
 
 
-def test_more_columns_make_a_wider_figure_and_more_classes_a_taller_one():
-    width, height = grid(columns=2).get_size_inches()
+def test_captions_stand_under_the_images_of_their_row():
+    captions = {"rgb": [f"{i},\n{i} of 7 votes" for i in range(5)]}
+    figure = figures.image_grid(PICTURES, "Pictures", captions=captions)
+    assert [axes.get_xlabel() for axes in figure.axes] == [""] * 5 + captions["rgb"] + [""] * 5
+    assert figure.get_size_inches()[1] > gallery().get_size_inches()[1]
+
+
+def test_dots_lie_in_the_color_of_their_line_and_panels_with_other_lines_have_their_own_legends():
+    x, line = np.array([0, 0.5, 1]), np.full((1, 3), 0.5)
+    panels = {"known": {"a": line, "b": line}, "learnt": {"c": line}}
+    figure = figures.curves(x, panels, "x", "y", "Curves", {"known": {"b": (x[:2], np.array([0.4, 0.6]))}})
+    known, learnt = figure.axes
+    (dots,) = [drawn for drawn in known.lines if drawn.get_marker() == "o"]
+    assert dots.get_color() == known.lines[1].get_color() and list(dots.get_ydata()) == [40, 60]
+    assert not figure.legends
+    assert [text.get_text() for text in known.get_legend().get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in learnt.get_legend().get_texts()] == ["c"]
+
+
+def test_more_columns_make_a_wider_figure():
+    width = grid(columns=2).get_size_inches()[0]
     assert grid(columns=4).get_size_inches()[0] > 1.5 * width
-    assert grid(columns=2, classes=20).get_size_inches()[1] > 1.3 * height
 
 
 class Half:
@@ -219,24 +237,22 @@ def test_the_rows_are_labelled():
     rows = cells(grid())
     assert [row[0].get_ylabel() for row in rows[:3]] == list(ROWS)
     assert all(axes.get_ylabel() == "" for row in rows for axes in row[1:])
-    assert "logits of\nrows 1 and 2" in [text.get_text() for text in rows[3][0].texts]
+    assert rows[3][0].get_ylabel() == "logits"
     assert grid().get_suptitle() == "Metamers of digits"
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_each_column_lists_both_sets_of_logits_in_the_order_of_the_classes(classes):
+def test_each_column_has_bars_and_dots_for_both_sets_of_logits(classes):
     arguments = grid_arguments(classes=classes)
+    wanted, found = arguments["logits"], arguments["metamer_logits"]
     for column, axes in enumerate(cells(figures.metamer_grid(**arguments))[3]):
-        lines = [text for text in axes.texts if not text.get_text().startswith("logits of")]
-        assert len(lines) == classes
-        numbers = np.array([[float(word) for word in text.get_text().split()] for text in lines])
-        np.testing.assert_array_equal(numbers[:, 0], np.arange(classes))
-        np.testing.assert_allclose(numbers[:, 1], arguments["logits"][column], atol=0.00501)
-        np.testing.assert_allclose(numbers[:, 2], arguments["metamer_logits"][column], atol=0.00501)
-        heights = [text.get_position()[1] for text in lines]
-        assert heights == sorted(heights, reverse=True) and heights[-1] > 0 and heights[0] < 1
-        bold = [k for k, text in enumerate(lines) if text.get_weight() == "bold"]
-        assert bold == [arguments["logits"][column].argmax()]
+        np.testing.assert_allclose([bar.get_height() for bar in axes.patches], wanted[column], rtol=1e-6)
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), found[column], rtol=1e-6)
+        colored = {k for k, bar in enumerate(axes.patches) if bar.get_facecolor()[:3] == to_rgb("#d1653a")}
+        assert colored == {wanted[column].argmax()}
+        assert [int(label.get_text()) for label in axes.get_xticklabels()] == list(range(classes))
+        assert axes.get_xlabel().endswith(f"{np.abs(wanted[column] - found[column]).max():.0e}")
+        assert axes.get_ylim()[0] < min(wanted.min(), found.min()) < max(wanted.max(), found.max()) < axes.get_ylim()[1]
 
 
 # Readings
@@ -389,6 +405,30 @@ def test_bars_without_a_reference_are_inside_the_figure():
     panels = figures.bar_panels(INFORMATION, "nats", "Information").axes
     assert not [line for axes in panels for line in axes.lines if line.get_linestyle() == "--"]
     assert panels[0].get_ylim()[1] > 2.2
+
+
+def test_bars_of_one_name_have_no_legend_and_bars_of_unequal_groups_have_one_width():
+    bars = {"panel": {"one": {"a": [50.0]}, "two": {"a": [0.00667], "b": [20.0]}}}
+    panel = figures.bar_panels(bars, "%", "Unequal groups").axes[0]
+    assert len({round(bar.get_width(), 6) for bar in panel.patches}) == 1
+    assert [text.get_text() for text in panel.texts] == ["50", "0.01", "20"]
+    assert not figures.bar_panels({"panel": {"one": {"a": [50.0]}}}, "%", "One name").legends
+
+
+def test_published_numbers_are_stars_beside_their_bars():
+    bars = {name: {"one": {"a": [50.0]}} for name in ("left", "right")}
+    chart = figures.bar_panels(bars, "%", "Stars", published={"right": {"one": {"a": 80.0}}})
+    stars = [[line for line in axes.lines if line.get_marker() == "*"] for axes in chart.axes]
+    assert not stars[0] and [float(star.get_ydata()[0]) for star in stars[1]] == [80]
+    assert chart.axes[0].get_ylim()[1] > 80
+    assert {text.get_text() for text in chart.legends[0].get_texts()} == {"a", "published"}
+
+
+def test_robustness_curves_at_the_same_place_are_all_visible():
+    radii, accuracy = np.array([0.0, 0.1]), np.array([1.0, 0.5])
+    axes = figures.robustness_curves({name: (radii, accuracy) for name in "abc"}, "Three of one kind").axes[0]
+    widths = [line.get_linewidth() for line in axes.lines]
+    assert widths[0] > widths[1] > widths[2] > 1
 
 
 # Images with logits

@@ -14,6 +14,8 @@ def test_equal_names_have_equal_styles_in_all_panels():
     figure = figures.plane_panels(points, curves, arrows, ((-1, 2), (-3, 4)), ("x", "y"), "Planes", columns=3)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in shown] == ["one", "two"]
+    narrow = figures.plane_panels(points, curves, arrows, ((-1, 2), (-3, 4)), ("x", "y"), "Planes", 3, width=2.0)
+    assert narrow.get_figwidth() < 0.6 * figure.get_figwidth()
     assert shown[0].get_xlim() == (-1, 2) and shown[1].get_ylim() == (-3, 4)
     np.testing.assert_array_equal(shown[0].lines[0].get_xydata(), points["one"]["a"])
     np.testing.assert_array_equal(shown[1].lines[0].get_xydata(), points["two"]["b"])
@@ -34,6 +36,9 @@ def test_line_panels_have_an_axis_each():
     np.testing.assert_array_equal(first.lines[1].get_ydata(), 2 * x)
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["a", "b"]
     assert second.get_title() == "small" and second.get_xlabel() == "eps" and figure.get_suptitle() == "Lines"
+    figure.draw_without_rendering()
+    for axes in figure.axes:  # the legend hides no line
+        assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
 
 
 def test_intervals_are_drawn(tmp_path):

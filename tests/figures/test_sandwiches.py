@@ -19,7 +19,7 @@ def filled(axes, label):
 
 def test_between_radii_the_certificate_is_that_of_the_next_and_the_attack_that_of_the_last():
     axes, _ = figures.sandwich(CERTIFIED, ATTACKED, PEOPLE, "Sandwich").axes
-    proven, open_ = filled(axes, "certified"), filled(axes, "open")
+    proven, open_ = filled(axes, "certified"), filled(axes, "undecided")
     for at, low, high in ((0.0, 90, 90), (0.1, 60, 90), (0.2, 60, 80), (0.3, 30, 80), (0.4, 30, 50)):
         assert proven[at] == pytest.approx(low) and open_[at] == pytest.approx(high)
     lines = {line.get_label(): line for line in axes.lines}
@@ -32,7 +32,7 @@ def test_between_radii_the_certificate_is_that_of_the_next_and_the_attack_that_o
 def test_the_open_area_ends_at_the_best_attack_at_each_radius():
     both = {**ATTACKED, "ensemble": (np.array([0.0, 0.4]), np.array([0.9, 0.35]))}
     (axes,) = figures.sandwich(CERTIFIED, both, {}, "Sandwich").axes
-    open_ = filled(axes, "open")
+    open_ = filled(axes, "undecided")
     assert open_[0.3] == pytest.approx(80) and open_[0.4] == pytest.approx(35)
 
 
@@ -46,7 +46,16 @@ def test_agreement_is_on_the_same_axis_with_its_interval_and_the_published_value
     assert spans == [[10, 50], [90, 100]]
     assert [line.get_ydata()[0] for line in aside.lines if line.get_marker() == "*"] == [12]
     (legend,) = axes.figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["certified", "open", "withstands PGD", "published"]
+    names = ["certified", "undecided", "withstands PGD", "agreement and its interval", "published"]
+    assert [text.get_text() for text in legend.get_texts()] == names
+
+
+def test_published_certified_accuracies_are_stars_at_their_radii():
+    (axes,) = figures.sandwich(CERTIFIED, ATTACKED, {}, "Sandwich", published_certified={0.2: 0.87}).axes
+    (star,) = [line for line in axes.lines if line.get_marker() == "*"]
+    assert (*star.get_xdata(), *star.get_ydata()) == (0.2, 87)
+    (legend,) = axes.figure.legends
+    assert legend.get_texts()[-1].get_text() == "published"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +82,6 @@ def test_a_sandwich_accepts_the_curves_of_the_library(tmp_path):
     drawn = figures.sandwich(
         (grid, certified.accuracy()), {"PGD": (grid, attacked.accuracy())}, {"people": (0.5, 0.2, 0.8)}, "Curves"
     )
-    proven, open_ = filled(drawn.axes[0], "certified"), filled(drawn.axes[0], "open")
+    proven, open_ = filled(drawn.axes[0], "certified"), filled(drawn.axes[0], "undecided")
     assert proven[0.1] == 50 and open_[0.1] == 75 and proven[0.3] == open_[0.3] == 25
     assert figures.save(drawn, tmp_path / "sandwich.png").stat().st_size > 10_000

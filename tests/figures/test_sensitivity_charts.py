@@ -11,25 +11,45 @@ def data_of(axes, label):
     return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
 
 
+def drawn(axes, name):
+    (line,) = [line for line in axes.lines if line.get_label().startswith(name)]
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+
+
 def test_power_laws_show_the_shares_below_and_the_laws():
     radii = np.array([np.inf, 0.1, 0.4, 0.2])
-    chart = figures.power_laws({"MLP": {"FGSM": radii}}, {"MLP": {"FGSM": (2.0, 1.5)}}, "Law")
+    laws, published = {"MLP": {"FGSM": (2.0, 1.5)}}, {"MLP": {"FGSM": 1.2}}
+    chart = figures.power_laws({"MLP": {"FGSM": radii, "PGD": radii}}, laws, "Law", fitted=0.02, published=published)
     (axes,) = chart.axes
-    x, y = data_of(axes, "FGSM")
+    x, y = drawn(axes, "FGSM")
     np.testing.assert_allclose(x, [0.1, 0.2, 0.4])
     np.testing.assert_allclose(y, [25, 50, 75])
-    (law,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    (law,) = [line for line in axes.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
     np.testing.assert_allclose(law.get_ydata(), 200 * np.asarray(law.get_xdata()) ** 1.5)
     assert axes.get_xscale() == axes.get_yscale() == "log"
-    assert [text.get_text() for text in axes.texts] == ["B = 1.50"]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["FGSM: B = 1.50 (published 1.2)", "PGD: no fit"]
+    (band,) = axes.patches
+    assert band.get_y() + band.get_height() == pytest.approx(2)
+    assert [text.get_text() for text in chart.legends[0].get_texts()][1] == "errors of the fit, up to 2 %"
 
 
-def test_power_laws_of_five_models_fill_two_rows_and_hide_empty_panels():
-    one = {"FGSM": np.array([0.1, 0.2])}
-    names = [str(i) for i in range(5)]
-    chart = figures.power_laws(dict.fromkeys(names, one), {key: {"FGSM": (1.0, 1.0)} for key in names}, "Laws")
-    assert [axes.get_title() for axes in chart.axes if axes.get_visible()] == names
-    assert len(chart.axes) == 8
+def test_power_laws_of_nine_models_fill_three_rows_with_the_same_axes():
+    names = [str(i) for i in range(9)]
+    panels = {name: {"FGSM": np.array([0.1, 0.2]) / 10**i} for i, name in enumerate(names)}
+    chart = figures.power_laws(panels, {key: {"FGSM": (1.0, 1.0)} for key in names}, "Laws")
+    assert [axes.get_title() for axes in chart.axes] == names
+    assert len({axes.get_xlim() + axes.get_ylim() for axes in chart.axes}) == 1
+
+
+def test_a_grid_with_an_empty_place_has_its_legend_there():
+    shares = np.array([[0.9, 0.5]])
+    chart = figures.curves(np.array([0, 1]), {str(i): {"plain": shares} for i in range(5)}, "eps", "accuracy", "Curves")
+    *panels, place = chart.axes
+    assert [axes.get_title() for axes in panels] == ["0", "1", "2", "3", "4"]
+    assert [axes.get_xlabel() for axes in panels] == ["", "", "eps", "eps", "eps"]
+    assert [text.get_text() for text in place.get_legend().get_texts()] == ["plain"] and not place.axison
+    assert not chart.legends
 
 
 def test_logits_along_mark_the_crossing_and_draw_the_response_dotted():
@@ -37,13 +57,18 @@ def test_logits_along_mark_the_crossing_and_draw_the_response_dotted():
     logits = np.stack([2 - eps, eps, 0 * eps], -1)
     chart = figures.logits_along(eps, logits, logits + 1, np.array([1.0]), np.array([0]), "Along")
     (axes,) = chart.axes
-    np.testing.assert_allclose(data_of(axes, "class 0")[1], 2 - eps[0])
-    np.testing.assert_allclose(data_of(axes, "class 1")[1], eps[0])
-    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(data_of(axes, "label")[1], 2 - eps[0])
+    np.testing.assert_allclose(data_of(axes, "class that is predicted next")[1], eps[0])
+    assert axes.get_title() == "from class 0 to class 1"
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
     assert len(dotted) == 2
     np.testing.assert_allclose(dotted[0].get_ydata(), 3 - eps[0])
     (dot,) = [line for line in axes.lines if line.get_marker() == "o"]
     assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (1.0, 1.0)
+    names = [text.get_text() for text in chart.legends[0].get_texts()]
+    assert names == [
+        "label", "class that is predicted next", "other classes", "the prediction changes", "linear response"
+    ]  # fmt: skip
 
 
 def test_predictions_pair_true_and_predicted_values_without_infinite_ones():
@@ -52,6 +77,8 @@ def test_predictions_pair_true_and_predicted_values_without_infinite_ones():
     scatter, shares = chart.axes
     np.testing.assert_allclose(scatter.lines[0].get_xdata(), [1, 3])
     np.testing.assert_allclose(scatter.lines[0].get_ydata(), [1.5, 2.5])
+    assert scatter.get_xlim() == scatter.get_ylim() == tuple(scatter.lines[1].get_xdata())  # a whole diagonal
+    np.testing.assert_allclose(scatter.lines[1].get_xdata(), scatter.lines[1].get_ydata())
     np.testing.assert_allclose(data_of(shares, "true")[1], [25, 50, 75])
     np.testing.assert_allclose(data_of(shares, "linear")[0], [1.5, 2, 2.5])
 
@@ -59,7 +86,7 @@ def test_predictions_pair_true_and_predicted_values_without_infinite_ones():
 def test_gap_distributions_show_each_rank_and_the_exact_law():
     gaps = np.array([[0.1, 0.5], [0.3, 0.4], [0.2, 0.9], [0.0, 0.2]])
     exact = {"trained": (np.array([0.1, 1.0]), {2: np.array([0.2, 1.0]), 3: np.array([0.01, 1.0])})}
-    chart = figures.gap_distributions({"before": gaps, "trained": gaps}, (2, 3), exact, "Gaps")
+    chart = figures.gap_distributions({"before": gaps, "trained": gaps}, (2, 3), exact, "Gaps", fitted=0.01)
     before, trained = chart.axes
     x, y = data_of(before, r"$\Delta_{1,2}$")
     np.testing.assert_allclose(x, [0.1, 0.2, 0.3])  # 0 is not on the axis but counts in the fractions
@@ -67,6 +94,8 @@ def test_gap_distributions_show_each_rank_and_the_exact_law():
     assert not [line for line in before.lines if line.get_linestyle() == "--"]
     dashed = [line for line in trained.lines if line.get_linestyle() == "--"]
     np.testing.assert_allclose([line.get_ydata() for line in dashed], [[20, 100], [1, 100]])
+    names = [text.get_text() for text in chart.legends[0].get_texts()]
+    assert sorted(names[2:]) == ["exact law", "fractions of the fit"]
 
 
 def test_pareto_draws_a_point_a_run_its_spread_and_the_target():
@@ -97,6 +126,19 @@ def test_scatter_panels_show_every_group_in_every_panel():
         offsets = np.concatenate([np.asarray(collection.get_offsets()) for collection in axes.collections])
         np.testing.assert_allclose(offsets, [[1, 3], [2, 4], [5, 6]])
         assert axes.get_xlabel() == name
+
+
+def test_six_groups_have_six_colors_and_markers_and_one_line_of_legend():
+    groups = {name: (np.array([float(i)]), np.array([1.0])) for i, name in enumerate("abcdef")}
+    chart = figures.scatter_panels({"size": groups, "clean": groups}, "reward", "Cells")
+    for axes in chart.axes:
+        colors = {tuple(found.get_facecolor()[0]) for found in axes.collections}
+        assert len(colors) == len({found.get_paths()[0].vertices.tobytes() for found in axes.collections}) == 6
+    chart.draw_without_rendering()
+    heights = {round(text.get_window_extent().y0) for text in chart.legends[0].get_texts()}
+    assert [text.get_text() for text in chart.legends[0].get_texts()] == list("abcdef") and max(heights) - min(
+        heights
+    ) < 4
 
 
 @pytest.mark.parametrize("columns", [1, 2])

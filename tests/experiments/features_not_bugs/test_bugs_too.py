@@ -29,5 +29,5 @@ def test_non_transferable_changes_teach_nothing_and_wrong_squares_are_memorised(
     assert measured[f"{after}: training labels known, the wrong ones too"] == 100
     assert measured[f"{after}: accuracy, linf 0.1"] + 50 < measured[f"{after}: accuracy, linf 0"]
     assert smoke.pictures == {"bugs", "images", "squares"}
-    made = features.load(smoke.folder / "seed0" / "non-transferable" / "data.npz")
+    made = features.load(smoke.folder / "trials" / "arm=non-transferable,seed=0" / "data.npz")
     assert (made.details["distance"] <= 0.8 + 1e-6).all()

@@ -30,12 +30,10 @@ def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promis
 
 
 @pytest.mark.slow
-def test_a_smoke_run_of_the_robust_data_set_makes_all_of_them_and_resumes(smoke, attacked_images):
+def test_networks_learn_from_rebuilt_images(smoke, attacked_images):
     measured = smoke.measured
-    assert (
-        measured["model robust: accuracy under PGD, eps 0.6"]
-        > 10 + (measured["model standard: accuracy under PGD, eps 0.6"])
-    )
+    robust = measured["model robust: accuracy under PGD, eps 0.6"]
+    assert robust > 10 + measured["model standard: accuracy under PGD, eps 0.6"]
     for arm in ("D_R", "D_NR"):
         assert measured[f"trained on {arm}: accuracy"] > 50
         assert measured[f"{arm}: distance of the representations, median"] < 0.4
@@ -45,36 +43,38 @@ def test_a_smoke_run_of_the_robust_data_set_makes_all_of_them_and_resumes(smoke,
     gained = measured["robust accuracy gained by training on D_R instead of D, PGD, eps 0.6"]
     own = measured["trained on D_R: accuracy under PGD, eps 0.6"]
     assert gained == pytest.approx(own - measured["model standard: accuracy under PGD, eps 0.6"])
-    split = "trained on D_R: accuracy under PGD, eps 0.6, {}"
+    split, trials = "trained on D_R: accuracy under PGD, eps 0.6, {}", smoke.folder / "trials"
     assert measured[split.format("original test images")] == own
     for part, file in (("training", "data"), ("test", "test")):
-        images = features.load(smoke.folder / "seed0" / "D_R" / f"{file}.npz").images
-        (found,) = (found for attacked, found in attacked_images if np.array_equal(attacked, images))
-        assert found["PGD"] == [measured[split.format(f"D_R, {part} images")]]
-    for name in ("images", "accuracy"):
-        assert (smoke.folder / "figures" / f"{name}.png").stat().st_size > 5000
-    made = features.load(smoke.folder / "seed0" / "D_R" / "data.npz")
-    assert made.recipe["source"] == "robust" and made.images.shape == (1024, 8, 8, 1)
+        images = features.load(trials / "arm=D_R,seed=0" / f"{file}.npz").images
+        found = [found["PGD"] for attacked, found in attacked_images if np.array_equal(attacked, images)]
+        assert found and all(100 * n == measured[split.format(f"D_R, {part} images")] for (n,) in found)
+    for arm, source in (("D_R", "robust"), ("D_NR", "standard")):
+        for start in ("", "-from-noise"):
+            made = features.load(trials / f"arm={arm}{start},seed=0" / "data.npz")
+            assert made.recipe["source"] == source and made.images.shape == (1024, 8, 8, 1)
+    assert smoke.pictures == {"images", "accuracy"}
 
 
-def published(experiment, config, numbers):
-    return {row.name: row.published for row in experiment.rows(config, [numbers]) if row.published is not None}
-
-
-def of_the_robust_data_set(config):
-    arms = robust_dataset.PUBLISHED
-    attacked = {"PGD": [1.0] * len(config.epsilons), "ensemble": [1.0] * len(config.epsilons)}
-    return {
-        "clean": dict.fromkeys(arms, 1.0),
-        "attacked": {arm: attacked for arm in arms},
-        "distance": {},
-        "splits": dict.fromkeys(robust_dataset.PUBLISHED_SPLITS[0.25], 1.0),
+def test_only_the_chosen_starts_have_trials():
+    arms = {
+        starts: [place["arm"] for place in robust_dataset.trials(robust_dataset.Config(starts=starts, seeds=(0,)))]
+        for starts in (("images",), ("noise",), ("noise", "images"))
     }
+    assert arms["images",] == ["standard", "robust", "D_NR", "D_R"]
+    assert arms["noise",] == ["standard", "robust", "D_NR from noise", "D_R from noise"]
+    assert arms["noise", "images"] == list(robust_dataset.ARMS)
 
 
-def test_the_papers_numbers_of_the_robust_data_set_stand_beside_their_radius():
+def test_the_papers_numbers_of_the_robust_data_set_stand_beside_their_radius(published_rows):
+    def found_of(config):
+        attacked = dict.fromkeys(("PGD", "ensemble"), [0.01] * len(config.epsilons))
+        splits = dict.fromkeys(("D_R, training", "D_R, test", "original test"), 0.01)
+        numbers = {"accuracy": 0.01, "attacked": attacked, "distance": 0.1, "splits": splits}
+        return published_rows(robust_dataset, config, numbers)
+
     paper = robust_dataset.PRESETS["paper"]
-    found = published(robust_dataset, paper, of_the_robust_data_set(paper))
+    found = found_of(paper)
     assert found["robust accuracy gained by training on D_R instead of D, PGD, eps 0.25"] == pytest.approx(43.71)
     assert found["robust accuracy gained by training on D_R instead of D, PGD, eps 0.5"] == pytest.approx(21.85)
     assert found["model standard: accuracy"] == 95.25 and found["model robust: accuracy"] == 90.83
@@ -84,8 +84,7 @@ def test_the_papers_numbers_of_the_robust_data_set_stand_beside_their_radius():
     assert found["trained on D_NR from noise: accuracy"] == 45.6
     assert found["trained on D_R: accuracy under PGD, eps 0.25, D_R, test images"] == 62.49
     assert len(found) == 2 + 18 + 3
-    half = dataclasses.replace(paper, epsilons=(0.5, 0.75))
-    found = published(robust_dataset, half, of_the_robust_data_set(half))
+    found = found_of(dataclasses.replace(paper, epsilons=(0.5, 0.75)))
     assert len(found) == 1 + 12 and found["model standard: accuracy under PGD, eps 0.5"] == 0
-    for changes in ({"planted": 1.0}, {"dataset": "mnist"}):
-        assert not published(robust_dataset, dataclasses.replace(paper, **changes), of_the_robust_data_set(paper))
+    for data in (networks.Data("cifar10", planted=1.0), networks.Data("mnist")):
+        assert not found_of(dataclasses.replace(paper, data=data))
