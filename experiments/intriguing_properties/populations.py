@@ -1,6 +1,6 @@
-"""Functions for experiments on many networks: images in equal batches, training on bytes, rank correlations."""
+"""Functions for experiments on many networks: training on bytes, images in equal batches, rank correlations, tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -9,21 +9,18 @@ import numpy as np
 import optax
 from scipy.stats import rankdata
 
-from invjax.data import Dataset, as_float
+from experiments import common
+from invjax.data import Dataset, as_float, batches
 from invjax.models import MaskedNet
 from invjax.training import Member, population_trainer
+from invjax.types import Key, Params
 
 LARGEST_BATCH = 500
 
 
-def decoded(data: Dataset, images: Any) -> jax.Array:
-    """Bytes of a data set as images in [0, 1]."""
-    return jnp.asarray(as_float(images, data.levels))
-
-
 def one_image(data: Dataset) -> jax.Array:
-    """A batch of one black image of this shape, for the initialisation."""
-    return decoded(data, data.images[:1])
+    """A batch of one image in [0, 1], for the initialisation."""
+    return jnp.asarray(as_float(data.images[:1], data.levels))
 
 
 def in_batches(data: Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +29,7 @@ def in_batches(data: Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: the number of images has no divisor of a useful size, so batches would be very small.
     """
-    x, labels = np.asarray(decoded(data, data.images[part])), np.asarray(data.labels[part], np.int32)
+    x, labels = np.asarray(as_float(data.images[part], data.levels)), np.asarray(data.labels[part], np.int32)
     count = len(labels)
     size = next(size for size in range(min(count, LARGEST_BATCH), 0, -1) if count % size == 0)
     if size < min(count, LARGEST_BATCH // 10):
@@ -47,25 +44,36 @@ def trainer(
     net: MaskedNet,
     data: Dataset,
     loss_fn: Callable[..., Any],
-    optimizer_for: Callable[[Member], optax.GradientTransformation],
-    architecture: Callable[[Member], Any] = lambda member: member,
-) -> Any:
-    """`population_trainer` on the bytes of a data set.
+    optimizer_fn: Callable[[Member, int], optax.GradientTransformation],
+    settings: common.Train,
+) -> Callable[..., Params]:
+    """Make a function that trains populations on the bytes of a data set; populations of one size are compiled once.
 
     Args:
         net: the padded network of all members.
-        data: the data set whose bytes are the batches.
-        loss_fn: `(member, params, key, (images in [0, 1], labels), step) -> (loss, numbers)`.
-        optimizer_for: the optimiser of a member.
-        architecture: the part of a member that `net` takes.
+        data: the data set.
+        loss_fn: `(member, params, key, (images in [0, 1], labels), step) -> (loss, metrics)`.
+        optimizer_fn: `(member, number of steps) -> optimizer`.
+        settings: passes and batch size.
+
+    Returns:
+        `(keys, members, seed, description) -> params`, where the seed gives the order of the images.
     """
+    image, levels, num_steps = one_image(data), data.levels, settings.num_steps(len(data.labels))
 
     def loss_of_bytes(member, params, key, batch, step):
-        return loss_fn(member, params, key, (decoded(data, batch[0]), batch[1]), step)
+        return loss_fn(member, params, key, (as_float(batch[0], levels), batch[1]), step)
 
-    return population_trainer(
-        lambda key, member: net.init(key, architecture(member), one_image(data)), loss_of_bytes, optimizer_for
+    train = population_trainer(
+        lambda key, member: net.init(key, member, image), loss_of_bytes, lambda member: optimizer_fn(member, num_steps)
     )
+
+    def run(keys: Key, members: Member, seed: int, description: str) -> Params:
+        order = batches([data.images, data.labels], settings.batch_size, seed)
+        per_epoch = settings.steps_per_epoch(len(data.labels))
+        return train(keys, members, order, num_steps, chunk_steps=per_epoch, description=description)[0]
+
+    return run
 
 
 def rank_correlation(a: Any, b: Any) -> float | None:
@@ -73,3 +81,13 @@ def rank_correlation(a: Any, b: Any) -> float | None:
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+
+
+def over_seeds(tables: Iterable[Iterable[common.Row]]) -> list[common.Row]:
+    """One table from the tables of single seeds, with the rows that all of them have."""
+    by_name = [{row.name: row for row in table} for table in tables]
+    return [
+        common.row(name, first.published, [table[name].measured for table in by_name], first.unit, first.differs)
+        for name, first in by_name[0].items()
+        if all(name in table for table in by_name)
+    ]

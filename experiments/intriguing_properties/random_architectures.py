@@ -2,28 +2,29 @@
 
     python -m experiments.intriguing_properties.random_architectures [smoke|default|paper] [--dataset digits|mnist]
 
-Networks of 1 to 4 hidden layers and small convolutional networks, with random sizes and dropout, are trained as
-populations of one padded shape. For each network and test image, the experiment finds the smallest eps along the
-directions of FGSM, of the L2 attack and of step l.l., without clipping. It fits the power law to the smallest fiftieth
-of them. A run that is killed loses its current group only.
+Networks of 1 to 4 hidden layers and small convolutional networks, with random sizes and dropout, are trained in groups
+of one padded shape. For each network and test image, the experiment finds the smallest eps along the directions of
+FGSM, of the L2 attack and of step l.l., without clipping. It fits the power law to the smallest fiftieth of them.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import common
-from experiments.intriguing_properties.populations import in_batches, one_image, rank_correlation, trainer
+from experiments.intriguing_properties.populations import in_batches, one_image, over_seeds, rank_correlation, trainer
+from experiments.intriguing_properties.published import EXPONENTS
 from invjax import figures
 from invjax.analysis import attack_direction, power_law
 from invjax.attacks import line_search
-from invjax.data import Dataset, batches, load
+from invjax.data import Dataset
 from invjax.losses import cross_entropy
 from invjax.models import Convolutions, Layers, MaskedNet, groups_of_one_shape, masked_cnn, masked_mlp, masked_size
 from invjax.training import member_of, over_population
@@ -31,18 +32,13 @@ from invjax.training import member_of, over_population
 ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 """The kind of `attack_direction` of each attack."""
 
-PUBLISHED = {"FGSM": (0.9, 1.1), "step l.l.": (1.8, 2.5)}
-"""Ranges of the exponent on MNIST; the second is given for MNIST and CIFAR-10 together."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of the random architectures."""
 
-    dataset: Literal["digits", "mnist"] = "mnist"
-    """Data set of the images."""
-    data_dir: str | None = None
-    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    data: common.Flat[common.Data] = common.Data()
+    """The images."""
     connected: int = 56
     """Number of fully connected networks (paper: thousands of networks in all)."""
     convolutional: int = 8
@@ -57,12 +53,8 @@ class Config:
     """Largest rate of dropout; the smallest is 0."""
     group: int = 14
     """Largest number of networks that are trained together."""
-    epochs: int = 2
-    """Number of passes over the training set."""
-    batch_size: int = 128
-    """Number of images in a training step."""
-    learning_rate: float = 2e-3
-    """Initial learning rate of Adam; it decays to zero along a cosine."""
+    train: common.Train = common.Train(epochs=2)
+    """Training of the networks."""
     images: int = 10_000
     """Number of test images; the first ones are used."""
     largest: tuple[float, float, float] = (0.15, 1.5, 0.4)
@@ -73,63 +65,47 @@ class Config:
     """Number of bisections between two points."""
     quantile: float = 0.02
     """Fraction of images below the cutoff of the power law."""
-    seed: int = 0
-    """Random seed of architectures, weights and batches."""
+    seeds: tuple[int, ...] = common.axis((0,))
+    """Random seeds; each seed draws and trains one sample of architectures."""
 
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        connected=14,
-        convolutional=2,
-        layers=2,
-        units=(8, 64),
-        channels=(2, 4),
-        group=8,
-        epochs=12,
-        batch_size=64,
-        images=360,
-        largest=(0.4, 2.0, 1.0),
-        points=8,
-        bisections=8,
-        quantile=0.2,
+        common.Data("digits"), connected=10, convolutional=2, layers=2, units=(8, 32), channels=(2, 4), group=10,
+        train=common.Train(8, 64, 4e-3), images=360, largest=(0.4, 2.0, 1.0), points=8, bisections=8, quantile=0.2,
     ),
     "default": Config(),
     "paper": Config(
-        connected=900, convolutional=100, units=(30, 2000), channels=(8, 64), group=50, epochs=20, images=10_000,
+        connected=900, convolutional=100, units=(30, 2000), channels=(8, 64), group=50, train=common.Train(20),
         points=50, bisections=16,
     ),
 }  # fmt: skip
 
 
-def sampled(config: Config) -> tuple[Layers, Convolutions]:
+def sampled(config: Config, seed: int) -> tuple[Layers, Convolutions]:
     """The architectures, each with a leading population axis."""
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(seed)
     depth = rng.integers(1, config.layers + 1, config.connected)
     widths = rng.integers(config.units[0], config.units[1] + 1, (config.connected, config.layers))
     widths[np.arange(config.layers)[None] >= depth[:, None]] = 0
     dropout = rng.uniform(0, config.dropout, config.connected + config.convolutional).astype(np.float32)
     shape = (config.convolutional, 2)
     channels = rng.integers(config.channels[0], config.channels[1] + 1, shape)
-    same = partial(np.full, shape)
-    connected = Layers(widths.astype(np.int32), dropout[: config.connected])
-    return connected, Convolutions(
-        channels.astype(np.int32), same(5), same(0), same(1), same(0), dropout[config.connected :]
+    kernel, activation, pooling, skip = (np.full(shape, value) for value in (5, 0, 1, 0))
+    return Layers(widths.astype(np.int32), dropout[: config.connected]), Convolutions(
+        channels.astype(np.int32), kernel, activation, pooling, skip, dropout[config.connected :]
     )
 
 
-def grouped(config: Config) -> dict[str, tuple[np.ndarray, Layers | Convolutions]]:
+def grouped(config: Config, seed: int) -> dict[str, tuple[np.ndarray, Layers | Convolutions]]:
     """`{name: (ids, architectures)}`, each a group of one padded shape; an id is a network's number in the sample."""
-    connected, convolutional = sampled(config)
+    connected, convolutional = sampled(config, seed)
     groups: dict[str, tuple[np.ndarray, Any]] = {}
     for i, rows in enumerate(groups_of_one_shape(connected.widths, config.group)):
         depth = int(np.count_nonzero(connected.widths[rows[-1]]))
-        groups[f"connected-{i:03d}"] = (
-            rows, Layers(connected.widths[rows, :depth], connected.dropout[rows])
-        )  # fmt: skip
-    if config.convolutional:
-        for i, rows in enumerate(groups_of_one_shape(convolutional.channels, config.group)):
-            groups[f"convolutional-{i:03d}"] = rows + config.connected, member_of(convolutional, rows)
+        groups[f"connected-{i:03d}"] = rows, Layers(connected.widths[rows, :depth], connected.dropout[rows])
+    for i, rows in enumerate(groups_of_one_shape(convolutional.channels, config.group)):
+        groups[f"convolutional-{i:03d}"] = rows + config.connected, member_of(convolutional, rows)
     return groups
 
 
@@ -140,26 +116,8 @@ def network(members: Layers | Convolutions) -> MaskedNet:
     return masked_cnn(10, int(members.channels.max()))
 
 
-def train_group(config: Config, data: Dataset, ids: np.ndarray, members: Any, net: MaskedNet, name: str) -> Any:
-    """Train the networks of a group together: their parameters, with a leading axis."""
-    per_epoch = len(data.labels) // config.batch_size
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.epochs * per_epoch)
-
-    def loss_fn(member, params, key, batch, step):
-        return cross_entropy(net.apply(params, member, batch[0], key), batch[1]).mean(), {}
-
-    train = trainer(net, data, loss_fn, lambda member: optax.adam(schedule))
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.seed)))(jnp.asarray(ids))
-    draw = batches([data.images, data.labels], config.batch_size, config.seed)
-    params, _ = train(
-        keys, members, draw, config.epochs * per_epoch, chunk_steps=per_epoch, description=f"training {name}"
-    )
-    return params
-
-
 def smallest_eps(config: Config, net: MaskedNet, params: Any, members: Any, data: Dataset) -> dict[str, np.ndarray]:
     """By attack, `[N, images]`: the smallest eps; infinite without one, or if the image is misclassified unchanged."""
-    images, labels = in_batches(data, slice(config.images))
 
     def of_network(trained, images, labels):
         params, member = trained
@@ -179,33 +137,7 @@ def smallest_eps(config: Config, net: MaskedNet, params: Any, members: Any, data
 
         return jax.tree.map(lambda values: values.reshape(-1), jax.lax.map(of_batch, (images, labels)))
 
-    found = over_population(of_network)((params, members), images, labels)
-    return {name: np.asarray(values) for name, values in found.items()}
-
-
-def one_group(config: Config, data: tuple[Dataset, Dataset], name: str, ids: np.ndarray, members: Any) -> tuple:
-    """Train a group and fit the laws of its networks."""
-    net = network(members)
-    members = jax.tree.map(jnp.asarray, members)
-    params = train_group(config, data[0], ids, members, net, name)
-    radii = smallest_eps(config, net, params, members, data[1])
-    image = one_image(data[0])
-    numbers = []
-    for row, number in enumerate(ids):
-        member = member_of(members, row)
-        sizes = np.asarray(member.widths if isinstance(member, Layers) else member.channels)
-        numbers.append(
-            {
-                "id": int(number),
-                "kind": name.partition("-")[0],
-                "sizes": sizes[sizes > 0].tolist(),
-                "dropout": float(member.dropout),
-                "parameters": masked_size(net.mask(member, image)),
-                "accuracy": float(radii["correct"][row].mean()),
-                "laws": {attack: law_of(config, i, radii[attack][row]) for i, attack in enumerate(ATTACKS)},
-            }
-        )
-    return {"networks": numbers}, radii
+    return over_population(of_network)((params, members), *in_batches(data, slice(config.images)))
 
 
 def law_of(config: Config, attack: int, radii: np.ndarray) -> dict[str, float] | None:
@@ -217,103 +149,101 @@ def law_of(config: Config, attack: int, radii: np.ndarray) -> dict[str, float] |
     return power_law(radii, quantile=config.quantile, resolution=resolution)._asdict()
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train and measure all groups, draw the histograms, and return the table."""
-    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
-    networks: list[dict] = []
-    for name, (ids, members) in grouped(config).items():
-        found, _ = common.stage(folder / name, partial(one_group, config, (train, test), name, ids, members))
-        networks += found["networks"]
-    networks.sort(key=lambda network: network["id"])
-    title = f"{config.dataset}: power laws of {len(networks)} random architectures"
-    values = {attack: np.array(exponents(networks, attack)) for attack in ATTACKS}
-    chart = figures.histograms(values, "exponent B of adversarial error = A eps^B", "networks", title, PUBLISHED)
-    figures.save(chart, folder / "figures" / "exponents.png")
-    return rows(config, networks)
+def trial(config: Config, data: tuple[Dataset, Dataset], *, group: str, seed: int, folder: Path) -> dict:
+    """Train the networks of a group, and for each find its laws and what its exponents may depend on."""
+    ids, members = grouped(config, seed)[group]
+    net, members = network(members), jax.tree.map(jnp.asarray, members)
+
+    def loss_fn(member, params, key, batch, step):
+        return cross_entropy(net.apply(params, member, batch[0], key), batch[1]).mean(), {}
+
+    train = trainer(net, data[0], loss_fn, lambda member, steps: common.adam_cosine(config.train, steps), config.train)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.asarray(ids))
+    params = train(keys, members, seed, f"training {group}")
+    radii = smallest_eps(config, net, params, members, data[1])
+    found = []
+    for i in range(len(ids)):
+        member = member_of(members, i)
+        numbers = {
+            "accuracy": float(radii["correct"][i].mean()),
+            "parameters": masked_size(net.mask(member, one_image(data[0]))),
+            "dropout": float(member.dropout),
+            "laws": {attack: law_of(config, k, radii[attack][i]) for k, attack in enumerate(ATTACKS)},
+        }
+        if isinstance(member, Layers):
+            widths = np.asarray(member.widths)
+            numbers |= {"hidden layers": int((widths > 0).sum()), "mean width": float(widths[widths > 0].mean())}
+        found.append(numbers)
+    return {"networks": found}
 
 
-def exponents(networks: list[dict], attack: str) -> list[float]:
-    """The values of the networks that have one."""
-    return [n["laws"][attack]["exponent"] for n in networks if n["laws"][attack]]
+def networks(results: common.Results) -> list[dict]:
+    """The networks of all groups."""
+    return [network for group in results["networks"] for network in group]
 
 
-def rows(config: Config, networks: list[dict]) -> list[common.Row]:
-    """The table: exponents, published ranges, and rank correlations."""
-    cut = (
-        f"{config.units[0]} to {config.units[1]} units in up to {config.layers} layers, "
-        f"{config.connected} fully connected and {config.convolutional} convolutional networks, {config.epochs} epochs"
-    )
-    table = [common.row("median clean accuracy", None, [100 * np.median([n["accuracy"] for n in networks])], "%", cut)]
+def laws_of(among: list[dict], attack: str, number: str) -> np.ndarray:
+    """A number of the law of each network that has a law."""
+    return np.array([network["laws"][attack][number] for network in among if network["laws"][attack]])
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Histograms of the exponents."""
+    among = networks(results)
+    exponents = {attack: laws_of(among, attack, "exponent") for attack in ATTACKS}
+    title = f"Exponents of {len(among)} random architectures, {config.data.dataset}"
+    label = r"exponent $B$ of adversarial error $= A\,\epsilon^B$"
+    return {"exponents": figures.histograms(exponents, label, "networks", title, EXPONENTS)}
+
+
+def rows_of(config: Config, among: list[dict]) -> Iterator[common.Row]:
+    """The rows of one seed: accuracy, exponents by attack, and rank correlations of the exponents."""
+    yield common.percent("median clean accuracy", None, [np.median([n["accuracy"] for n in among])], (
+        f"{config.units[0]} to {config.units[1]} units in up to {config.layers} layers, {config.connected} fully "
+        f"connected and {config.convolutional} convolutional networks, {config.train.epochs} epochs"
+    ))  # fmt: skip
     for attack in ATTACKS:
-        values = exponents(networks, attack)
-        low, high = PUBLISHED.get(attack, (None, None))
-        span = "" if low is None else f"published {low:g} to {high:g}"
-        table.append(common.row(f"{attack}: networks with a power law", None, [len(values)], "networks"))
-        if not values:
+        exponent, low, high = (laws_of(among, attack, number) for number in ("exponent", "low", "high"))
+        yield common.row(f"{attack}: networks with a power law", None, [len(exponent)], "networks")
+        if not exponent.size:
             continue
-        table.append(common.row(f"{attack}: median exponent", None, [float(np.median(values))], "", span))
-        quarters = np.quantile(values, [0.25, 0.75])
-        table += [
-            common.row(f"{attack}: {name} quartile of the exponent", None, [value], "")
-            for name, value in zip(("lower", "upper"), quarters, strict=True)
-        ]
-        errors = [half_interval(n["laws"][attack]) for n in networks if n["laws"][attack]]
-        table.append(common.row(f"{attack}: median half-width of an exponent's 95 % interval", None,
-                                [float(np.median(errors))], ""))  # fmt: skip
-        if attack != "step l.l.":
-            inside = float(100 * np.mean([0.9 <= value <= 1.1 for value in values]))
-            within = 100 * np.mean([n["laws"][attack]["low"] <= 1.1 and n["laws"][attack]["high"] >= 0.9
-                                    for n in networks if n["laws"][attack]])  # fmt: skip
-            note = "published: 0.9 to 1.1 for thousands of networks" if attack == "FGSM" else ""
-            table.append(common.row(f"{attack}: exponents within 0.9 to 1.1", None, [inside], "%", note))
-            table.append(common.row(f"{attack}: 95 % intervals that meet 0.9 to 1.1", None, [within], "%", note))
-    pairs = [n for n in networks if n["laws"]["FGSM"] and n["laws"]["step l.l."]]
-    if pairs:
-        gaps = [n["laws"]["step l.l."]["exponent"] - n["laws"]["FGSM"]["exponent"] for n in pairs]
-        table.append(
-            common.row("step l.l. less FGSM: median difference of the exponents", None, [float(np.median(gaps))], "")
-        )
-    return table + correlations(networks)
-
-
-def half_interval(law: dict[str, float]) -> float:
-    """Half the width of the interval of an exponent."""
-    return (law["high"] - law["low"]) / 2
-
-
-def correlations(networks: list[dict]) -> list[common.Row]:
-    """Rank correlations of the exponents with properties of the networks; depth and width for fully connected ones."""
-    table = []
-    for attack in ATTACKS:
-        measured = [n for n in networks if n["laws"][attack]]
-        connected = [n for n in measured if n["kind"] == "connected"]
-        for name, among, value in (
-            ("accuracy", measured, lambda n: n["accuracy"]),
-            ("parameters", measured, lambda n: n["parameters"]),
-            ("dropout", measured, lambda n: n["dropout"]),
-            ("hidden layers", connected, lambda n: len(n["sizes"])),
-            ("mean width", connected, lambda n: float(np.mean(n["sizes"]))),
+        span = "published {:g} to {:g}".format(*EXPONENTS[attack]) if attack in EXPONENTS else ""
+        yield common.row(f"{attack}: median exponent", None, [np.median(exponent)], "", span)
+        for name, value in (
+            ("lower quartile of the exponent", np.quantile(exponent, 0.25)),
+            ("upper quartile of the exponent", np.quantile(exponent, 0.75)),
+            ("median half-width of an exponent's 95 % interval", np.median((high - low) / 2)),
         ):
-            found = rank_correlation([value(n) for n in among], [n["laws"][attack]["exponent"] for n in among])
-            if found is not None:
-                table.append(
-                    common.row(f"{attack}: rank correlation of exponent and {name}", None, [found], "",
-                               f"{len(among)} networks")
-                )  # fmt: skip
-    return table
+            yield common.row(f"{attack}: {name}", None, [value], "")
+        if attack != "step l.l.":
+            note = "published: 0.9 to 1.1 for thousands of networks" if attack == "FGSM" else ""
+            inside, meets = (exponent >= 0.9) & (exponent <= 1.1), (low <= 1.1) & (high >= 0.9)
+            yield common.percent(f"{attack}: exponents within 0.9 to 1.1", None, [inside.mean()], note)
+            yield common.percent(f"{attack}: 95 % intervals that meet 0.9 to 1.1", None, [meets.mean()], note)
+    both = [n for n in among if n["laws"]["FGSM"] and n["laws"]["step l.l."]]
+    if both:
+        gaps = laws_of(both, "step l.l.", "exponent") - laws_of(both, "FGSM", "exponent")
+        yield common.row("step l.l. less FGSM: median difference of the exponents", None, [np.median(gaps)], "")
+    for attack, name in product(ATTACKS, ("accuracy", "parameters", "dropout", "hidden layers", "mean width")):
+        having = [n for n in among if name in n and n["laws"][attack]]
+        found = rank_correlation([n[name] for n in having], laws_of(having, attack, "exponent"))
+        if found is not None:
+            row = f"{attack}: rank correlation of exponent and {name}"
+            yield common.row(row, None, [found], "", f"{len(having)} networks")
 
 
 EXPERIMENT = common.Experiment(
     name="intriguing_properties/random_architectures",
     item="P2: power-law exponents of random architectures on MNIST",
     presets=PRESETS,
-    times={
-        "smoke": "under a minute",
-        "default": "27 minutes beside other work, 36 minutes of CPU time",
-        "paper": "an accelerator, not run",
-    },
-    run=run,
-)
+    times={"smoke": "under a minute", "default": "27 minutes beside other work", "paper": "an accelerator, not run"},
+    trials=lambda config: [
+        {"group": name, "seed": seed} for seed in config.seeds for name in grouped(config, seed)
+    ],
+    trial=trial,
+    table=lambda config, results: over_seeds(rows_of(config, networks(at)) for at in results.each("seed")),
+    figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

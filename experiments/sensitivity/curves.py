@@ -6,27 +6,33 @@ Each curve needs one compilation. Each radius attacks only the images that are s
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments import common
-from experiments.sensitivity import networks
+from experiments.sensitivity.networks import TRAININGS, Network, first_images, train
 from invjax import figures
-from invjax.attacks import Attack, Threat, apgd, fgsm, l2, linf, pgd, square, step_ll
-from invjax.data import Dataset, as_float
+from invjax.attacks import THREATS, Attack, Threat, apgd, fgsm, pgd, square, step_ll
+from invjax.data import Dataset
 from invjax.evaluation import Options, robustness_curve
 from invjax.losses import dlr
 from invjax.training import data_mesh
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(networks.Settings):
+class Config:
     """Settings of the robustness curves."""
 
+    data: common.Flat[common.Data] = common.Data()
+    """The images."""
+    network: common.Flat[Network] = dataclasses.field(default_factory=Network)
+    """The networks."""
     images: int = 256
     """Number of test images; the first ones are used."""
     attack_steps: int = 20
@@ -35,29 +41,26 @@ class Config(networks.Settings):
     """Number of queries of the random search."""
     points: int = 11
     """Number of radii on each curve, from 0."""
-    largest: tuple[float, float] = (0.4, 4.0)
-    """Largest radii of the curves in linf and in l2."""
+    largest: tuple[float, ...] = (0.4, 4.0)
+    """Largest radii of the curves in linf and in l2; one number leaves out l2."""
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))
+    """Random seeds; each seed trains one copy of every network."""
+
+    def radii(self) -> dict[str, np.ndarray]:
+        """The radii of the curves, by norm."""
+        return {norm: np.linspace(0, end, self.points) for norm, end in zip(THREATS, self.largest, strict=False)}
 
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        channels=(8,),
-        dense=16,
-        epochs=1,
-        batch_size=64,
-        train_eps=0.1,
-        train_steps=2,
-        images=16,
-        attack_steps=3,
-        queries=10,
-        points=3,
-        largest=(0.2, 1.0),
-        seeds=(0,),
+        common.Data("digits"), Network((8,), 16, common.Train(8, 64, 5e-3), train_eps=0.1, train_steps=2), images=32,
+        attack_steps=3, queries=10, points=3, largest=(0.2,), seeds=(0,),
     ),
     "default": Config(),
-    "paper": Config(channels=(32, 64), dense=1024, epochs=30, train_steps=40, images=10_000, points=41, queries=5000),
-}
+    "paper": Config(
+        network=Network((32, 64), 1024, common.Train(30), train_steps=40), images=10_000, points=41, queries=5000
+    ),
+}  # fmt: skip
 
 
 def attacks_for(config: Config) -> dict[str, Callable[[Threat], Attack]]:
@@ -71,81 +74,53 @@ def attacks_for(config: Config) -> dict[str, Callable[[Threat], Attack]]:
     }
 
 
-def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
-    """Train one network and measure its curves."""
-    train, test = data
-    params = networks.train(config, train, kind, seed, folder)
-    apply_fn = networks.network(config).apply
-    images = np.asarray(as_float(test.images[: config.images], test.levels))
-    labels = np.asarray(test.labels[: config.images])
+def trial(config: Config, data: tuple[Dataset, Dataset], *, training: str, seed: int, folder: Path) -> dict:
+    """Train a network and measure its robust accuracy at each radius, by norm and attack."""
+    params = train(config.network, data[0], training, seed, folder)
+    images, labels = first_images(data[1], config.images)
     numbers: dict[str, dict[str, list[float]]] = {}
-    arrays = {}
-    for threat, largest in zip((linf(), l2()), config.largest, strict=True):
-        numbers[threat.name] = {}
+    for norm, radii in config.radii().items():
+        numbers[norm] = {}
         for name, attack_for in attacks_for(config).items():
-            place = folder / "curves" / f"{threat.name}-{name.replace(' ', '-')}"
             curve = robustness_curve(
-                jax.random.key(seed),
-                attack_for(threat),
-                apply_fn,
-                params,
-                images,
-                labels,
-                epsilons=np.linspace(0, largest, config.points).tolist(),
-                options=Options(mesh=data_mesh(), directory=place),
-            )
-            numbers[threat.name][name] = curve.accuracy().tolist()
-            arrays[f"{threat.name}_radii"] = curve.epsilons
-    return numbers, arrays
+                jax.random.key(seed), attack_for(THREATS[norm]()), config.network.net().apply, params, images, labels,
+                epsilons=radii, options=Options(mesh=data_mesh(), directory=folder / "curves" / f"{norm}, {name}"),
+            )  # fmt: skip
+            numbers[norm][name] = curve.accuracy().tolist()
+    return numbers
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train and measure all networks, draw the figures, and return the table."""
-    data = networks.datasets(config)
-    numbers: dict[str, list[dict]] = {kind: [] for kind in networks.TRAININGS}
-    for kind in networks.TRAININGS:
-        for seed in config.seeds:
-            place = folder / f"{kind}-seed{seed}"
-            values, arrays = common.stage(place, partial(one_network, config, kind, seed, data, place))
-            numbers[kind].append(values)
-        for norm in ("linf", "l2"):
-            radii = arrays[f"{norm}_radii"]
-            of_seeds = {name: np.array([n[norm][name] for n in numbers[kind]]) for name in attacks_for(config)}
-            chart = figures.robustness_curves(
-                {name: (radii, values.mean(0)) for name, values in of_seeds.items()},
-                f"{config.dataset}, {kind} training: mean and range of {len(config.seeds)} seed(s)",
-                f"radius eps, {norm}",
-                {name: (values.min(0), values.max(0)) for name, values in of_seeds.items()},
-            )
-            figures.save(chart, folder / "figures" / f"{kind}-{norm}.png")
-    return rows(config, numbers)
-
-
-def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
-    """The table: the mean robust accuracy over the radii, which is the area under a curve."""
-    return [
-        common.row(
-            f"{kind}: mean robust accuracy over {norm} radii up to {largest:g}, {name}",
-            None,
-            [100 * np.mean(n[norm][name]) for n in runs],
-            "%",
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """A figure for each training and norm: robust accuracy against the radius, with one line for each attack."""
+    charts = {}
+    for at, (norm, radii) in product(results.each("training"), config.radii().items()):
+        curves = {name: np.array(at[norm, name]) for name in attacks_for(config)}
+        seeds = f"\nmean and range of {len(at)} seeds" if len(at) > 1 else ""
+        charts[f"{at.training}-{norm}"] = figures.robustness_curves(
+            {name: (radii, of_seeds.mean(0)) for name, of_seeds in curves.items()},
+            f"Robust accuracy in {norm}: {config.data.dataset}, {at.training} training{seeds}",
+            f"radius eps, {norm}",
+            {name: (of_seeds.min(0), of_seeds.max(0)) for name, of_seeds in curves.items() if len(at) > 1},
         )
-        for kind, runs in numbers.items()
-        for norm, largest in zip(("linf", "l2"), config.largest, strict=True)
-        for name in attacks_for(config)
-    ]
+    return charts
+
+
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """The table: the mean robust accuracy over the radii, which is the area under a curve."""
+    for at, (norm, radii), name in product(results.each("training"), config.radii().items(), attacks_for(config)):
+        row = f"{at.training}: mean robust accuracy over {norm} radii up to {radii[-1]:g}, {name}"
+        yield common.percent(row, None, [np.mean(curve) for curve in at[norm, name]])
 
 
 EXPERIMENT = common.Experiment(
     name="sensitivity/curves",
     item="robust accuracy against eps under five attacks, linf and l2",
     presets=PRESETS,
-    times={
-        "smoke": "85 seconds on 2 busy CPU cores",
-        "default": "not run to its end yet",
-        "paper": "an accelerator, not run",
-    },
-    run=run,
+    times={"smoke": "half a minute", "default": "not run to its end yet", "paper": "an accelerator, not run"},
+    trials=lambda config: common.grid(training=TRAININGS, seed=config.seeds),
+    trial=trial,
+    table=table,
+    figures=draw,
 )
 
 

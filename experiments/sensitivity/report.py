@@ -7,29 +7,35 @@ on test images, AutoAttack in linf, and `attacks.diagnose`.
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
-from experiments.sensitivity import networks
+from experiments.sensitivity.networks import TRAININGS, Network, first_images, train
 from invjax import evaluation, figures
-from invjax.attacks import autoattack_stages, diagnose, l0, l1, l2, linf, pgd
-from invjax.data import Dataset, as_float
-from invjax.evaluation import Options, ThreatModel
+from invjax.attacks import THREATS, autoattack_stages, diagnose, linf, pgd
+from invjax.data import Dataset
+from invjax.evaluation import Entry, Options, ThreatModel
 from invjax.training import data_mesh
 
-THREATS = {"linf": linf, "l2": l2, "l1": l1, "l0": l0}
+ENSEMBLE = "robust accuracy, linf, standard ensemble"
+SHOWN = 20
+"""Largest number of images in the figure."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(networks.Settings):
+class Config:
     """Settings of the sensitivity report."""
 
+    data: common.Flat[common.Data] = common.Data()
+    """The images."""
+    network: common.Flat[Network] = dataclasses.field(default_factory=Network)
+    """The networks."""
     images: int = 200
     """Number of test images; the first ones are used."""
     attack_steps: int = 40
@@ -42,156 +48,110 @@ class Config(networks.Settings):
     """Number of steps of each gradient attack in AutoAttack (its authors use 100)."""
     queries: int = 1000
     """Number of queries of the random search in AutoAttack (its authors use 5000)."""
-    columns: int = 8
-    """Number of images in the figure."""
+    columns: int = common.for_figures(5)
+    """Number of images in the figure, at most 20."""
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))
+    """Random seeds; each seed trains one copy of every network."""
+
+    def radii(self) -> dict[str, float]:
+        """The radius of each norm."""
+        return dict(zip(THREATS, self.epsilons, strict=False))
 
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        channels=(8,),
-        dense=16,
-        epochs=1,
-        batch_size=64,
-        train_eps=0.1,
-        train_steps=2,
-        images=16,
-        attack_steps=4,
-        bisections=2,
-        epsilons=(0.1, 0.5),
-        ensemble_steps=4,
-        queries=20,
-        columns=4,
-        seeds=(0,),
+        common.Data("digits"), Network((8,), 16, common.Train(8, 64, 5e-3), train_eps=0.1, train_steps=2), images=32,
+        attack_steps=4, bisections=2, epsilons=(0.1,), ensemble_steps=4, queries=20, columns=4, seeds=(0,),
     ),
     "default": Config(),
     "paper": Config(
-        channels=(32, 64), dense=1024, epochs=30, train_steps=40, images=10_000, ensemble_steps=100, queries=5000
+        network=Network((32, 64), 1024, common.Train(30), train_steps=40), images=10_000, ensemble_steps=100,
+        queries=5000,
     ),
-}
+}  # fmt: skip
 
 
-def radii(config: Config) -> dict[str, float]:
-    """The radius of each threat."""
-    return dict(zip(THREATS, config.epsilons, strict=False))
-
-
-def one_network(config: Config, kind: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
-    """Train one network and measure it."""
-    train, test = data
-    params = networks.train(config, train, kind, seed, folder)
-    apply_fn = networks.network(config).apply
-    images = np.asarray(as_float(test.images[: config.images], test.levels))
-    labels = np.asarray(test.labels[: config.images])
-    key, mesh = jax.random.key(seed), data_mesh()
+def trial(config: Config, data: tuple[Dataset, Dataset], *, training: str, seed: int, folder: Path) -> tuple:
+    """Train a network, report on it, run AutoAttack, and look for signs that an attack failed."""
+    images, labels = first_images(data[1], config.images)
+    key, apply_fn = jax.random.key(seed), config.network.net().apply
+    model = key, apply_fn, train(config.network, data[0], training, seed, folder)
+    options = Options(mesh=data_mesh(), directory=folder / "report")
     threats = [
-        ThreatModel(
-            pgd(THREATS[name](), steps=config.attack_steps), eps, bisections=config.bisections, keep_examples=True
-        )
-        for name, eps in radii(config).items()
+        ThreatModel(pgd(THREATS[norm](), steps=config.attack_steps), eps, None, config.bisections, keep_examples=True)
+        for norm, eps in config.radii().items()
     ]
-    measured = (key, apply_fn, params, images, labels)
-    found = evaluation.report(*measured, threats=threats, options=Options(mesh=mesh, directory=folder / "report"))
+    found = evaluation.report(*model, images, labels, threats=threats, options=options)
+    eps, batch = config.epsilons[0], options._replace(batch_size=256)
     stages = autoattack_stages(linf(), num_classes=10, steps=config.ensemble_steps, queries=config.queries)
-    strongest = evaluation.benchmark(
-        *measured, threat=linf(), eps=config.epsilons[0], stages=stages, options=Options(256, mesh, folder / "report")
-    )
-    suspicions = diagnose(key, apply_fn, params, images[:32], labels[:32], eps=config.epsilons[0], show=None)
-    numbers: dict[str, Any] = {
-        "table": [entry._asdict() for entry in evaluation.table(found)],
-        "ensemble": {
-            "robust_accuracy": float(1 - strongest.broken.mean()),
-            "interval": strongest.interval,
-            "found_by": strongest.counts(),
-        },
-        "diagnosis": [finding._asdict() for finding in suspicions],
+    ensemble = evaluation.benchmark(*model, images, labels, threat=linf(), eps=eps, stages=stages, options=batch)
+    strongest = Entry(ENSEMBLE, float(1 - ensemble.broken.mean()), ensemble.interval)
+    numbers = {
+        "entries": [entry._asdict() for entry in [*evaluation.table(found), strongest]],
+        "findings": [finding.name for finding in diagnose(*model, images[:32], labels[:32], eps=eps, show=None)],
     }
-    arrays = {f"smallest_{name}": s.smallest_eps for name, s in found.sensitivity.items()}
-    shown = images[: config.columns]
-    arrays |= {"original": shown, "original_prediction": np.asarray(apply_fn(params, jnp.asarray(shown))).argmax(1)}
-    for name, s in found.sensitivity.items():
-        nearest = np.asarray(s.nearest)[: config.columns]
-        arrays |= {
-            f"nearest_{name}": nearest,
-            f"nearest_{name}_distance": s.smallest_eps[: config.columns],
-            f"nearest_{name}_prediction": np.asarray(apply_fn(params, jnp.asarray(nearest))).argmax(1),
-        }
+    predicted = partial(jax.jit(lambda params, x: apply_fn(params, x).argmax(1)), model[2])
+    rows = {"original": images} | {norm: np.asarray(s.nearest) for norm, s in found.sensitivity.items()}
+    arrays = {"labels": labels[:SHOWN]} | {f"smallest {norm}": s.smallest_eps for norm, s in found.sensitivity.items()}
+    for name, shown in rows.items():
+        arrays |= {name: shown[:SHOWN], f"predicted {name}": np.asarray(predicted(shown[:SHOWN]))}
     return numbers, arrays
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train and measure all networks, draw the figures, and return the table."""
-    data = networks.datasets(config)
-    numbers: dict[str, list[dict]] = {kind: [] for kind in networks.TRAININGS}
-    first: dict[str, dict[str, np.ndarray]] = {}
-    for kind in networks.TRAININGS:
-        for seed in config.seeds:
-            place = folder / f"{kind}-seed{seed}"
-            values, arrays = common.stage(place, partial(one_network, config, kind, seed, data, place))
-            numbers[kind].append(values)
-            first.setdefault(kind, arrays)
-    epsilons = radii(config)
-    title = f"{config.dataset}, {config.images} test images: distance of the nearest adversarial example found"
-    smallest_of = {kind: {name: arrays[f"smallest_{name}"] for name in epsilons} for kind, arrays in first.items()}
-    figures.save(figures.sensitivity(smallest_of, epsilons, title), folder / "figures" / "sensitivity.png")
-    for kind, arrays in first.items():
-        captions = {"original": [f"{k}" for k in arrays["original_prediction"]]} | {
-            name: [
-                "none found" if np.isinf(d) else f"{k}, at {d:.3g}"
-                for k, d in zip(arrays[f"nearest_{name}_prediction"], arrays[f"nearest_{name}_distance"], strict=True)
-            ]
-            for name in epsilons
-        }
-        changed = {name: arrays[f"nearest_{name}"] for name in epsilons}
-        title = f"{config.dataset}, {kind} training: the nearest adversarial examples, with prediction and distance"
-        grid = figures.adversarial_grid(arrays["original"], changed, captions, title)
-        figures.save(grid, folder / "figures" / f"nearest-{kind}.png")
-    return rows(config, numbers)
-
-
-def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
-    """The table: one row for each network and measure."""
-    table = []
-    for kind, runs in numbers.items():
-        for lines in zip(*(n["table"] for n in runs), strict=True):
-            share = lines[0]["interval"] is not None
-            values = [(100 if share else 1) * line["value"] for line in lines]
-            table.append(
-                common.row(f"{kind}: {lines[0]['name']}", None, values, "%" if share else "eps", _interval(lines[0]))
-            )
-        values = [100 * n["ensemble"]["robust_accuracy"] for n in runs]
-        about = f"{config.ensemble_steps} steps, {config.queries} queries"
-        table.append(
-            common.row(
-                f"{kind}: robust accuracy, linf, standard ensemble",
-                None,
-                values,
-                "%",
-                f"{about}{_interval(runs[0]['ensemble'], '; ')}",
-            )
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """The distances of the nearest adversarial examples of the first seed, and some of these examples."""
+    radii = config.radii()
+    arrays = {at.training: at.arrays() for at in results.each("training")}
+    smallest = {training: {norm: found[f"smallest {norm}"] for norm in radii} for training, found in arrays.items()}
+    title = f"Images without an adversarial example found within the radius: {config.data.dataset}"
+    charts = {"sensitivity": figures.sensitivity(smallest, radii, title)}
+    for training, kept in arrays.items():
+        found = {name: values[: config.columns] for name, values in kept.items()}
+        title = f"{config.data.dataset}, {training} training: nearest adversarial examples, prediction and distance"
+        nearest = {norm: found[norm] for norm in radii}
+        charts[f"nearest-{training}"] = figures.adversarial_grid(
+            found["original"], nearest, captions(found, radii), title
         )
-        named = ", ".join(sorted({finding["name"] for n in runs for finding in n["diagnosis"]}))
-        table.append(common.row(f"{kind}: findings of diagnose", None, [len(n["diagnosis"]) for n in runs], "", named))
-    return table
+    return charts
 
 
-def _interval(line: dict, before: str = "") -> str:
-    if line["interval"] is None:
-        return ""
-    low, high = line["interval"]
-    return f"{before}95 % interval of the first seed: {100 * low:.1f} to {100 * high:.1f}"
+def captions(found: dict[str, np.ndarray], norms: Iterable[str]) -> dict[str, list[str]]:
+    """The captions of the images and of their adversarial examples."""
+
+    def of_norm(norm: str) -> list[str]:
+        nearest = zip(found[f"predicted {norm}"], found[f"smallest {norm}"], strict=True)
+        return [f"{k}, at {eps:.3g}" if np.isfinite(eps) else "none found" for k, eps in nearest]
+
+    classes = zip(found["labels"], found["predicted original"], strict=True)
+    originals = [f"class {label}, predicted {prediction}" for label, prediction in classes]
+    return {"original": originals} | {norm: of_norm(norm) for norm in norms}
+
+
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """The table: one row for each training and number of the report."""
+    for at in results.each("training"):
+        for entries in zip(*at["entries"], strict=True):
+            name, interval = f"{at.training}: {entries[0]['name']}", entries[0]["interval"]
+            values = [entry["value"] for entry in entries]
+            if interval is None:
+                yield common.row(name, None, values, "pixels" if name.endswith("l0") else "")
+                continue
+            about = f"{config.ensemble_steps} steps, {config.queries} queries; " if name.endswith(ENSEMBLE) else ""
+            about += "95 % interval of the first seed: {:.1f} to {:.1f}".format(*(100 * end for end in interval))
+            yield common.percent(name, None, values, about)
+        names = ", ".join(sorted({name for found in at["findings"] for name in found}))
+        yield common.row(f"{at.training}: findings of diagnose", None, map(len, at["findings"]), "", names)
 
 
 EXPERIMENT = common.Experiment(
     name="sensitivity/report",
     item="errors under attack in linf, l2, l1 and l0, smallest eps, and the standard ensemble",
     presets=PRESETS,
-    times={
-        "smoke": "86 seconds on 2 busy CPU cores",
-        "default": "not run to its end yet; on digits 18 minutes on 2 busy CPU cores",
-        "paper": "an accelerator, not run",
-    },
-    run=run,
+    times={"smoke": "half a minute", "default": "on digits 18 minutes", "paper": "an accelerator, not run"},
+    trials=lambda config: common.grid(training=TRAININGS, seed=config.seeds),
+    trial=trial,
+    table=table,
+    figures=draw,
 )
 
 

@@ -89,6 +89,7 @@ def bar_panels(
             axes.axhline(reference[0], color=INK, linestyle="--", linewidth=0.8)
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set_xlim(-0.5, len(groups) - 0.5)
+        axes.tick_params(axis="x", length=0)
         axes.set_title(panel, fontsize=9, color=INK)
         axes.spines[["top", "right"]].set_visible(False)
     if reference is not None:

@@ -36,8 +36,8 @@ def curves(
             values = 100 * np.asarray(values)
             axes.plot(x, values.mean(0), color=color, label=quantity, linewidth=1.4)
             axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
-            if dots and quantity in dots.get(model, {}):
-                at, found = dots[model][quantity]
+            at, found = (dots or {}).get(model, {}).get(quantity, ((), ()))
+            if len(at):  # an empty line that is not clipped breaks the layout
                 axes.plot(at, 100 * np.asarray(found), "o", color=color, markersize=3, clip_on=False)
         axes.set_title(model, fontsize=9, color=INK)
         axes.set_xlim(x[0], x[-1])

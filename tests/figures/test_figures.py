@@ -155,6 +155,12 @@ def test_captions_stand_under_the_images_of_their_row():
     assert figure.get_size_inches()[1] > gallery().get_size_inches()[1]
 
 
+def test_a_title_is_broken_into_lines_where_the_figure_is_narrow():
+    title = "digits, l0: the judge sees another digit than before"
+    narrow, wide = (figures.image_grid({"a": PICTURES["gray"][:n]}, title).get_suptitle() for n in (1, 5))
+    assert narrow.replace("\n", " ") == title and "\n" in narrow and wide == title
+
+
 def test_dots_lie_in_the_color_of_their_line_and_panels_with_other_lines_have_their_own_legends():
     x, line = np.array([0, 0.5, 1]), np.full((1, 3), 0.5)
     panels = {"known": {"a": line, "b": line}, "learnt": {"c": line}}
@@ -413,6 +419,16 @@ def test_bars_of_one_name_have_no_legend_and_bars_of_unequal_groups_have_one_wid
     assert len({round(bar.get_width(), 6) for bar in panel.patches}) == 1
     assert [text.get_text() for text in panel.texts] == ["50", "0.01", "20"]
     assert not figures.bar_panels({"panel": {"one": {"a": [50.0]}}}, "%", "One name").legends
+
+
+def test_bars_have_dots_for_several_values_and_room_for_their_numbers():
+    one, several = (
+        figures.bar_panels({"panel": {"one": {"a": values}}}, "%", "Dots").axes[0] for values in ([50.0], [40.0, 60.0])
+    )
+    assert not one.lines and several.lines[0].get_ydata().tolist() == [40, 60]
+    groups = {str(i): {name: [50.0] for name in "abc"} for i in range(4)}
+    wide = figures.bar_panels({"panel": groups}, "%", "Many bars")
+    assert wide.get_figwidth() > 12 * 0.3
 
 
 def test_published_numbers_are_stars_beside_their_bars():

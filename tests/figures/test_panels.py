@@ -48,10 +48,27 @@ def test_intervals_are_drawn(tmp_path):
     assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"]
     assert [line.get_marker() for line in first.lines] == ["None", "o"] * 2
     star = [line for line in second.lines if line.get_marker() == "*"]
-    assert [line.get_xdata()[0] for line in star] == [16]
+    assert [line.get_xdata()[0] for line in star] == [16] and star[0].get_ydata()[0] < 0  # above the dot at 0
+    (legend,) = chart.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["measured, with 95 % interval", "published"]
+    (legend,) = figures.interval_dots(dots, {}, "agrees", "title").legends
+    assert len(legend.get_texts()) == 1
     x, intervals = np.array([0.0, 0.1, 0.4]), np.array([[0.5, 0.3, 0.7], [0.2, 0.1, 0.4], [0.0, 0.0, 0.1]])
     lines = figures.interval_curves({"eps": (x, {"one": intervals})}, "agrees", "title")
     np.testing.assert_allclose(lines.axes[0].lines[0].get_ydata(), [50, 20, 0])
     bars = lines.axes[0].collections[0].get_segments()
     np.testing.assert_allclose([segment[:, 1] for segment in bars], [[30, 70], [10, 40], [0, 10]])
     assert figures.save(chart, tmp_path / "dots.png").stat().st_size > 5000
+
+
+def test_interval_curves_mark_single_values_and_share_a_legend():
+    x, intervals = np.array([0.0, 0.1]), np.array([[0.5, 0.3, 0.7], [0.2, 0.1, 0.4]])
+    panels = {name: (x, {"one": intervals, "two": intervals}) for name in ("eps", "eps of l1")}
+    crosses = {"eps of l1": {"two": (np.array([0.1]), np.array([0.05]))}}
+    chart = figures.interval_curves(panels, "agrees", "title", crosses)
+    marked = [[line for line in axes.lines if line.get_marker() == "x"] for axes in chart.axes]
+    assert not marked[0] and marked[1][0].get_ydata()[0] == pytest.approx(5)
+    (legend,) = chart.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
+    apart = figures.interval_curves({"eps": panels["eps"], "l1": (x, {"one": intervals})}, "agrees", "title")
+    assert not apart.legends and [len(axes.get_legend().get_texts()) for axes in apart.axes] == [2, 1]

@@ -108,6 +108,17 @@ def test_pareto_draws_a_point_a_run_its_spread_and_the_target():
     assert axes.get_xscale() == "log" and axes.get_ylim()[1] > 90
 
 
+def test_the_sensitivity_falls_at_each_smallest_radius_and_the_title_names_the_dashed_radius():
+    smallest = {"CNN": {"linf": np.array([0.0, 0.1, np.inf, 0.15]), "l0": np.array([1.0, 2.0, 3.0, 4.0])}}
+    chart = figures.sensitivity(smallest, {"linf": 0.1, "l0": 2.0}, "Sensitivity")
+    linf, l0 = chart.axes
+    x, y = data_of(linf, "CNN")
+    np.testing.assert_allclose(np.interp([0.0, 0.05, 0.12, 0.2], x, y), [75, 75, 50, 25])
+    (dashed,) = [line for line in linf.lines if line.get_linestyle() == "--"]
+    assert dashed.get_xdata()[0] == 0.1 and linf.get_title() == "linf; dashed: eps = 0.1"
+    assert l0.get_xlabel() == "radius eps: pixels changed"
+
+
 def test_histograms_count_everything_and_tint_the_published_range():
     values = {"FGSM": np.array([0.9, 1.0, 1.1, 1.4]), "none": np.array([])}
     chart = figures.histograms(values, "exponent", "networks", "Exponents", {"FGSM": (0.9, 1.1)}, bins=5)
@@ -117,6 +128,7 @@ def test_histograms_count_everything_and_tint_the_published_range():
     labels = first.get_legend_handles_labels()[1]
     assert "published: 0.9 to 1.1" in labels and "median 1.05" in labels
     assert sum(patch.get_height() for patch in second.patches) == 0
+    assert all(tick == round(tick) for tick in first.get_yticks())
 
 
 def test_scatter_panels_show_every_group_in_every_panel():

@@ -1,8 +1,9 @@
-"""Rank correlations and equal batches."""
+"""Rank correlations, equal batches, and tables of several seeds."""
 
 import numpy as np
 import pytest
 
+from experiments import common
 from experiments.intriguing_properties import populations
 from invjax.data import Dataset
 
@@ -24,3 +25,9 @@ def test_equal_batches_hold_all_images_and_awkward_numbers_are_refused():
     np.testing.assert_array_equal(labels.reshape(-1), data.labels[-600:])
     with pytest.raises(ValueError, match=r"1103 images fall into equal batches of at most 500 only by 1 each.*1100"):
         populations.in_batches(data, slice(None))
+
+
+def test_a_table_of_several_seeds_has_the_rows_of_all_and_their_spread():
+    tables = [[common.row("a", 2.0, [value], "%", "x"), common.row("b", None, [1], "")] for value in (1, 3)]
+    (row,) = populations.over_seeds([tables[0], tables[1][:1]])
+    assert (row.name, row.published, row.measured, row.seeds, row.unit, row.differs) == ("a", 2.0, 2.0, 2, "%", "x")

@@ -12,36 +12,27 @@ def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promis
 
 
 @pytest.mark.slow
-def test_a_smoke_run_of_the_random_architectures_measures_every_network(smoke, monkeypatch):
+def test_a_smoke_run_of_the_random_architectures_measures_every_network(smoke):
     measured = smoke.measured
     assert measured["median clean accuracy"] > 60
     assert measured["step l.l. less FGSM: median difference of the exponents"] > 0.3
     for attack in random_architectures.ATTACKS:
-        assert measured[f"{attack}: networks with a power law"] == 16
+        assert measured[f"{attack}: networks with a power law"] == 12
         assert -1 <= measured[f"{attack}: rank correlation of exponent and accuracy"] <= 1
     assert smoke.pictures == {"exponents"}
-    # a killed run keeps its finished groups and repeats the last one
-    groups = sorted(path.parent for path in smoke.folder.glob("*/numbers.json"))
-    (groups[0] / "numbers.json").unlink()
-    whole = random_architectures.one_group
-    trained = []
-    monkeypatch.setattr(
-        random_architectures,
-        "one_group",
-        lambda config, data, name, *rest: trained.append(name) or whole(config, data, name, *rest),
-    )
-    assert smoke.again() == smoke.rows and trained == [groups[0].name]
+    assert len(list(smoke.folder.glob("trials/*seed=0/numbers.json"))) == 3  # two depths and the convolutional networks
 
 
 def test_the_sample_covers_depths_and_widths_and_the_groups_hold_all_of_it():
     config = random_architectures.PRESETS["default"]
-    connected, convolutional = random_architectures.sampled(config)
+    connected, convolutional = random_architectures.sampled(config, 0)
     assert set(np.count_nonzero(connected.widths, 1)) == {1, 2, 3, 4}
     units = connected.widths[connected.widths > 0]
     assert 30 <= units.min() < 60 and 270 < units.max() <= 300
     assert connected.dropout.min() >= 0 and connected.dropout.max() <= 0.5
     assert convolutional.channels.min() >= 4 and convolutional.channels.max() <= 12
-    groups = random_architectures.grouped(config)
+    assert (random_architectures.sampled(config, 1)[0].widths != connected.widths).any()
+    groups = random_architectures.grouped(config, 0)
     ids = np.concatenate([rows for rows, _ in groups.values()])
     assert sorted(ids.tolist()) == list(range(config.connected + config.convolutional))
     for rows, members in groups.values():
@@ -68,3 +59,22 @@ def test_radii_at_the_resolution_of_the_bisection_count_as_unresolved():
     assert law["count"] == 20
     # ten of the twenty are resolved: the asymptotic interval is that of ten
     assert (law["high"] - law["exponent"]) / law["exponent"] == pytest.approx(1.96 / np.sqrt(10), rel=1e-3)
+
+
+def test_the_rows_count_only_networks_with_a_law_and_correlate_depth_where_there_is_one():
+    def network(exponent, depth, has_law=True):
+        law = {"exponent": exponent, "low": exponent - 0.1, "high": exponent + 0.1} if has_law else None
+        shape = {"hidden layers": depth} if depth else {}
+        laws = dict.fromkeys(random_architectures.ATTACKS, law)
+        return {"accuracy": exponent / 2, "parameters": 5, "dropout": 0.1 * exponent, "laws": laws} | shape
+
+    among = [network(0.8, 3), network(1.0, 2), network(1.15, 1), network(1.4, None), network(9.0, 1, has_law=False)]
+    rows = {row.name: row for row in random_architectures.rows_of(random_architectures.Config(), among)}
+    assert rows["FGSM: networks with a power law"].measured == 4
+    assert rows["FGSM: exponents within 0.9 to 1.1"].measured == 25
+    assert rows["FGSM: 95 % intervals that meet 0.9 to 1.1"].measured == 75
+    assert rows["FGSM: median exponent"].measured == pytest.approx(1.075)
+    assert rows["L2: rank correlation of exponent and accuracy"].measured == pytest.approx(1)
+    depth = rows["FGSM: rank correlation of exponent and hidden layers"]
+    assert depth.measured == pytest.approx(-1) and depth.differs == "3 networks"
+    assert "FGSM: rank correlation of exponent and parameters" not in rows  # they are constant
