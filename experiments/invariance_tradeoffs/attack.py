@@ -10,45 +10,51 @@ images.
 """
 
 import dataclasses
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
-from experiments.intriguing_properties.networks import images_of
-from experiments.invariance_tradeoffs import judges
+from experiments.invariance_tradeoffs import judges, published
 from invjax import figures
 from invjax.attacks import (
-    InvarianceExamples,
     Judge,
+    Neighbours,
     ReferenceBank,
     affine_grid,
     aligned_neighbours,
+    judge,
     l0_invariance,
     linf_invariance,
     reference_bank,
 )
-from invjax.data import Dataset, HumanLabelled, human_labelled, load
+from invjax.data import Dataset, HumanLabelled, as_float, human_labelled
 from invjax.evaluation import wilson
 from invjax.types import LogitsFn
 
-PUBLISHED = {"l0": 55, "linf 0.3": 21, "linf 0.4": 37}
-"""Success rates by people in % of the automatic attacks; that of the hand-made examples at linf 0.4 is 88."""
+SHOWN = 8
+"""Number of images in a figure."""
 
-PUBLISHED_PIXELS = 25
-"""Median number of pixels that the l0 attack changed."""
-
-SHOWN = 10
+PAPER, OTHERS = "the paper's images", "other images"
+IMAGES, JUDGE = judges.Data(), judges.Settings()
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(judges.Settings):
+class Config:
     """Settings of the attacks."""
 
-    epsilons: tuple[float, ...] = (0.3, 0.4)
+    data: common.Flat[judges.Data] = IMAGES
+    """The images."""
+    train: common.Train = common.Train(epochs=4, batch_size=64, learning_rate=2e-3)
+    """Training of the voters and of the witness by Adam."""
+    judge: common.Flat[judges.Settings] = JUDGE
+    """The judge."""
+    epsilons: tuple[float, ...] = common.axis((0.3, 0.4))
     """Radii of the attacks in linf."""
     others: int = 200
     """Number of further test images; the first ones that are not among the 100 of the paper."""
@@ -62,221 +68,193 @@ class Config(judges.Settings):
     """Scale factors in the search for l0."""
     regions: int = 6
     """Number of connected regions of the l0 attack, which tries 2^regions subsets."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))
     """Random seeds; each seed trains one judge."""
 
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        train_size=400,
-        epochs=20,
-        voters=("small CNN", "MLP"),
-        components=20,
-        others=8,
-        chunk=8,
-        rotation=15.0,
-        l0_rotations=3,
-        l0_scales=(1.0,),
-        regions=3,
-        seeds=(0,),
+        judges.Data("digits", train_size=300), common.Train(6, 64, 1e-2), judges.Settings(("MLP",), components=10),
+        others=8, chunk=4, rotation=15.0, l0_rotations=3, l0_scales=(1.0,), regions=3, seeds=(0,),
     ),
     "default": Config(),
-    "paper": Config(train_size=20_000, epochs=20, others=900),
-}
+    "paper": Config(judges.Data(train_size=20_000), common.Train(20, 64, 2e-3), others=900),
+}  # fmt: skip
 
 
-def queries(config: Config, test: Dataset, human: dict[str, HumanLabelled] | None) -> np.ndarray:
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that functions of it can be cached
+class Inputs:
+    """Images of the voters, witness and bank; test images; examples that people labelled; test images to attack."""
+
+    parts: tuple[Dataset, Dataset, Dataset]
+    test: Dataset
+    human: dict[str, HumanLabelled]
+    ids: np.ndarray
+
+
+def read(config: Config) -> Inputs:
+    """Load the data, and choose the images to attack."""
+    train, test = config.data.load()
+    voters, witness, bank = (judges.part(train, config.data.train_size, number) for number in range(3))
+    human = human_labelled(config.data.data_dir) if config.data.dataset == "mnist" else {}
+    return Inputs((voters, witness, bank), test, human, queries(config.others, test, human))
+
+
+def queries(others: int, test: Dataset, human: dict[str, HumanLabelled]) -> np.ndarray:
     """Positions in the test set: those of the paper if its data are available, then others."""
-    paper = np.zeros(0, int) if human is None else human["l0"].ids.astype(int)
-    rest = np.setdiff1d(np.arange(len(test.labels)), paper)[: config.others]
-    return np.concatenate([paper, rest])
+    paper = human["l0"].ids.astype(int) if human else np.zeros(0, int)
+    return np.concatenate([paper, np.setdiff1d(np.arange(len(test.labels)), paper)[:others]])
 
 
-def banks(config: Config, data: Dataset) -> dict[str, tuple[ReferenceBank, np.ndarray]]:
-    """By norm, the bank of images for neighbours, and the transforms of the search."""
-    rest = judges.part(data, config, 2)
-    pixel = data.images.shape[1] / 28  # shifts are in units of images with 28 x 28 pixels
+@cache
+def judge_of(config: Config, data: Inputs, seed: int, shared: Path) -> tuple[dict[str, LogitsFn], Judge, LogitsFn]:
+    """The voters, the judge and the witness of a seed."""
+    voters, witness = judges.trained(config.judge, config.train, data.parts[:2], seed, shared)
+    return voters, jax.jit(judge(list(voters.values()), agreement=config.judge.agreement)), witness
+
+
+@cache
+def bank_of(config: Config, data: Inputs, norm: str) -> tuple[ReferenceBank, np.ndarray]:
+    """The bank of images for neighbours, and the transforms of the search."""
+    bank = data.parts[2]
+    pixel = bank.images.shape[1] / 28  # shifts are in units of images with 28 x 28 pixels
+    most, angles, scale = (
+        (config.rotation, 31, (1.0,)) if norm == "linf" else (20, config.l0_rotations, config.l0_scales)
+    )
     shift = tuple(pixel * value for value in (-3, -1.5, 0, 1.5, 3))
-    grids = {
-        "linf": affine_grid(rotation=np.linspace(-config.rotation, config.rotation, 31), shift=shift),
-        "l0": affine_grid(rotation=np.linspace(-20, 20, config.l0_rotations), shift=shift, scale=config.l0_scales),
+    transforms = affine_grid(rotation=np.linspace(-most, most, angles), shift=shift, scale=scale)
+    return reference_bank(np.asarray(as_float(bank.images[:], bank.levels)), bank.labels, norm=norm), transforms
+
+
+def attacked(config: Config, data: Inputs, attack: str, ids: np.ndarray, seed: int, shared: Path) -> tuple[dict, dict]:
+    """Attack some images; the results, the predictions of the witness, and the votes."""
+    norm, _, eps = attack.partition(" ")
+    x, labels = np.asarray(as_float(data.test.images[ids], data.test.levels)), data.test.labels[ids]
+    start = (x > 0.5).astype(np.float32) if norm == "l0" else x  # black and white images for l0, as published
+
+    def search() -> tuple[dict, dict]:
+        bank, grid = bank_of(config, data, norm)
+        return {}, aligned_neighbours(start, labels, bank, transforms=grid)._asdict()
+
+    # all judges and radii use the same neighbours
+    near = Neighbours(**common.stage(shared / f"neighbours-{norm}-from-{ids[0]}", search)[1])
+    voters, ask, witness = judge_of(config, data, seed, shared)
+    if norm == "l0":
+        found = l0_invariance(start, near, judge=ask, regions=config.regions)
+    else:
+        found = linf_invariance(start, near, eps=float(eps), judge=ask)
+    chosen = np.arange(len(x)), found.neighbour
+    return {}, {
+        **found._asdict(),
+        "start": start,
+        "labels": labels,
+        "original": np.asarray(as_float(data.parts[2].images[near.ids[chosen]], data.test.levels)),
+        "aligned": near.images[chosen],
+        "witness": np.asarray(witness(jnp.asarray(found.x))).argmax(1),
+        "votes": judges.votes_for(voters, found.x, found.target),
     }
-    return {norm: (reference_bank(images_of(rest), rest.labels, norm=norm), grid) for norm, grid in grids.items()}
 
 
-def one_chunk(config: Config, test: Dataset, ids: np.ndarray, of_norm: Any, ask: Judge, witness: LogitsFn) -> tuple:
-    """Attack some images; by attack, the results and the predictions of the witness."""
-    chosen = test._replace(images=test.images[ids], labels=test.labels[ids])
-    x, labels = images_of(chosen), chosen.labels
-    arrays: dict[str, np.ndarray] = {"x": x, "labels": labels}
-
-    def keep(name: str, found: InvarianceExamples, aligned: np.ndarray, original: np.ndarray):
-        arrays.update({f"{name}/{field}": value for field, value in found._asdict().items() if value is not None})
-        arrays[f"{name}/aligned"], arrays[f"{name}/original"] = aligned, original
-        arrays[f"{name}/witness"] = np.asarray(witness(jnp.asarray(found.x))).argmax(1)
-
-    rows = np.arange(len(x))
-    for norm, (bank, grid) in of_norm.items():
-        # black and white images for l0, as published
-        start = (x > 0.5).astype(np.float32) if norm == "l0" else x
-        near = aligned_neighbours(start, labels, bank, transforms=grid)
-        if norm == "l0":
-            attacks = {"l0": partial(l0_invariance, start, near, judge=ask, regions=config.regions)}
-        else:
-            attacks = {
-                f"linf {eps:g}": partial(linf_invariance, start, near, eps=eps, judge=ask) for eps in config.epsilons
-            }
-        for name, attack in attacks.items():
-            found = attack()
-            original = bank.images[near.ids[rows, found.neighbour]]
-            keep(name, found, near.images[rows, found.neighbour], original)
-    return {"names": [name[:-2] for name in arrays if name.endswith("/x")]}, arrays
-
-
-def one_judge(config: Config, seed: int, data: tuple[Dataset, Dataset], human: Any, folder: Path) -> tuple:
-    """Train a judge, calibrate it, attack all images."""
-    train, test = data
-    voters, witness = judges.trained(config, train, seed, folder)
-    ask = judges.decided(config, voters)
-    ids = queries(config, test, human)
-    of_norm = banks(config, train)
+def trial(config: Config, data: Inputs, *, attack: str, seed: int, folder: Path, shared: Path) -> Any:
+    """Attack all images; without an attack, compare the judge with clean labels and with people."""
+    if attack == "none":
+        _, ask, _ = judge_of(config, data, seed, shared)
+        images, labels = data.test.images[:2000], data.test.labels[:2000]
+        seen = np.asarray(ask(jnp.asarray(as_float(images, data.test.levels))))
+        clean = {"silent": float((seen < 0).mean()), "wrong": float(((seen >= 0) & (seen != labels)).mean())}
+        calibration = {name: judges.calibration(ask, of_set) for name, of_set in data.human.items()}
+        people = {name: float(of_set.changed.mean()) for name, of_set in data.human.items()}
+        return {"clean": clean, "calibration": calibration, "people": people}
     chunks = []
-    for start in range(0, len(ids), config.chunk):
-        some = ids[start : start + config.chunk]
-        place = folder / f"images-{start:05d}"
-        numbers, arrays = common.stage(place, partial(one_chunk, config, test, some, of_norm, ask, witness))
-        chunks.append(arrays)
-    together = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    seen = np.asarray(ask(jnp.asarray(images_of(test._replace(images=test.images[:2000])))))
-    clean = {"silent": float((seen < 0).mean()), "wrong": float(((seen >= 0) & (seen != test.labels[:2000])).mean())}
-    calibration = None if human is None else judges.calibration(ask, human)
-    return {"clean": clean, "calibration": calibration, "attacks": numbers["names"]}, together
+    for start in range(0, len(data.ids), config.chunk):
+        some = data.ids[start : start + config.chunk]
+        compute = partial(attacked, config, data, attack, some, seed, shared)
+        chunks.append(common.stage(folder / f"images-{start:05d}", compute)[1])
+    arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    paper = len(data.human["l0"].ids) if data.human else 0
+    return {PAPER: counts(arrays, slice(0, paper)), OTHERS: counts(arrays, slice(paper, None))}, arrays
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Attack, draw the stages and the examples, and return the table."""
-    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
-    judges.part(train, config, 2)
-    human = human_labelled(config.data_dir) if config.dataset == "mnist" else None
-    results = []
-    for seed in config.seeds:
-        place = folder / f"seed{seed}"
-        results.append(common.stage(place, partial(one_judge, config, seed, (train, test), human, place)))
-    draw(results[0][1], results[0][0]["attacks"], config.dataset, folder / "figures")
-    return rows(config, results, 0 if human is None else len(human["l0"].ids))
+def counts(arrays: dict[str, np.ndarray], rows: slice) -> dict[str, Any]:
+    """Success by the judge, and of the successes the median distance and how often the witness sees the new class."""
+    some = {name: values[rows] for name, values in arrays.items()}
+    hits, agrees = some["success"], some["witness"] == some["target"]
+    distance, witness = (
+        float(of(values[hits])) if hits.any() else None
+        for of, values in ((np.median, some["distance"]), (np.mean, agrees))
+    )
+    return {"images": len(hits), "hits": int(hits.sum()), "distance": distance, "witness": witness}
 
 
-def draw(arrays: dict[str, np.ndarray], attacks: list[str], dataset: str, folder: Path) -> None:
-    """Draw the stages of each attack, ten examples that the judge accepts, and ten that it rejects."""
-    for name in attacks:
-        field = {key: arrays[f"{name}/{key}"] for key in ("x", "success", "aligned", "original")}
-        start = (arrays["x"] > 0.5).astype(np.float32) if name == "l0" else arrays["x"]
-        accepted, refused = (np.flatnonzero(field["success"] == how)[:SHOWN] for how in (True, False))
-        stages = {
-            "image": start,
-            "neighbour": field["original"],
-            "aligned": field["aligned"],
-            "difference": np.abs(field["aligned"] - start),
-            "result": field["x"],
-        }
-        title = f"{dataset}, {name}: from an image to one of another class"
-        some = accepted if accepted.size else refused
-        chart = figures.image_grid({key: images[some] for key, images in stages.items()}, title)
-        figures.save(chart, folder / f"stages-{name.replace(' ', '-')}.png")
-        for what, chosen in (("accepted", accepted), ("refused", refused)):
-            if chosen.size:
-                pair = {"image": start[chosen], "result": field["x"][chosen]}
-                chart = figures.image_grid(pair, f"{dataset}, {name}: {what} by the judge")
-                figures.save(chart, folder / f"{what}-{name.replace(' ', '-')}.png")
-
-
-def rows(config: Config, results: list[tuple[dict, dict]], paper: int) -> list[common.Row]:
-    """The table: success by the judge on the images of the paper and on others, and the judge compared with people."""
-    table = []
-    groups = {"the paper's images": slice(0, paper), "other images": slice(paper, None)}
-    for name in results[0][0]["attacks"]:
-        for group, part in groups.items():
-            success = [arrays[f"{name}/success"][part] for _, arrays in results]
-            if not success[0].size:
-                continue
-            low, high = wilson(int(success[0].sum()), success[0].size)
-            known = group == "the paper's images"
-            published = PUBLISHED.get(name) if known else None
-            about = (
-                f"{success[0].size} images, one seed's 95 % interval {100 * low:.0f} to {100 * high:.0f}; by the judge"
-            )
-            table.append(
-                common.row(f"{name}, {group}: success", published, [100 * s.mean() for s in success], "%", about)
-            )
-            if name == "l0":
-                pixels = [
-                    float(np.median(a["l0/distance"][part][s]))
-                    for (_, a), s in zip(results, success, strict=True)
-                    if s.any()
-                ]
-                if pixels:
-                    table.append(
-                        common.row(
-                            f"l0, {group}: median of pixels changed, of successes",
-                            PUBLISHED_PIXELS if known else None,
-                            pixels,
-                            "pixels",
-                        )
-                    )
-            agrees = [
-                100 * float((a[f"{name}/witness"][part] == a[f"{name}/target"][part])[s].mean())
-                for (_, a), s in zip(results, success, strict=True)
-                if s.any()
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """The stages of each attack, examples that the judge accepts, and examples that it rejects."""
+    charts = {}
+    for at in results.each("attack"):
+        if at.attack == "none":
+            continue
+        found, voters = at.arrays(), len(config.judge.voters) + 1
+        accepted, refused = (np.flatnonzero(found["success"] == how)[:SHOWN] for how in (True, False))
+        rows = {"image": found["start"], "neighbour": found["original"], "aligned": found["aligned"],
+                "difference": np.abs(found["aligned"] - found["start"]), "result": found["x"]}  # fmt: skip
+        for kind, chosen, stages, title in (
+            ("stages", accepted if accepted.size else refused, tuple(rows), "from an image to an aligned neighbour"),
+            ("accepted", accepted, ("image", "result"), "the judge sees another digit than before"),
+            ("refused", refused, ("image", "result"), "the judge does not see the digit of the neighbour"),
+        ):
+            captions = [
+                f"{found['labels'][i]} → {found['target'][i]},\n{found['votes'][i]} of {voters} votes" for i in chosen
             ]
-            if agrees:
-                table.append(
-                    common.row(f"{name}, {group}: successes in which the witness sees that class", None, agrees, "%")
-                )
-    for what in ("silent", "wrong"):
-        values = [100 * numbers["clean"][what] for numbers, _ in results]
-        table.append(common.row(f"the judge on 2,000 clean images: {what}", None, values, "%"))
-    return table + ([] if results[0][0]["calibration"] is None else calibration_rows(results))
+            if captions:
+                charts[f"{kind}-{at.attack.replace(' ', '-')}"] = figures.image_grid(
+                    {stage: rows[stage][chosen] for stage in stages}, f"{config.data.dataset}, {at.attack}: {title}",
+                    0.85, {"result": captions},
+                )  # fmt: skip
+    return charts
 
 
-def calibration_rows(results: list[tuple[dict, dict]]) -> list[common.Row]:
-    """The judge on the published examples, compared with the people who labelled them."""
-    table = []
-    for name, first in results[0][0]["calibration"].items():
-        for what in ("changed", "agrees", "agrees where changed", "right where it says changed", "silent"):
-            found = [numbers["calibration"][name][what] for numbers, _ in results]
-            if any(each is None for each in found):
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """The table: success by the judge on the images of the paper and on others, and the judge compared with people."""
+    for at in results.each("attack"):
+        for group in (PAPER, OTHERS) if at.attack != "none" else ():
+            images, hits = at[group, "images"][0], at[group, "hits"]
+            if not images:
                 continue
-            published = 100 * first["people"] if what == "changed" else None
+            low, high = wilson(hits[0], images)
+            known = published.ATTACK_SUCCESS.get(at.attack) if group == PAPER else None
+            about = f"{images} images, one seed's 95 % interval {100 * low:.0f} to {100 * high:.0f}; by the judge"
+            yield common.percent(f"{at.attack}, {group}: success", known, [h / images for h in hits], about)
+            pixels, witness = ([v for v in at[group, key] if v is not None] for key in ("distance", "witness"))
+            if pixels and at.attack == "l0":
+                known = published.ATTACK_PIXELS if group == PAPER else None
+                yield common.row(f"l0, {group}: median of pixels changed, of successes", known, pixels, "pixels")
+            if witness:
+                name = f"{at.attack}, {group}: successes in which the witness sees that class"
+                yield common.percent(name, None, witness)
+    judged = results.select(attack="none")
+    for what in ("silent", "wrong"):
+        yield common.percent(f"the judge on 2,000 clean images: {what}", None, judged["clean", what])
+    for name, people in judged["people"][0].items():
+        for what in judged["calibration", name][0]:
+            found = judged["calibration", name, what]
+            if None in found:
+                continue
+            by_people = what == "sees another class"
             about = f"one seed's 95 % interval {100 * found[0][1]:.0f} to {100 * found[0][2]:.0f}"
-            about += "; published: by people" if what == "changed" else ""
-            table.append(
-                common.row(
-                    f"released examples, {name}: the judge {WORDS[what]}",
-                    published,
-                    [100 * each[0] for each in found],
-                    "%",
-                    about,
-                )
-            )
-    return table
+            about += "; published: by people" if by_people else ""
+            fractions = [fraction for fraction, _, _ in found]
+            yield common.percent(f"released examples, {name}: the judge {what}", 100 * people if by_people else None,
+                                 fractions, about)  # fmt: skip
 
-
-WORDS = {
-    "changed": "sees another class",
-    "agrees": "sees what people see",
-    "agrees where changed": "sees what people see, where that is another class",
-    "right where it says changed": "is right where it sees another class",
-    "silent": "says nothing",
-}
 
 EXPERIMENT = common.Experiment(
-    name="invariance_tradeoffs/attack",
-    item="P4 algorithm 1, figures 4 and 5, table 1: invariance attacks in l0 and linf, judged by a simulated human",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "20 minutes beside other work", "paper": "an accelerator, not run"},
-    run=run,
-)
+    "invariance_tradeoffs/attack",
+    "P4 algorithm 1, figures 4 and 5, table 1: invariance attacks in l0 and linf, judged by a simulated human", PRESETS,
+    {"smoke": "under a minute", "default": "20 minutes beside other work", "paper": "an accelerator, not run"},
+    trials=lambda config: common.grid(
+        attack=("none", *(f"linf {eps:g}" for eps in config.epsilons), "l0"), seed=config.seeds
+    ),
+    trial=trial, table=table, figures=draw, data=read,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,327 +9,227 @@ there. The experiment also certifies networks that others released.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from experiments import common
-from experiments.invariance_tradeoffs import certified_networks
-from experiments.invariance_tradeoffs.certified_measures import (
-    beside_people,
-    by_ensemble,
-    check_sandwich,
-    counts,
-    reach,
-    standing,
-    strongest,
-)
+from experiments.invariance_tradeoffs import certified_measures as measures
+from experiments.invariance_tradeoffs import certified_networks, published
 from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
-from invjax import evaluation, figures
-from invjax.attacks import linf, pgd
-from invjax.bounds import METHODS
-from invjax.data import Dataset, HumanLabelled, as_float, human_labelled, load, write_arrays
-from invjax.training import data_mesh
+from experiments.invariance_tradeoffs.robust_networks import Data, interval
+from invjax import figures
+from invjax.data import Dataset, HumanLabelled, as_float, human_labelled
 
-SETS = {"linf 0.4": "automated", "manual linf 0.4": "by hand"}
+BY_HAND = "manual linf 0.4"
+SETS = {"linf 0.4": "automated", BY_HAND: "by hand"}
 """The examples of the paper, and their names here."""
 
-PUBLISHED: dict[str, dict] = {
-    "certified": {0.4: 87},
-    "people": {"linf 0.4": 63, "manual linf 0.4": 12},
-    "originals": {"linf 0.4": 96},
-}
-"""Section 4 of the paper, for a network by CROWN-IBP at linf 0.4. The fractions are of all images of a set, including
-those in which people see no other class; the paper has no fraction of the changed images alone."""
+LINES = {"certified": "certified", "ensemble": "withstand AutoAttack", "pgd": "withstand PGD"}
+"""The lines of the second figure."""
+
+PUBLISHED = {"originals": published.CERTIFIED_ORIGINAL_LABELS, "people": published.CERTIFIED_AGREES}
+MNIST, CERTIFIED, MEASURED = Data(train_size=None), certified_networks.Settings(), measures.Settings()
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(certified_networks.Settings):
-    """Settings of the networks, the certificates and the attacks."""
+class Config:
+    """Settings of the experiment."""
 
-    pretrained_dir: str | None = None
+    data: common.Flat[Data] = MNIST
+    """The images."""
+    train: common.Train = common.Train(epochs=14, batch_size=96, learning_rate=1e-3)
+    """Training of the network by Adam."""
+    certified: common.Flat[certified_networks.Settings] = CERTIFIED
+    """Certified training."""
+    pretrained_dir: str | None = common.for_machine(None)
     """Folder of released networks; by default `pretrained` in the data folder, if it exists."""
-    epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    """Radii in the table."""
-    between: tuple[float, ...] = (0.05, 0.15, 0.25, 0.35, 0.45)
-    """Further radii in the figure."""
-    method: str = "crown-ibp"
-    """Method of the certificates: ibp, crown-ibp or crown."""
-    test_size: int | None = None
-    """Number of test images for certificates and PGD; the first ones are used; None uses all."""
-    attack_steps: int = 20
-    """Number of steps of PGD."""
-    images: int = 200
-    """Number of test images for AutoAttack; the first ones are used."""
-    ensemble_steps: int = 40
-    """Number of steps of each gradient attack in AutoAttack (its authors use 100)."""
-    queries: int = 500
-    """Number of queries of the random search in AutoAttack (its authors use 5000)."""
-    released_images: int = 100
-    """Number of test images on which CROWN certifies released networks at 0.1; the first ones are used."""
-    shown: int = 5
+    measured: common.Flat[measures.Settings] = MEASURED
+    """Certificates and attacks."""
+    shown: int = common.for_figures(4)
     """Number of images of each set in the figure."""
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))
+    """Random seeds; each seed trains one network."""
 
 
 PRESETS = {
     "smoke": Config(
-        network="tiny CNN",
-        train_size=2000,
-        epochs=6,
-        natural_epochs=1,
-        ramp_epochs=3,
-        batch_size=64,
-        learning_rate=5e-3,
-        train_eps=0.1,
-        epsilons=(0.1, 0.4),
-        between=(),
-        test_size=200,
-        attack_steps=2,
-        images=20,
-        ensemble_steps=2,
-        queries=5,
-        released_images=0,
+        data=Data(train_size=1000, test_size=100), train=common.Train(4, 32, 5e-3),
+        certified=certified_networks.Settings("tiny CNN", natural_epochs=1, ramp_epochs=2, train_eps=0.1),
+        measured=measures.Settings((0.1, 0.4), between=(), method="ibp", attack_steps=2, images=10, ensemble_steps=2,
+                                   queries=5, released_images=0),
         seeds=(0,),
     ),
     "default": Config(),
     "paper": Config(
-        network="large CNN",
-        epochs=200,
-        natural_epochs=10,
-        ramp_epochs=50,
-        batch_size=256,
-        learning_rate=5e-4,
-        train_eps=0.4,
-        natural=0.5,
-        crown=1.0,
-        attack_steps=100,
-        images=1000,
-        ensemble_steps=100,
-        queries=5000,
-        released_images=1000,
-    ),
-}
-
-
-class Data(NamedTuple):
-    """Training and test images with their labels, the sets of the paper, and the networks that others released."""
-
-    train: Dataset
-    images: np.ndarray
-    labels: np.ndarray
-    human: dict[str, HumanLabelled]
-    released: dict[str, Pretrained]
-
-
-def read(config: Config) -> Data:
-    """Load the data; missing files raise an error before any work."""
-    human = human_labelled(config.data_dir)
-    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
-    train = train._replace(images=train.images[: config.train_size], labels=train.labels[: config.train_size])
-    released = {
-        name: net
-        for name, net in pretrained(config.pretrained_dir, config.data_dir).items()
-        if net.ball is not None and net.ball[0] == "linf" and config.released_images
-    }
-    images, labels = np.asarray(as_float(test.images[: config.test_size])), np.asarray(test.labels[: config.test_size])
-    return Data(train, images, labels, {name: human[name] for name in SETS}, released)
-
-
-def every_radius(config: Config) -> np.ndarray:
-    """The radii of the table and of the figure, and 0."""
-    return np.unique([0.0, *config.epsilons, *config.between])
-
-
-def one_network(config: Config, seed: int, data: Data, folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Train a network, certify it, attack it, and compare it with people."""
-    params = certified_networks.train(config, seed, data.train, folder)
-    apply_fn = certified_networks.network(config.network).apply
-    radii, options = every_radius(config), evaluation.Options(min(250, len(data.labels)), data_mesh())
-    certified = evaluation.certificate_curve(
-        apply_fn, params, data.images, data.labels, epsilons=radii, method=config.method, options=options
-    )
-    attacked = evaluation.robustness_curve(
-        jax.random.key(seed), pgd(linf(), steps=config.attack_steps), apply_fn, params, data.images, data.labels,
-        epsilons=radii, options=options._replace(directory=folder / "pgd"),
-    )  # fmt: skip
-    ensembled = by_ensemble(
-        strongest(apply_fn, config.ensemble_steps, config.queries), params, seed, data.images[: config.images],
-        data.labels[: config.images], config.epsilons,
-    )  # fmt: skip
-    for curve in (attacked, ensembled):
-        check_sandwich(certified, curve)
-    arrays = {"certified": certified.broken_at, "pgd": attacked.broken_at, "ensemble": ensembled.broken_at}
-    return {}, arrays | beside_people(apply_fn, params, data.human, config.method)
-
-
-def one_released(config: Config, net: Pretrained, data: Data) -> tuple[dict, dict[str, np.ndarray]]:
-    """Certify a released network by CROWN at 0.1, and attack it there."""
-    images, labels = data.images[: config.released_images], data.labels[: config.released_images]
-    found, options = {}, evaluation.Options(50, data_mesh())
-    for method in METHODS:
-        found[method] = evaluation.certificate_curve(
-            net.apply, net.params, images, labels, epsilons=[0.1], method=method, options=options
-        )
-    attacked = evaluation.robustness_curve(
-        jax.random.key(0), pgd(linf(), steps=config.attack_steps), net.apply, net.params, images, labels,
-        epsilons=[0.1], options=options,
-    )  # fmt: skip
-    for curve in found.values():
-        check_sandwich(curve, attacked)
-    return {}, {name: curve.broken_at for name, curve in (*found.items(), ("pgd", attacked))}
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train and measure all networks, draw the figures, and return the table."""
-    check(config)
-    data = read(config)
-    runs = []
-    for seed in config.seeds:
-        place = folder / f"seed{seed}"
-        runs.append(common.stage(place, partial(one_network, config, seed, data, place))[1])
-    released = {}
-    for name, net in data.released.items():
-        place = folder / name.replace(" & ", "-").replace(", ", "-").replace(" ", "-")
-        released[name] = common.stage(place, partial(one_released, config, net, data))[1]
-    write_arrays(folder / "arrays.npz", runs[0], compress=True)
-    draw(config, runs, data, folder / "figures")
-    return rows(config, runs, released, data)
-
-
-def check(config: Config) -> None:
-    """Check the settings.
-
-    Raises:
-        ValueError: an unknown method, or a radius that is not positive.
-    """
-    if config.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {config.method!r}")
-    if not config.epsilons or min(config.epsilons) <= 0:
-        raise ValueError(f"epsilons must be radii above 0; got {config.epsilons}; 0 is there without being asked for")
-    certified_networks.schedules(config, 1)
-
-
-def draw(config: Config, runs: list[dict], data: Data, folder: Path) -> None:
-    """Draw certified and attacked accuracy with the agreement with people, and images with a wrong certified answer."""
-    count, size = min(config.images, len(data.labels)), len(data.labels)
-    pgd_name = f"PGD, {config.attack_steps} steps"
-    about = f"MNIST, trained to be certified up to linf {config.train_eps:g}; mean of {len(runs)} seed(s)"
-    people, published = beside(runs, data.human)
-    for name, radii, images, attacks in (
-        ("sandwich", every_radius(config), size, {"pgd": pgd_name}),
-        ("sandwich-ensemble", np.unique([0.0, *config.epsilons]), count,
-         {"pgd": pgd_name, "ensemble": "the standard ensemble"}),
-    ):  # fmt: skip
-        curves = {
-            of: (radii, np.array([np.mean(standing(runs, of, eps, images)) for eps in radii]))
-            for of in ("certified", *attacks)
-        }
-        attacked = {called: curves[of] for of, called in attacks.items()}
-        figure = figures.sandwich(curves["certified"], attacked, people, f"{about}, {images:,} images", published)
-        figures.save(figure, folder / f"{name}.png")
-    draw_images(config, runs[0], data.human, folder)
-
-
-def beside(runs: list[dict], human: dict[str, HumanLabelled]) -> tuple[dict, dict]:
-    """The agreement of the networks, with intervals, and the published values."""
-    people, published = {}, {}
-    for name, called in SETS.items():
-        found, total = counts(runs, human[name], name), len(human[name].human)
-        for who, about in (("originals", "original label"), ("people", "people")):
-            label, hits = f"{about},\n{called}", float(np.mean(found[who]))
-            people[label] = (hits / total, *evaluation.wilson(hits, total))
-            if name in PUBLISHED[who]:
-                published[label] = PUBLISHED[who][name] / 100
-    return people, published
-
-
-def draw_images(config: Config, first: dict, human: dict[str, HumanLabelled], folder: Path) -> None:
-    """Images in which people see another class and the network provably does not; None if there are none."""
-    originals, changed = [], []
-    captions: dict[str, list[str]] = {"original": [], "changed": []}
-    for name, called in SETS.items():
-        of_set = human[name]
-        for i in np.flatnonzero(of_set.changed & first[f"certified {name}"])[: config.shown]:
-            originals.append(of_set.originals[i])
-            changed.append(of_set.images[i])
-            captions["original"].append(f"certified: {of_set.labels[i]}")
-            captions["changed"].append(f"network: {first[f'seen {name}'][i]}\npeople: {of_set.human[i]}\n{called}")
-    if originals:
-        title = "certified as far as the image below, in which people see another digit"
-        grid = figures.adversarial_grid(np.stack(originals), {"changed": np.stack(changed)}, captions, title)
-        figures.save(grid, folder / "certified-and-wrong.png")
-
-
-def rows(config: Config, runs: list[dict], released: dict[str, dict], data: Data) -> list[common.Row]:
-    """The table: certificates and attacks, then people, then the released networks."""
-    percent = lambda shares: [100 * share for share in shares]  # noqa: E731
-    by = "IBP" if not config.crown else "CROWN-IBP"
-    size = "all" if config.train_size is None else f"{config.train_size:,}"
-    ours = f"{config.network} trained by {by} to eps {config.train_eps:g}, {size} images, {config.epochs} epochs"
-    everything, count = f"{len(data.labels):,} test images", min(config.images, len(data.labels))
-    table = []
-    for eps in sorted(config.epsilons, reverse=True):
-        published = PUBLISHED["certified"].get(eps)
-        about = f"{ours}; {everything}" if published else everything
-        shares = percent(standing(runs, "certified", eps))
-        table.append(common.row(f"certified accuracy, linf {eps:g}", published, shares, "%", about))
-    table.append(common.row("clean accuracy", None, percent(standing(runs, "certified", 0)), "%", everything))
-    for eps in config.epsilons:
-        table.append(common.row(f"accuracy under PGD, linf {eps:g}", None, percent(standing(runs, "pgd", eps)), "%",
-                                f"{config.attack_steps} steps; {everything}"))  # fmt: skip
-    for eps in config.epsilons:
-        for name, what, about in (
-            ("certified", "certified accuracy", ""),
-            ("pgd", "accuracy under PGD", ""),
-            ("ensemble", "accuracy under the standard ensemble",
-             f"; {config.ensemble_steps} steps, {config.queries} queries"),
-        ):  # fmt: skip
-            shares = percent(standing(runs, name, eps, count))
-            table.append(common.row(f"{what}, linf {eps:g}, {count} images", None, shares, "%", f"the first{about}"))
-    for name, called in SETS.items():
-        table += human_rows(name, called, data.human[name], counts(runs, data.human[name], name))
-    for name, found in released.items():
-        for method, broken_at in found.items():
-            what = "accuracy under PGD" if method == "pgd" else f"certified accuracy by {method}"
-            table.append(common.row(f"{name}: {what}, linf 0.1", None, [100 * float((broken_at > 0.1).mean())], "%",
-                                    f"as released; the first {len(broken_at)} test images"))  # fmt: skip
-    return table
-
-
-def human_rows(name: str, called: str, of_set: HumanLabelled, found: dict[str, list[int]]) -> list[common.Row]:
-    """The rows about images in which people see another class."""
-    total, changed = len(of_set.human), int(of_set.changed.sum())
-    introduction = "; 60 in the paper's introduction" if name == "linf 0.4" else ""
-    questions = {
-        "originals": ("gives the original's label", total, "of all images of the set"),
-        "people": ("agrees with people", total, f"of all images of the set{introduction}"),
-        "people, changed": ("agrees with people where these see another class", changed, ""),
-        "certified": (
-            "certified to disagree with people where these see another class",
-            changed,
-            f"the original is certified at {reach(of_set):.3f}, the distance of the farthest image",
+        train=common.Train(200, 256, 5e-4),
+        certified=certified_networks.Settings(
+            "large CNN", natural_epochs=10, ramp_epochs=50, train_eps=0.4, natural=0.5, crown=1.0
         ),
+        measured=measures.Settings(attack_steps=100, images=1000, ensemble_steps=100, queries=5000,
+                                   released_images=1000),
+    ),
+}  # fmt: skip
+
+
+Inputs = tuple[Dataset, Dataset, dict[str, HumanLabelled], dict[str, Pretrained]]
+"""The training set, the test set, the sets of the paper, and the networks that others released."""
+
+
+def read(config: Config) -> Inputs:
+    """Load the data; missing files raise an error before any work."""
+    human = human_labelled(config.data.data_dir)
+    found = pretrained(config.pretrained_dir, config.data.data_dir) if config.measured.released_images else {}
+    released = {name: net for name, net in found.items() if net.ball is not None and net.ball[0] == "linf"}
+    return (*config.data.load(), {name: human[name] for name in SETS}, released)
+
+
+def trials(config: Config) -> list[dict[str, Any]]:
+    """One trial for each seed; radii or numbers of epochs that are out of range raise an error."""
+    if not config.measured.epsilons or min(config.measured.epsilons) <= 0:
+        raise ValueError(
+            f"epsilons must be radii above 0; got {config.measured.epsilons}; 0 is there without being asked for"
+        )
+    certified_networks.phases(config.certified, config.train.epochs, config.train.epochs)
+    return common.grid(seed=config.seeds)
+
+
+def trial(config: Config, data: Inputs, *, seed: int, folder: Path, shared: Path) -> tuple[dict, dict]:
+    """Train a network, certify it, attack it, and compare it with people; certify the released networks once."""
+    train, test, human, pretrained_nets = data
+    params = certified_networks.trained(config.certified, config.train, train, seed=seed, folder=folder)
+    images, labels = np.asarray(as_float(test.images[:])), np.asarray(test.labels)
+    apply_fn = certified_networks.network(config.certified.network).apply
+    curves = measures.curves(config.measured, apply_fn, params, images, labels, seed, folder / "pgd")
+    arrays, people, released = {name: curve.broken_at for name, curve in curves.items()}, {}, {}
+    for name, of_set in human.items():
+        people[name], wrong = measures.beside_people(apply_fn, params, of_set, config.measured.method)
+        arrays |= {f"{name}/{field}": values for field, values in wrong.items()}
+    for name, net in pretrained_nets.items():
+        measured = partial(measures.of_released, config.measured, net, images, labels)
+        released[name], _ = common.stage(shared / name.replace(", ", "-").replace(" ", "-"), measured)
+    numbers = {
+        "count": len(labels),
+        "all": {name: measures.by_radius(curves[name]) for name in ("certified", "pgd")},
+        "few": {name: measures.by_radius(curve, config.measured.images) for name, curve in curves.items()},
+        "people": people,
+        "released": released,
     }
-    table = []
-    for key, (what, of, about) in questions.items():
-        low, high = evaluation.wilson(float(np.mean(found[key])), of)
-        interval = f"95 % interval {100 * low:.0f} to {100 * high:.0f}, {of} images"
-        published, shares = PUBLISHED.get(key, {}).get(name), [100 * count / of for count in found[key]]
-        about = f"{interval}; {about}" if about else interval
-        table.append(common.row(f"linf 0.4, {called}: {what}", published, shares, "%", about))
-    return table
+    return numbers, arrays
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Certified and attacked accuracy, the agreement with people, and images with a wrong certified answer."""
+    every, few = (np.unique([0.0, *config.measured.epsilons, *more]) for more in (config.measured.between, ()))
+    found = {
+        part: {name: np.array([results[part, name, f"{eps:g}"] for eps in radii]).T for name in names}
+        for part, radii, names in (("all", every, ("certified", "pgd")), ("few", few, tuple(LINES)))
+    }
+    labels = {
+        (key, name): f"{of},\n{called}"
+        for key, of in (("originals", "original label"), ("people", "people"))
+        for name, called in SETS.items()
+    }
+    agreement = {label: interval(results["people", name, key]) for (key, name), label in labels.items()}
+    stars = {label: PUBLISHED[key][name] / 100 for (key, name), label in labels.items() if name in PUBLISHED[key]}
+    goals = {eps: percent / 100 for eps, percent in published.CERTIFIED_ACCURACY.items()}
+    largest, by_hand = max(config.measured.epsilons), 100 * agreement[labels["people", BY_HAND]][0]
+    title = (
+        f"{100 * found['all']['certified'].mean(0)[every == largest].item():.0f} % of the test images are certified at "
+        f"linf {largest:g}; people agree with {by_hand:.0f} % of the answers on images made by hand"
+    )
+    means = {name: (every, values.mean(0)) for name, values in found["all"].items()}
+    attacked = {f"PGD, {config.measured.attack_steps} steps": means["pgd"]}
+    sandwich = figures.sandwich(means["certified"], attacked, agreement, title, stars, goals)
+    panel = f"the first {min(config.measured.images, results['count'][0])} test images"
+    lines = {text: found["few"][name] for name, text in LINES.items()}
+    dots = {text: (few, values.mean(0)) for text, values in lines.items()}
+    gap = 100 * (found["few"]["ensemble"] - found["few"]["certified"]).mean(0).max()
+    title = f"Certificates and AutoAttack leave at most {gap:.1f} % of the images undecided"
+    ensemble = figures.curves(few, {panel: lines}, "radius eps (linf)", "images", title, {panel: dots})
+    return {"sandwich": sandwich, "sandwich-ensemble": ensemble} | wrong_images(config, results)
+
+
+def wrong_images(config: Config, results: common.Results) -> dict[str, Any]:
+    """Images in which people see another class and the network provably does not; no figure if there are none."""
+    arrays = results.arrays()
+    original, changed, labels, human = (
+        np.concatenate([arrays[f"{name}/{field}"][: config.shown] for name in SETS])
+        for field in ("original", "image", "label", "human")
+    )
+    sets = [name for name in SETS for _ in arrays[f"{name}/label"][: config.shown]]
+    captions = {
+        "original": [
+            f"{k}, certified\nto {results['people', s, 'reach'][0]:.3f}" for k, s in zip(labels, sets, strict=True)
+        ],
+        "changed": [f"network: {k}\npeople: {j}\n{SETS[s]}" for k, j, s in zip(labels, human, sets, strict=True)],
+    }
+    title = "The network provably gives both images the label of the first; people see another digit in the second"
+    rows = {"original": original, "changed": changed}
+    return {"certified-and-wrong": figures.image_grid(rows, title, 0.95, captions)} if sets else {}
+
+
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """The table: certificates and attacks, then people, then the released networks."""
+    ours, size = config.certified, config.data.train_size
+    about = (
+        f"{ours.network} trained by {'CROWN-IBP' if ours.crown else 'IBP'} to eps {ours.train_eps:g}, "
+        f"{'all' if size is None else f'{size:,}'} images, {config.train.epochs} epochs"
+    )
+    everything, few = f"{results['count'][0]:,} test images", min(config.measured.images, results["count"][0])
+    radii = [f"{eps:g}" for eps in config.measured.epsilons]
+    for eps in sorted(config.measured.epsilons, reverse=True):
+        known = published.CERTIFIED_ACCURACY.get(eps)
+        differs = f"{about}; {everything}" if known else everything
+        yield common.percent(
+            f"certified accuracy, linf {eps:g}", known, results["all", "certified", f"{eps:g}"], differs
+        )
+    yield common.percent("clean accuracy", None, results["all", "certified", "0"], everything)
+    differs = f"{config.measured.attack_steps} steps; {everything}"
+    for at in radii:
+        yield common.percent(f"accuracy under PGD, linf {at}", None, results["all", "pgd", at], differs)
+    differs = f"the first; {config.measured.ensemble_steps} steps, {config.measured.queries} queries"
+    for at in radii:
+        where = f"linf {at}, {few} images"
+        yield common.percent(f"certified accuracy, {where}", None, results["few", "certified", at], "the first")
+        yield common.percent(f"accuracy under PGD, {where}", None, results["few", "pgd", at], "the first")
+        ensemble = results["few", "ensemble", at]
+        yield common.percent(f"accuracy under the standard ensemble, {where}", None, ensemble, differs)
+    for name in SETS:
+        yield from human_rows(name, results)
+    for name, fractions in results["released"][0].items():
+        about = f"as released; the first {min(config.measured.released_images, results['count'][0])} test images"
+        for method, fraction in fractions.items():
+            what = "accuracy under PGD" if method == "pgd" else f"certified accuracy by {method}"
+            yield common.percent(f"{name}: {what}, linf 0.1", None, [fraction], about)
+
+
+def human_rows(name: str, results: common.Results) -> Iterator[common.Row]:
+    """The rows about the images of a set."""
+    reach, also = results["people", name, "reach"][0], "" if name == BY_HAND else "; 60 in the paper's introduction"
+    questions = {
+        "originals": ("gives the original's label", "; of all images of the set"),
+        "people": ("agrees with people", f"; of all images of the set{also}"),
+        "people, changed": ("agrees with people where these see another class", ""),
+        "certified": ("certified to disagree with people where these see another class",
+                      f"; the original is certified at {reach:.3f}, the distance of the farthest image"),
+    }  # fmt: skip
+    for key, (what, about) in questions.items():
+        counts = results["people", name, key]
+        _, low, high = interval(counts)
+        about = f"95 % interval {100 * low:.0f} to {100 * high:.0f}, {counts[0][1]} images{about}"
+        known = PUBLISHED.get(key, {}).get(name)
+        yield common.percent(f"linf 0.4, {SETS[name]}: {what}", known, [hits / of for hits, of in counts], about)
 
 
 EXPERIMENT = common.Experiment(
-    name="invariance_tradeoffs/certified",
-    item="P4 section 4: a network certified at linf 0.4, and people",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "20 minutes of CPU time a seed", "paper": "an accelerator, not run"},
-    run=run,
-)
+    "invariance_tradeoffs/certified", "P4 section 4: a network certified at linf 0.4, and people", PRESETS,
+    {"smoke": "under a minute", "default": "20 minutes of CPU time a seed", "paper": "an accelerator, not run"},
+    trials=trials, trial=trial, table=table, figures=draw, data=read,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

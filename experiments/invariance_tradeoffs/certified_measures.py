@@ -3,23 +3,48 @@
 If an attack or an image of the paper contradicts a certificate, this library has a bug, and the run ends.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from invjax import evaluation
-from invjax.attacks import autoattack_stages, linf
+from experiments.invariance_tradeoffs.pretrained import Pretrained
+from invjax.attacks import autoattack_stages, linf, pgd
+from invjax.bounds import METHODS
 from invjax.data import HumanLabelled
-from invjax.evaluation import Benchmark, Options, benchmark, over_batches
+from invjax.evaluation import Benchmark, Curve, Options, benchmark, certificate_curve, over_batches, robustness_curve
 from invjax.training import data_mesh
 from invjax.types import ApplyFn, Params
 
 
-def check_sandwich(certified: evaluation.Curve, attacked: evaluation.Curve) -> None:
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the certificates and of the attacks."""
+
+    epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    """Radii in the table."""
+    between: tuple[float, ...] = (0.05, 0.15, 0.25, 0.35, 0.41, 0.42, 0.43, 0.44, 0.45)
+    """Further radii in the figure."""
+    method: Literal["ibp", "crown-ibp", "crown"] = "crown-ibp"
+    """Method of the certificates."""
+    attack_steps: int = 20
+    """Number of steps of PGD."""
+    images: int = 200
+    """Number of test images for AutoAttack; the first ones are used."""
+    ensemble_steps: int = 40
+    """Number of steps of each gradient attack in AutoAttack (its authors use 100)."""
+    queries: int = 500
+    """Number of queries of the random search in AutoAttack (its authors use 5000)."""
+    released_images: int = 100
+    """Number of test images on which CROWN certifies released networks at 0.1; the first ones are used."""
+
+
+def check_sandwich(certified: Curve, attacked: Curve) -> None:
     """Check that no attack breaks a certified image; `attacked` may have fewer images, the first ones.
 
     Raises:
@@ -48,7 +73,7 @@ def strongest(apply_fn: ApplyFn, steps: int, queries: int) -> Callable[..., Benc
 
 def by_ensemble(
     attack: Any, params: Params, seed: int, images: np.ndarray, labels: np.ndarray, epsilons: Sequence[float]
-) -> evaluation.Curve:
+) -> Curve:
     """The smallest radius, of these and 0, at which AutoAttack breaks each image.
 
     Each radius attacks the images that are still correct.
@@ -59,7 +84,7 @@ def by_ensemble(
         if ids.size:
             found = attack(jax.random.key(seed), params, images[ids], labels[ids], eps=float(eps))
             broken_at[ids[found.broken]] = eps
-    return evaluation.Curve(radii, broken_at)
+    return Curve(radii, broken_at)
 
 
 def reach(of_set: HumanLabelled) -> float:
@@ -67,45 +92,84 @@ def reach(of_set: HumanLabelled) -> float:
     return float(np.abs(of_set.images - of_set.originals).max()) + 1e-6
 
 
-def beside_people(
-    apply_fn: ApplyFn, params: Params, human: dict[str, HumanLabelled], method: str
-) -> dict[str, np.ndarray]:
-    """Predictions of a network on the images of each set, and which originals are certified at their distance.
+def beside_people(apply_fn: ApplyFn, params: Params, of_set: HumanLabelled, method: str) -> tuple[dict, dict]:
+    """A network beside people: counts on the images of a set, and the images on which it is certified and wrong.
+
+    A count has the number of hits and of images: the label of the original, the label of people, and both the latter
+    and a certificate that disagrees with people among the images in which people see another class.
 
     Raises:
         RuntimeError: a prediction contradicts a certificate.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for name, of_set in human.items():
-        seen = over_batches(partial(jax.jit(apply_fn), params), [of_set.images], 50, data_mesh()).argmax(1)
-        curve = evaluation.certificate_curve(
-            apply_fn, params, of_set.originals, of_set.labels, epsilons=[reach(of_set)], method=method,
-            options=Options(50, data_mesh()),
-        )  # fmt: skip
-        proven = np.isinf(curve.broken_at)
-        if (proven & (seen != of_set.labels)).any():
-            raise RuntimeError(
-                f"images {np.flatnonzero(proven & (seen != of_set.labels)).tolist()} of {name!r} are classified "
-                "otherwise than was certified: a bound is wrong"
-            )
-        arrays |= {f"seen {name}": seen.astype(np.int32), f"certified {name}": proven}
-    return arrays
-
-
-def counts(runs: list[dict[str, np.ndarray]], of_set: HumanLabelled, name: str) -> dict[str, list[int]]:
-    """For each run, the images of a set with the label of the original, with that of people, or certified to be wrong.
-
-    "people, changed" and "certified" are among the images in which people see another class.
-    """
-    seen = [of_run[f"seen {name}"] for of_run in runs]
-    return {
-        "originals": [int((s == of_set.labels).sum()) for s in seen],
-        "people": [int((s == of_set.human).sum()) for s in seen],
-        "people, changed": [int(((s == of_set.human) & of_set.changed).sum()) for s in seen],
-        "certified": [int((of_run[f"certified {name}"] & of_set.changed).sum()) for of_run in runs],
+    options = Options(50, data_mesh())
+    seen = over_batches(partial(jax.jit(apply_fn), params), [of_set.images], 50, options.mesh).argmax(1)
+    proven = np.isinf(
+        certificate_curve(
+            apply_fn, params, of_set.originals, of_set.labels, epsilons=[reach(of_set)], method=method, options=options
+        ).broken_at
+    )
+    if (proven & (seen != of_set.labels)).any():
+        raise RuntimeError(
+            f"images {np.flatnonzero(proven & (seen != of_set.labels)).tolist()} are classified otherwise than was "
+            "certified: a bound is wrong"
+        )
+    changed, wrong = of_set.changed, np.flatnonzero(proven & of_set.changed)
+    numbers = {
+        "originals": _count(seen == of_set.labels),
+        "people": _count(seen == of_set.human),
+        "people, changed": _count(seen[changed] == of_set.human[changed]),
+        "certified": _count(proven[changed]),
+        "reach": reach(of_set),
     }
+    shown = {"original": of_set.originals, "image": of_set.images, "label": of_set.labels, "human": of_set.human}
+    return numbers, {name: values[wrong] for name, values in shown.items()}
 
 
-def standing(runs: list[dict[str, np.ndarray]], name: str, eps: float, count: int | None = None) -> list[float]:
-    """For each run, the fraction of the first `count` images that are certified or withstand an attack at a radius."""
-    return [float((of_run[name][:count] > eps).mean()) for of_run in runs]
+def _count(hits: np.ndarray) -> tuple[int, int]:
+    return int(hits.sum()), hits.size
+
+
+def by_radius(curve: Curve, count: int | None = None) -> dict[str, float]:
+    """The fraction of the first `count` images that are certified or withstand an attack, by radius."""
+    return {f"{eps:g}": float((curve.broken_at[:count] > eps).mean()) for eps in curve.epsilons}
+
+
+def curves(
+    settings: Settings, apply_fn: ApplyFn, params: Params, images: np.ndarray, labels: np.ndarray,
+    seed: int, folder: Path,
+) -> dict[str, Curve]:  # fmt: skip
+    """The radii at which images lose their certificate, and fall to PGD (kept in `folder`) and to AutoAttack."""
+    radii, few = np.unique([0.0, *settings.epsilons, *settings.between]), slice(0, settings.images)
+    options = Options(min(250, len(labels)), data_mesh())
+    found = {
+        "certified": certificate_curve(
+            apply_fn, params, images, labels, epsilons=radii, method=settings.method, options=options
+        ),
+        "pgd": robustness_curve(
+            jax.random.key(seed), pgd(linf(), steps=settings.attack_steps), apply_fn, params, images, labels,
+            epsilons=radii, options=options._replace(directory=folder),
+        ),
+        "ensemble": by_ensemble(
+            strongest(apply_fn, settings.ensemble_steps, settings.queries), params, seed, images[few], labels[few],
+            settings.epsilons,
+        ),
+    }  # fmt: skip
+    check_sandwich(found["certified"], found["pgd"])
+    check_sandwich(found["certified"], found["ensemble"])
+    return found
+
+
+def of_released(settings: Settings, net: Pretrained, images: np.ndarray, labels: np.ndarray) -> tuple[dict, dict]:
+    """The fractions of images that each method certifies at 0.1, and that withstand PGD there."""
+    images, labels = images[: settings.released_images], labels[: settings.released_images]
+    options, attack = Options(50, data_mesh()), pgd(linf(), steps=settings.attack_steps)
+    found = {
+        method: certificate_curve(net.apply, net.params, images, labels, epsilons=[0.1], method=method, options=options)
+        for method in METHODS
+    }
+    attacked = robustness_curve(
+        jax.random.key(0), attack, net.apply, net.params, images, labels, epsilons=[0.1], options=options
+    )
+    for curve in found.values():
+        check_sandwich(curve, attacked)
+    return {name: float(curve.accuracy()[0]) for name, curve in (found | {"pgd": attacked}).items()}, {}

@@ -8,49 +8,50 @@ is the 70 % of the paper and was not chosen.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.intriguing_properties import networks
-from invjax.attacks import Judge, judge
+from experiments import common
+from invjax.attacks import Judge
 from invjax.data import Dataset, HumanLabelled, as_float, augment, uneven_ink
 from invjax.evaluation import wilson
 from invjax.losses import cross_entropy, error_rate
-from invjax.models import fit_gaussian_classes, gaussian_class_log_densities, mlp, mnist_cnn
-from invjax.types import Images, Key, LogitsFn, Net
+from invjax.models import GaussianClasses, fit_gaussian_classes, gaussian_class_log_densities, mlp, mnist_cnn
+from invjax.types import Images, Key, LogitsFn, LossFn, Net
 
-AGREEMENT = 0.7
-"""Fraction of the voters that must agree, as of the people in the study."""
+Voter = Literal["CNN", "CNN, even ink", "small CNN", "wide CNN", "broad CNN", "MLP"]
+VOTERS: tuple[Voter, ...] = get_args(Voter)
+"""The networks among the voters; the densities are a seventh voter."""
 
-
-VOTERS: dict[str, tuple[Callable[[], Net], bool]] = {
-    "CNN": (lambda: mnist_cnn(10, (16, 32), 128), True),
-    "CNN, even ink": (lambda: mnist_cnn(10, (16, 32), 128), False),
-    "small CNN": (lambda: mnist_cnn(10, (8, 16), 64), True),
-    "wide CNN": (lambda: mnist_cnn(10, (32, 32), 64), True),
-    "broad CNN": (lambda: mnist_cnn(10, (24, 24), 256), True),
-    "MLP": (lambda: mlp(10, (400, 400)), True),
-}
-"""The networks by name, and whether they are trained with uneven brightness; the densities are a seventh voter."""
+WITNESS = "witness"
+"""A CNN like the first voter, trained on other images and without a vote; it checks the judge."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(networks.Settings):
-    """Settings of the data and of the training of the voters."""
+class Data(common.Data):
+    """The images of the voters, of the witness and of the bank, which share none, and the test images."""
 
+    dataset: Literal["digits", "mnist"] = "mnist"
+    """Data set of the images."""
     train_size: int | None = 15_000
     """Number of training images of the voters; the witness gets the same number after them, the bank the rest."""
-    epochs: int = 4
-    """Number of passes of each voter over its training images."""
-    batch_size: int = 64
-    """Number of images in a training step."""
-    voters: tuple[str, ...] = tuple(VOTERS)
+
+    def load(self) -> tuple[Dataset, Dataset]:
+        """All training images, because the rest is the bank, and the test set."""
+        return common.Data(self.dataset, self.data_dir, None, self.test_size).load()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the voters."""
+
+    voters: tuple[Voter, ...] = VOTERS
     """Networks among the voters, by name."""
     components: int = 40
     """Number of principal directions of the density of each class."""
@@ -58,24 +59,13 @@ class Settings(networks.Settings):
     """Standard deviation of the bending of digits, in pixels."""
     faintest: float = 0.3
     """Smallest factor of the uneven brightness."""
-    agreement: float = AGREEMENT
-    """Fraction of the voters that must see the same class."""
+    agreement: float = 0.7
+    """Fraction of the voters that must see the same class, as of the people in the study."""
 
 
-WITNESS = "witness"
-"""A CNN like the first voter, trained on other images and without a vote; it checks the judge."""
-
-
-def redrawn(config: Settings, key: Key, images: Images, ink: bool) -> Images:
-    """Augmented images: rotated, shifted, bent and, if asked, of uneven brightness."""
-    move_key, ink_key = jax.random.split(key)
-    images = augment(move_key, images, shift=3.0 * images.shape[1] / 28, elastic=config.elastic)
-    return uneven_ink(ink_key, images, faintest=config.faintest) if ink else images
-
-
-def part(data: Dataset, config: Settings, number: int) -> Dataset:
+def part(data: Dataset, train_size: int | None, number: int) -> Dataset:
     """The images of the voters (0), of the witness (1), and of the bank (2)."""
-    size = config.train_size or len(data.labels) // 4
+    size = train_size or len(data.labels) // 4
     if 2 * size >= len(data.labels):
         raise ValueError(
             f"train_size must leave images for the bank: less than half of {len(data.labels)}; got {size}; lower it"
@@ -84,74 +74,93 @@ def part(data: Dataset, config: Settings, number: int) -> Dataset:
     return data._replace(images=data.images[rows], labels=data.labels[rows])
 
 
-def network_voter(config: Settings, name: str, data: Dataset, seed: int, folder: Path) -> LogitsFn:
-    """Train a network on augmented digits, or read it."""
-    make, ink = VOTERS["CNN" if name == WITNESS else name]
-    net = make()
+@cache
+def network(name: str) -> Net:
+    """The network with this name."""
+    cnns = {"small CNN": ((8, 16), 64), "wide CNN": ((32, 32), 64), "broad CNN": ((24, 24), 256)}
+    return mlp(10, (400, 400)) if name == "MLP" else mnist_cnn(10, *cnns.get(name, ((16, 32), 128)))
+
+
+def redrawn(settings: Settings, key: Key, images: Images, ink: bool) -> Images:
+    """Augmented images: rotated, shifted, bent and, if asked, of uneven brightness."""
+    move_key, ink_key = jax.random.split(key)
+    images = augment(move_key, images, shift=3.0 * images.shape[1] / 28, elastic=settings.elastic)
+    return uneven_ink(ink_key, images, faintest=settings.faintest) if ink else images
+
+
+@cache  # one object for all seeds, whose step is compiled once
+def loss_of(settings: Settings, name: str, levels: int) -> LossFn:
+    """The cross-entropy of a network on augmented images."""
 
     def loss_fn(params, key, batch, step):
-        logits = net.apply(params, redrawn(config, key, batch[0], ink))
+        images = redrawn(settings, key, jnp.asarray(as_float(batch[0], levels)), name != "CNN, even ink")
+        logits = network(name).apply(params, images)
         return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
 
-    params = networks.train(config, net, seed, data, folder, loss_fn=loss_fn, description=name)
-    return jax.jit(partial(net.apply, params))
+    return loss_fn
 
 
-def density_voter(config: Settings, data: Dataset, seed: int) -> LogitsFn:
-    """Densities of the classes: normal distributions, fitted to augmented digits."""
-    redraw = jax.jit(partial(redrawn, config, ink=False))
-    parts = [slice(i, i + 1000) for i in range(0, len(data.labels), 1000)]
-    images = [
-        redraw(key, jnp.asarray(as_float(data.images[rows], data.levels)))
-        for key, rows in zip(jax.random.split(jax.random.key(seed), len(parts)), parts, strict=True)
-    ]
-    densities = fit_gaussian_classes(
-        np.concatenate(images), data.labels, data.num_classes, components=config.components
-    )
-    return jax.jit(partial(gaussian_class_log_densities, densities))
+def network_voter(
+    settings: Settings, train: common.Train, name: str, data: Dataset, seed: int, folder: Path
+) -> LogitsFn:
+    """Train a network on augmented digits, or read it."""
+    init_key, key = common.split_key(seed)
+    start = network(name).init(init_key, jnp.asarray(as_float(data.images[:1], data.levels)))
+    loss_fn = loss_of(settings, name, data.levels)
+    params = common.train(start, loss_fn, data[:2], train, key=key, seed=seed, folder=folder, description=name)
+    return jax.jit(partial(network(name).apply, params))
 
 
-def trained(config: Settings, data: Dataset, seed: int, folder: Path) -> tuple[dict[str, LogitsFn], LogitsFn]:
-    """All voters by name, and the witness; networks are kept in `folder` and not trained again."""
-    networks.check_models(config.voters, VOTERS)
-    first = part(data, config, 0)
-    voters = {
-        name: network_voter(config, name, first, seed + i, folder / name.replace(", ", "-").replace(" ", "-"))
-        for i, name in enumerate(config.voters)
+def density_voter(settings: Settings, data: Dataset, seed: int, folder: Path) -> LogitsFn:
+    """Densities of the classes: normal distributions, fitted to augmented digits, or read."""
+
+    def fit() -> tuple[dict, dict]:
+        redraw = jax.jit(partial(redrawn, settings, ink=False))
+        parts = [slice(i, i + 1000) for i in range(0, len(data.labels), 1000)]
+        images = [
+            redraw(key, jnp.asarray(as_float(data.images[rows], data.levels)))
+            for key, rows in zip(jax.random.split(jax.random.key(seed), len(parts)), parts, strict=True)
+        ]
+        found = fit_gaussian_classes(
+            np.concatenate(images), data.labels, data.num_classes, components=settings.components
+        )
+        return {}, {name: np.asarray(value) for name, value in found._asdict().items()}
+
+    return jax.jit(partial(gaussian_class_log_densities, GaussianClasses(**common.stage(folder, fit)[1])))
+
+
+def trained(
+    settings: Settings, train: common.Train, parts: tuple[Dataset, Dataset], seed: int, folder: Path
+) -> tuple[dict[str, LogitsFn], LogitsFn]:
+    """All voters by name, and the witness, on their parts of the images; they are kept in `folder`."""
+
+    def place(name: str) -> Path:
+        return folder / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+
+    voters: dict[str, LogitsFn] = {
+        name: network_voter(settings, train, name, parts[0], seed + i, place(name))
+        for i, name in enumerate(settings.voters)
     }
-    voters["densities"] = density_voter(config, first, seed)
-    witness = network_voter(config, WITNESS, part(data, config, 1), seed + len(VOTERS), folder / WITNESS)
-    return voters, witness
+    voters["densities"] = density_voter(settings, parts[0], seed, place("densities"))
+    return voters, network_voter(settings, train, WITNESS, parts[1], seed + len(VOTERS), place(WITNESS))
 
 
-def decided(config: Settings, voters: Mapping[str, LogitsFn]) -> Judge:
-    """The judge of these voters."""
-    return jax.jit(judge(list(voters.values()), agreement=config.agreement))
+def votes_for(voters: Mapping[str, LogitsFn], images: Images, labels: np.ndarray) -> np.ndarray:
+    """The number of voters that see these classes."""
+    return np.sum([np.asarray(voter(jnp.asarray(images))).argmax(1) == labels for voter in voters.values()], 0)
 
 
-def calibration(ask: Judge, human: Mapping[str, HumanLabelled]) -> dict[str, dict[str, Any]]:
-    """The judge compared with people, by set: fractions with their 95 % intervals, `(fraction, low, high)`.
-
-    `agrees`: it sees what people see, of all images; `silent`: it says nothing; `agrees where changed`: of those in
-    which people see another class; `changed`: it sees another class than the original's, of all, whose published value
-    is that of people; `right where it says changed`: people see the same class as it, of those.
-    """
-
-    def share(hits, among):
-        count, total = int((hits & among).sum()), int(among.sum())
-        return (count / total, *wilson(count, total)) if total else None
-
-    found = {}
-    for name, of_set in human.items():
-        seen = np.asarray(ask(jnp.asarray(of_set.images)))
-        every, says_changed = np.ones(len(seen), bool), (seen >= 0) & (seen != of_set.labels)
-        agrees = seen == of_set.human
-        found[name] = {
-            "agrees": share(agrees, every),
-            "silent": share(seen < 0, every),
-            "agrees where changed": share(agrees, of_set.changed),
-            "changed": share(says_changed, every),
-            "right where it says changed": share(agrees, says_changed),
-            "people": float(of_set.changed.mean()),
-        }
-    return found
+def calibration(ask: Judge, of_set: HumanLabelled) -> dict[str, Any]:
+    """The judge on a set that people labelled: fractions with their 95 % intervals, or None of no image."""
+    seen = np.asarray(ask(jnp.asarray(of_set.images)))
+    every, changed = np.ones(len(seen), bool), (seen >= 0) & (seen != of_set.labels)
+    agrees = seen == of_set.human
+    questions = {
+        "sees another class": (changed, every),
+        "sees what people see": (agrees, every),
+        "sees what people see, where that is another class": (agrees, of_set.changed),
+        "is right where it sees another class": (agrees, changed),
+        "says nothing": (seen < 0, every),
+    }
+    counts = {name: (int((hits & among).sum()), int(among.sum())) for name, (hits, among) in questions.items()}
+    return {name: (hits / of, *wilson(hits, of)) if of else None for name, (hits, of) in counts.items()}

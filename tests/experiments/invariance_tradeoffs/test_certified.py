@@ -1,7 +1,5 @@
 """Certified, and wrong: certificates below attacks, beside people, and checks that end the run."""
 
-import dataclasses
-import json
 import sys
 
 import jax.numpy as jnp
@@ -12,8 +10,6 @@ from experiments import common
 from experiments.invariance_tradeoffs import certified, certified_measures
 from invjax.data import HumanLabelled, read_arrays
 from invjax.evaluation import Curve, wilson
-
-SMOKE = certified.PRESETS["smoke"]
 
 
 @pytest.mark.slow
@@ -30,8 +26,8 @@ def moved(by, labels, human):
 
 @pytest.mark.slow
 def test_the_certificates_of_the_smoke_network_lie_below_the_attacks(smoke):
-    folder, table = smoke.folder, smoke.table
-    kept = read_arrays(folder / "arrays.npz")
+    table = smoke.table
+    kept = read_arrays(smoke.folder / "trials" / "seed=0" / "arrays.npz")
     for attack in ("pgd", "ensemble"):
         size = len(kept[attack])
         for eps in (0.1, 0.4):
@@ -40,11 +36,11 @@ def test_the_certificates_of_the_smoke_network_lie_below_the_attacks(smoke):
     assert 30 < accuracies[0] <= accuracies[1] <= table["clean accuracy"].measured
     assert table["certified accuracy, linf 0.1"].measured == 100 * (kept["certified"] > 0.1).mean()
     below, between, above = (
-        table[f"{what}, linf 0.1, 20 images"].measured
+        table[f"{what}, linf 0.1, 10 images"].measured
         for what in ("certified accuracy", "accuracy under the standard ensemble", "accuracy under PGD")
     )
     assert below <= between and below <= above
-    assert {"sandwich", "sandwich-ensemble"} <= {path.stem for path in (folder / "figures").glob("*.png")}
+    assert {"sandwich", "sandwich-ensemble"} <= smoke.pictures
 
 
 @pytest.mark.slow
@@ -62,15 +58,6 @@ def test_the_table_has_the_numbers_of_the_paper(smoke):
     assert people.differs == f"95 % interval {low:.0f} to {high:.0f}, 44 images"
 
 
-@pytest.mark.slow
-def test_a_finished_run_draws_again_without_training(smoke, monkeypatch):
-    folder = smoke.folder
-    monkeypatch.setattr(certified, "one_network", lambda *args: pytest.fail("trained again"))
-    (folder / "figures" / "sandwich.png").unlink()
-    assert smoke.again() == smoke.rows and (folder / "figures" / "sandwich.png").exists()
-    assert json.loads((folder / "config.json").read_text())["train_eps"] == 0.1
-
-
 def test_without_the_human_labels_the_default_stops_at_once(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(SystemExit, match="human-labelled invariance examples were not found"):
@@ -80,15 +67,16 @@ def test_without_the_human_labels_the_default_stops_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "exact"}, "method must be one of ibp, crown-ibp, crown; got 'exact'"),
-        ({"epsilons": (0.0, 0.4)}, "epsilons must be radii above 0"),
-        ({"ramp_epochs": 6}, "must not be more than epochs=6 together"),
-        ({"ramp_epochs": -1}, "ramp_epochs must not be negative"),
+        (["--method", "exact"], None),
+        (["--epsilons", "0", "0.4"], "epsilons must be radii above 0"),
+        (["--ramp-epochs", "6"], "together not more than epochs=4; got 1 and 6"),
+        (["--ramp-epochs", "-1"], "must not be negative"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(changes, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        certified.run(dataclasses.replace(SMOKE, data_dir="/nowhere", **changes), tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        common.main(certified.EXPERIMENT, ["smoke", *changes, "--data-dir", "/nowhere", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("size", [4, 2])
@@ -113,29 +101,27 @@ def test_an_image_of_the_paper_lies_in_the_ball_only_at_its_own_distance():
     of_set = moved([103 / 255, 0.2], labels=[0, 0], human=[1, 1])
     assert certified_measures.reach(of_set) == pytest.approx(103 / 255, abs=2e-6)
     edge = np.float32(4 * (0.5 - 0.402))  # the decision changes at a mean of 0.402
-    found = certified_measures.beside_people(brightness, edge, {"set": of_set}, "ibp")
-    assert found["seen set"].tolist() == [1, 0] and found["certified set"].tolist() == [False, False]
-    found = certified_measures.beside_people(brightness, np.float32(0), {"set": of_set}, "ibp")
-    assert found["seen set"].tolist() == [0, 0] and found["certified set"].tolist() == [True, True]
-    assert certified_measures.counts([found], of_set, "set") == {
-        "originals": [2], "people": [0], "people, changed": [0], "certified": [2]
-    }  # fmt: skip
+    numbers, _ = certified_measures.beside_people(brightness, edge, of_set, "ibp")
+    assert numbers["originals"] == (1, 2) and numbers["certified"] == (0, 2)
+    numbers, wrong = certified_measures.beside_people(brightness, np.float32(0), of_set, "ibp")
+    assert numbers["originals"] == numbers["certified"] == (2, 2) and numbers["people"] == (0, 2)
+    np.testing.assert_array_equal(wrong["image"], of_set.images)
+    assert wrong["label"].tolist() == [0, 0] and wrong["human"].tolist() == [1, 1]
 
 
 def test_a_certificate_that_an_image_of_the_paper_breaks_ends_the_run(monkeypatch):
     of_set = moved([103 / 255], labels=[0], human=[1])
     module = sys.modules["invjax.evaluation._certificate"]
     monkeypatch.setattr(module, "certified", lambda margins, slack: jnp.ones(len(margins), bool))
-    with pytest.raises(RuntimeError, match=r"images \[0\] of 'set' are classified otherwise than was certified"):
-        certified_measures.beside_people(brightness, np.float32(4 * 0.2), {"set": of_set}, "ibp")
+    with pytest.raises(RuntimeError, match=r"images \[0\] are classified otherwise than was certified"):
+        certified_measures.beside_people(brightness, np.float32(4 * 0.2), of_set, "ibp")
 
 
 def test_agreement_counts_unchanged_images_only_where_all_images_count():
-    of_set = moved([0.1] * 4, labels=[0, 0, 0, 0], human=[1, 1, 0, 2])
-    run = {"seen set": np.array([1, 0, 0, 0]), "certified set": np.array([False, True, True, False])}
-    assert certified_measures.counts([run], of_set, "set") == {
-        "originals": [3], "people": [2], "people, changed": [1], "certified": [1]
-    }  # fmt: skip
+    of_set = moved([0.1, 0.9, 0.1, 0.1], labels=[0, 0, 0, 0], human=[1, 1, 0, 2])  # a bright image is of class 1
+    numbers, wrong = certified_measures.beside_people(brightness, np.float32(0), of_set, "ibp")
+    assert numbers["originals"] == (3, 4) and numbers["people"] == (2, 4)
+    assert numbers["people, changed"] == (1, 3) and numbers["certified"] == (0, 3) and not len(wrong["label"])
 
 
 def test_the_ensemble_attacks_images_that_are_not_broken():

@@ -1,31 +1,33 @@
 """Networks that are trained to be certified: schedules, starts, and architectures."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.invariance_tradeoffs import certified, certified_networks
+from experiments import common
+from experiments.invariance_tradeoffs import certified_networks
 from invjax import bounds
 
-SMOKE = certified.PRESETS["smoke"]
 
-
-def test_radius_and_shares_grow_and_fall_in_their_epochs():
-    config = dataclasses.replace(
-        SMOKE, epochs=10, natural_epochs=1, ramp_epochs=5, train_eps=0.4, natural=0.5, crown=1.0, learning_rate=0.01
-    )
-    found = certified_networks.schedules(config, per_epoch=10)
+def test_radius_and_weights_change_in_their_epochs():
+    settings = certified_networks.Settings(natural_epochs=1, ramp_epochs=5, train_eps=0.4, natural=0.5, crown=1.0)
+    found = certified_networks.schedules(settings, epochs=10, num_steps=100)
     steps = [0, 10, 35, 60, 99]
     np.testing.assert_allclose([found.eps(step) for step in steps], [0, 0, 0.2, 0.4, 0.4], atol=1e-6)
     np.testing.assert_allclose([found.natural(step) for step in steps], [1, 1, 0.75, 0.5, 0.5])
     np.testing.assert_allclose([found.crown(step) for step in steps], [1, 1, 0.5, 0, 0], atol=1e-6)
-    rates = [float(found.learning_rate(step)) for step in steps]
+    rate = certified_networks.learning_rate(settings, common.Train(10, 64, 0.01), 100)
+    rates = [float(rate(step)) for step in steps]
     np.testing.assert_allclose(rates[:4], [0.001, 0.01, 0.01, 0.01], rtol=1e-5)
     assert rates[4] < 1e-4
-    assert certified_networks.schedules(SMOKE, 10).crown == 0.0
+    assert certified_networks.schedules(certified_networks.Settings(), 14, 140).crown == 0.0
+
+
+def test_seeds_share_the_loss_and_the_optimizer():
+    one, two = certified_networks.Settings(), certified_networks.Settings()
+    assert certified_networks.loss_of(one, 14, 140) is certified_networks.loss_of(two, 14, 140)
+    assert certified_networks.optimizer_of(one) is certified_networks.optimizer_of(two)
 
 
 def test_networks_start_with_bounds_that_neither_grow_nor_vanish():
