@@ -79,5 +79,7 @@ def votes(voters: Sequence[LogitsFn], x: Array) -> Int[Array, "batch classes"]:
 
 def _first_alone(logits):
     """1 for the class whose logit exceeds all others, else 0, `[B, K]`."""
-    first = logits == logits.max(1, keepdims=True)  # NaN equals no number, so a row with NaN has no first class
-    return jnp.where(first.sum(1, keepdims=True) == 1, first, False).astype(jnp.int32)
+    # one operation reads the logits: a comparison with their maximum may compute them twice, with different rounding
+    (largest, second), classes = (part.T for part in jax.lax.top_k(logits, 2))
+    alone = largest > second  # NaN comes first and exceeds nothing, so a row with NaN has no first class
+    return jnp.where(alone[:, None], jax.nn.one_hot(classes[0], logits.shape[1], dtype=jnp.int32), 0)

@@ -9,6 +9,8 @@ import pytest
 
 from invjax.attacks import Neighbours, judge, l0_invariance, linf_invariance
 from invjax.attacks._judge import votes
+from invjax.data import as_float, load
+from invjax.models import fit_gaussian_classes, gaussian_class_log_densities
 
 CLASSES = 3
 
@@ -126,3 +128,13 @@ def test_bad_settings_are_refused(voters, agreement, message):
 def test_voters_of_other_shapes_are_refused(voters):
     with pytest.raises(ValueError, match="every voter must map images"):
         judge(voters)(four_images())
+
+
+def test_densities_whose_logits_are_computed_inside_jit_all_vote():
+    """Compared with their maximum, these logits equalled it on a third of the images, because it was computed twice."""
+    digits = load("digits", "train")
+    x = np.asarray(as_float(digits.images[:], digits.levels))
+    classes = fit_gaussian_classes(x, digits.labels, num_classes=10, components=20)
+    found = jax.jit(lambda x: votes([partial(gaussian_class_log_densities, classes)], x))(x[:200])
+    assert found.sum(1).tolist() == [1] * 200
+    np.testing.assert_array_equal(found.argmax(1), gaussian_class_log_densities(classes, x[:200]).argmax(1))
