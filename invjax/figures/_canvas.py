@@ -1,25 +1,42 @@
 """The parts that all figures share: colors, an empty figure, images without ticks, and saving."""
 
+import io
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from invjax._store import write_file
+from invjax._store import local_path, write_file
 
 INK, GRID = "#1b1f24", "#d8dee4"
 PALETTE = ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7", "#c2a019", "#b5467d")
 
 
-def blank(width: float, height: float) -> Any:
-    """An empty figure of the given size in inches."""
+@cache
+def _figure_class() -> Any:
+    """A figure of matplotlib that shows itself where it is the value of a notebook's cell.
+
+    Figures are made without pyplot, which has global state, so that notebooks do not know them by themselves.
+    """
     try:
-        from matplotlib.figure import Figure  # without pyplot: no global state, no display
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('figures need matplotlib: pip install "invjax[experiments]"') from error
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+    class NotebookFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return NotebookFigure
+
+
+def blank(width: float, height: float) -> Any:
+    """An empty figure of the given size in inches."""
+    return _figure_class()(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def panel_grid(
@@ -74,8 +91,9 @@ def save(figure: Any, path: str | Path) -> Path:
     Raises:
         OSError: the file could not be written, for example because the disk is full. An older file stays as it was.
     """
+    path = local_path(path)
     write_file(path, lambda file: figure.savefig(file, format="png"))
-    return Path(path)
+    return path
 
 
 def show_image(axes: Any, image: np.ndarray) -> None:

@@ -122,6 +122,7 @@ def test_save_writes_a_png_of_a_sane_size(name, tmp_path):
     path = figures.save(figure, str(tmp_path / "new" / "folder" / "figure.png"))
     assert path == tmp_path / "new" / "folder" / "figure.png"
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert figure._repr_png_() == path.read_bytes(), "a notebook shows the same picture"
     with Image.open(path) as image:
         image.load()
         pixels = np.asarray(image.convert("L"))
