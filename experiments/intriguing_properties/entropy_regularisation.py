@@ -9,8 +9,9 @@ cross-entropy; and step l.l.
 """
 
 import dataclasses
-from functools import partial
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,24 +22,23 @@ from invjax import figures
 from invjax.attacks import Attack, fgsm, linf, pgd, step_ll
 from invjax.data import Dataset
 from invjax.evaluation import Options, robustness_curve
-from invjax.losses import cross_entropy, entropy, error_rate, margin
+from invjax.losses import cross_entropy, entropy, margin
 from invjax.training import adversarial_loss, data_mesh
 from invjax.types import Labels, Logits, LossFn, Net, PerExample
 
+SMALL = networks.Widths(channels=(8, 16), dense=64)
 ARMS = ("plain", "entropy", "adversarial", "adversarial, entropy")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(networks.Settings):
+class Config(networks.Config):
     """Settings of the entropy regularisation."""
 
-    train_size: int | None = 20_000
-    """Number of training images; None uses all."""
-    channels: tuple[int, ...] = (8, 16)
-    """Channels of the convolutions of the CNN."""
-    dense: int = 64
-    """Width of the hidden dense layer of the convolutional network."""
-    models: tuple[str, ...] = ("MLP", "CNN")
+    data: common.Flat[common.Data] = common.Data(train_size=20_000)
+    """The images."""
+    widths: common.Flat[networks.Widths] = SMALL
+    """Widths of the networks."""
+    models: tuple[networks.Name, ...] = common.axis(("MLP", "CNN"))
     """Networks to train, by name; the MLP is the permutation-invariant one."""
     entropy_coef: float = 1.0
     """Weight of the entropy in the loss (the slide of the paper says 1)."""
@@ -55,33 +55,23 @@ class Config(networks.Settings):
     attack_steps: int = 10
     """Number of steps of PGD."""
 
+    @property
+    def radii(self) -> np.ndarray:
+        """The radii of the curves."""
+        return np.linspace(0, self.largest, self.points)
+
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        train_size=512,
-        models=("MLP",),
-        hidden=(32,),
-        epochs=2,
-        batch_size=64,
-        images=32,
-        points=3,
-        attack_steps=3,
-        seeds=(0,),
+        common.Data("digits", train_size=512), common.Train(20, 64, 1e-2), networks.Widths((32,)), seeds=(0,),
+        models=("MLP",), images=64, points=3, attack_steps=3,
     ),
     "default": Config(),
     "paper": Config(
-        train_size=None,
-        hidden=(1000, 1000),
-        channels=(32, 64),
-        dense=1024,
-        epochs=50,
-        images=10_000,
-        points=21,
-        attack_steps=40,
-        seeds=(0, 1, 2, 3, 4),
+        common.Data(), common.Train(50), networks.PAPER, seeds=(0, 1, 2, 3, 4),
+        images=10_000, points=21, attack_steps=40,
     ),
-}
+}  # fmt: skip
 
 
 def attacks_for(config: Config) -> dict[str, Attack]:
@@ -95,7 +85,8 @@ def attacks_for(config: Config) -> dict[str, Attack]:
     }
 
 
-def loss_for(config: Config, net: Net, arm: str) -> LossFn:
+@cache  # one loss for all seeds, so that its training step is compiled once
+def loss_of(config: Config, net: Net, arm: str) -> LossFn:
     """The loss of one of the four trainings."""
     coefficient = config.entropy_coef if "entropy" in arm else 0.0
 
@@ -104,96 +95,70 @@ def loss_for(config: Config, net: Net, arm: str) -> LossFn:
 
     if "adversarial" in arm:
         return adversarial_loss(net.apply, step_ll(linf()), eps=config.train_eps, fraction=config.share, loss=loss)
-
-    def plain(params, key, batch, step):
-        logits = net.apply(params, batch[0])
-        return loss(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
-
-    return plain
+    return networks.plain_loss(net, loss)
 
 
-def one_model(config: Config, name: str, arm: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
-    """Run one of the four trainings and measure its robustness curves."""
-    train, test = data
-    net = networks.network(config, name)
-    loss_fn = loss_for(config, net, arm)
-    params = networks.train(config, net, seed, train, folder, loss_fn=loss_fn, description=f"{name}, {arm}, {seed}")
-    test = networks.first(test, config.images)
+def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, arm: str, seed: int, folder: Path) -> dict:
+    """Run one of the four trainings and measure its accuracy at each radius of each attack."""
+    net, test = networks.network(config.widths, model), common.first(data[1], config.images)
+    params = networks.trained(net, loss_of(config, net, arm), data[0], config.train, seed, folder)
     images, labels = networks.images_of(test), np.asarray(test.labels)
-    radii = np.linspace(0, config.largest, config.points)
-    numbers: dict = {"curves": {}}
-    for attack_name, attack in attacks_for(config).items():
-        curve = robustness_curve(
-            jax.random.key(seed),
-            attack,
-            net.apply,
-            params,
-            images,
-            labels,
-            epsilons=radii.tolist(),
-            options=Options(
-                mesh=data_mesh(), directory=folder / "curves" / attack_name.replace(", ", "-").replace(" ", "-")
-            ),
-        )
-        numbers["curves"][attack_name] = curve.accuracy().tolist()
+
+    def accuracy(attack: Attack) -> list[float]:
+        options, key = Options(mesh=data_mesh()), jax.random.key(seed)
+        curve = robustness_curve(key, attack, net.apply, params, images, labels, epsilons=config.radii, options=options)
+        return curve.accuracy().tolist()
+
     logits = networks.logits_of(net, params, images)
-    ordered = np.sort(logits, 1)
-    numbers["entropy"] = float(np.mean(entropy(logits)))
-    numbers["gap"] = float(np.median(ordered[:, -1] - ordered[:, -2]))
-    return numbers, {"radii": radii}
+    second, first = np.sort(logits, 1)[:, -2:].T
+    return {
+        "curves": {name: accuracy(attack) for name, attack in attacks_for(config).items()},
+        "entropy": float(np.mean(entropy(logits))),
+        "gap": float(np.median(first - second)),
+    }
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Run and measure all trainings, draw the curves, and return the table."""
-    networks.check_models(config.models)
-    data = networks.datasets(config)
-    radii = np.linspace(0, config.largest, config.points)
-    results: dict[str, dict[str, list[dict]]] = {}
-    for name in config.models:
-        results[name] = {arm: [] for arm in ARMS}
-        for arm in ARMS:
-            for seed in config.seeds:
-                place = folder / f"{name}-{arm.replace(', ', '-')}-seed{seed}"
-                numbers, _ = common.stage(place, partial(one_model, config, name, arm, seed, data, place))
-                results[name][arm].append(numbers)
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """For each network, its accuracy against the radius, with one panel for each attack."""
+    charts = {}
+    for of_model in results.each("model"):
         panels = {
-            attack: {arm: np.array([n["curves"][attack] for n in runs]) for arm, runs in results[name].items()}
+            attack: {at.arm: np.array(at["curves", attack]) for at in of_model.each("arm")}
             for attack in attacks_for(config)
         }
-        title = f"{config.dataset}, {name}: accuracy under attack; mean and range of {len(config.seeds)} seed(s)"
-        chart = figures.curves(radii, panels, "eps, linf", "accuracy", title)
-        figures.save(chart, folder / "figures" / f"accuracy-{name.lower()}.png")
-    return rows(config, results)
+        title = f"{config.data.dataset}, {of_model.model}: accuracy after each training, mean and range over seeds"
+        chart = figures.curves(config.radii, panels, "eps, linf", "accuracy", title)
+        charts[f"accuracy-{of_model.model.lower()}"] = chart
+    return charts
 
 
-def rows(config: Config, results: dict[str, dict[str, list[dict]]]) -> list[common.Row]:
-    """The table, at the radius of training."""
-    at = int(np.argmin(np.abs(np.linspace(0, config.largest, config.points) - config.train_eps)))
-    radius = np.linspace(0, config.largest, config.points)[at]
-    table: list[common.Row] = []
-    for name, by_arm in results.items():
-        for arm, runs in by_arm.items():
-            for attack in attacks_for(config):
-                values = [100 * n["curves"][attack][at] for n in runs]
-                what = f"{name}, {arm}: accuracy under {attack}, eps {radius:g}"
-                differs = (
-                    "" if table else "here and below: right at every smaller radius of the curve, too; no numbers given"
-                )
-                table.append(common.row(what, None, values, "%", differs))
-            clean = [100 * n["curves"]["step l.l."][0] for n in runs]
-            table.append(common.row(f"{name}, {arm}: clean accuracy", None, clean, "%"))
-            table.append(common.row(f"{name}, {arm}: mean entropy", None, [n["entropy"] for n in runs], "nats"))
-            table.append(common.row(f"{name}, {arm}: median gap Delta_12", None, [n["gap"] for n in runs], ""))
-    return table
+def table(config: Config, results: common.Results) -> list[common.Row]:
+    """The table, at the radius of training; the paper gives no numbers."""
+    near = int(np.argmin(np.abs(config.radii - config.train_eps)))
+    note = "here and below: right at every smaller radius of the curve, too; no numbers given"
+    rows: list[common.Row] = []
+    for at in results.each("model", "arm"):
+        name = f"{at.model}, {at.arm}"
+        for attack in attacks_for(config):
+            values = [curve[near] for curve in at["curves", attack]]
+            what = f"{name}: accuracy under {attack}, eps {config.radii[near]:g}"
+            rows.append(common.percent(what, None, values, "" if rows else note))
+        rows += [
+            common.percent(f"{name}: clean accuracy", None, [curve[0] for curve in at["curves", "step l.l."]]),
+            common.row(f"{name}: mean entropy", None, at["entropy"], "nats"),
+            common.row(f"{name}: median gap Delta_12", None, at["gap"], ""),
+        ]
+    return rows
 
 
 EXPERIMENT = common.Experiment(
-    name="intriguing_properties/entropy_regularisation",
-    item="P2 figure 5: entropy regularisation and adversarial training, four arms",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "11 minutes", "paper": "an accelerator, not run"},
-    run=run,
-)
+    "intriguing_properties/entropy_regularisation",
+    "P2 figure 5: entropy regularisation and adversarial training, four arms",
+    PRESETS,
+    {"smoke": "under a minute", "default": "11 minutes", "paper": "an accelerator, not run"},
+    trials=lambda config: common.grid(model=config.models, arm=ARMS, seed=config.seeds),
+    trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,15 +11,16 @@ attack clips pixels.
 """
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
 from experiments import common
-from experiments.intriguing_properties import networks
+from experiments.intriguing_properties import networks, published
 from invjax import figures
 from invjax.analysis import attack_direction, power_law, true_epsilon
 from invjax.attacks import distances, linf, pgd, smallest
@@ -27,28 +28,25 @@ from invjax.data import Dataset
 from invjax.evaluation import over_batches
 from invjax.losses import log_odds
 from invjax.training import adversarial_loss, data_mesh
-from invjax.types import Net, Params
+from invjax.types import LossFn, Net, Params
 
 DIRECTIONS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 ATTACKS = (*DIRECTIONS, "PGD")
-MODELS = ("linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise")
-BY_HEART = ("perfect", "shuffled", "noise")
-"""Models that are trained until they make no errors on their images."""
+Model = Literal["linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise"]
+"""A network, or the training of an MLP."""
 CONVOLUTIONAL = ("CNN", "ResNet")
 """Models that are attacked on fewer images."""
-PUBLISHED = {
-    "perfect": {"FGSM": 1.2, "L2": 1.1, "PGD": 1.3, "step l.l.": 2.3},
-}
-RANGES = {"FGSM": "published 0.9 to 1.1", "step l.l.": "published 1.8 to 2.5", "L2": "", "PGD": ""}
+FEWEST = 10
+"""Number of images below which a fit says nothing: its 95 % interval is wider than 60 % of the exponent either way."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(networks.Settings):
+class Config(networks.Config):
     """Settings of the power laws."""
 
-    models: tuple[str, ...] = (
-        "linear", "MLP", "CNN", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise",
-    )  # fmt: skip
+    models: tuple[Model, ...] = common.axis(
+        ("linear", "MLP", "CNN", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise")
+    )
     """Networks to attack: an architecture, or the training of an MLP."""
     images: int = 10_000
     """Number of test images; the first ones are used."""
@@ -61,8 +59,7 @@ class Config(networks.Settings):
     memorised: int = 2_000
     """Number of images with shuffled labels, or of noise."""
     memorised_epochs: int = 60
-    """Largest number of passes of the networks that memorise their images. Training ends without errors, checked after
-    every fourth pass; `beyond` uses all passes."""
+    """Number of passes of `beyond`, and at most of models that memorise: they stop without errors (every 4th pass)."""
     train_eps: float = 0.1
     """Radius of the linf attack in adversarial training."""
     train_steps: int = 5
@@ -77,62 +74,62 @@ class Config(networks.Settings):
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        models=("MLP", "adversarial"),
-        hidden=(32,),
-        epochs=2,
-        batch_size=64,
-        images=300,
-        pgd_images=100,
-        pgd_steps=3,
-        train_steps=2,
-        quantile=0.2,
-        wide_quantile=0.4,
-        seeds=(0,),
+        common.Data("digits"), common.Train(2, 64), networks.Widths((32,)), seeds=(0,), models=("MLP", "adversarial"),
+        images=300, pgd_images=100, pgd_steps=3, train_steps=2, quantile=0.2, wide_quantile=0.4,
     ),
     "default": Config(),
     "paper": Config(
-        models=MODELS,
-        hidden=(1000, 1000),
-        channels=(32, 64),
-        dense=1024,
-        stages=(64, 128, 256, 512),
-        epochs=50,
-        cnn_images=10_000,
-        pgd_images=10_000,
-        pgd_steps=20,
-        memorised=10_000,
-        memorised_epochs=200,
-        seeds=(0, 1, 2, 3, 4),
+        train=common.Train(50), widths=networks.PAPER, seeds=(0, 1, 2, 3, 4), models=get_args(Model),
+        cnn_images=10_000, pgd_images=10_000, pgd_steps=20, memorised=10_000, memorised_epochs=200,
     ),
-}
+}  # fmt: skip
 
 
-def setting(
-    config: Config, name: str, data: tuple[Dataset, Dataset], seed: int
-) -> tuple[Net, Dataset, Dataset, dict[str, Any]]:
-    """A model of the list: the network, its training images, the attacked images, and its training."""
+def images_for(
+    config: Config, model: str, data: tuple[Dataset, Dataset], seed: int
+) -> tuple[Dataset, Dataset, list[int]]:
+    """The training images of a model, the attacked images, and the numbers of passes after which training may end."""
     train, test = data
-    kind = name if name in networks.NETWORKS else "MLP"
-    net = networks.network(config, kind)
-    test = networks.first(test, config.cnn_images if kind in CONVOLUTIONAL else config.images)
-    rng = np.random.default_rng(seed)
-    by_heart = networks.first(train, config.memorised)
-    if name == "untrained":
-        return net, train, test, {"until": 0}
-    if name == "adversarial":
-        attack = pgd(linf(), steps=config.train_steps)
-        return net, train, test, {"loss_fn": adversarial_loss(net.apply, attack, eps=config.train_eps)}
-    if name in ("perfect", "beyond"):
-        return net, test, test, {"epochs": config.memorised_epochs}
-    if name == "shuffled":
-        by_heart = by_heart._replace(labels=rng.permutation(by_heart.labels))
-        return net, by_heart, by_heart, {"epochs": config.memorised_epochs}
-    if name == "noise":
-        noise = rng.integers(0, train.levels, by_heart.images[:].shape).astype(np.uint8)
-        by_heart = by_heart._replace(images=noise)
-        return net, by_heart, by_heart, {"epochs": config.memorised_epochs}
-    return net, train, test, {}
+    test = common.first(test, config.cnn_images if model in CONVOLUTIONAL else config.images)
+    few, rng, last = common.first(train, config.memorised), np.random.default_rng(seed), config.memorised_epochs
+    if model in ("perfect", "beyond"):
+        few = test
+    elif model == "shuffled":
+        few = few._replace(labels=rng.permutation(few.labels))
+    elif model == "noise":
+        few = few._replace(images=rng.integers(0, train.levels, few.images[:].shape).astype(np.uint8))
+    else:
+        return train, test, [0 if model == "untrained" else config.train.epochs]
+    return few, few, [last] if model == "beyond" else [*range(4, last, 4), last]
+
+
+@cache  # one loss for all seeds, so that its training step is compiled once
+def loss_of(config: Config, net: Net, model: str) -> LossFn:
+    """The loss of a model."""
+    if model == "adversarial":
+        return adversarial_loss(net.apply, pgd(linf(), steps=config.train_steps), eps=config.train_eps)
+    return networks.plain_loss(net)
+
+
+@cache  # compiled once for all models of one network
+def searches(config: Config, net: Net) -> dict[str, Callable[..., jax.Array]]:
+    """By attack, the compiled search `(key, params, x, labels) -> smallest eps`."""
+
+    def along(kind: str) -> Callable[..., jax.Array]:
+        def search(key, params, x, y):
+            logits_fn = partial(net.apply, params)
+            direction = attack_direction(logits_fn, x, y, kind=kind)
+            largest = config.largest[kind == "l2"]
+            return true_epsilon(logits_fn, x, y, direction, eps=largest, points=16, steps=12).eps
+
+        return search
+
+    def by_pgd(key, params, x, y):
+        attack = smallest(pgd(linf((-np.inf, np.inf)), steps=config.pgd_steps, loss=log_odds), steps=16)
+        return distances(attack(key, partial(net.apply, params), x, y, eps=config.largest[0]))
+
+    found = {name: along(kind) for name, kind in DIRECTIONS.items()} | {"PGD": by_pgd}
+    return {name: jax.jit(search) for name, search in found.items()}
 
 
 def radii(
@@ -142,59 +139,35 @@ def radii(
 
     PGD attacks only the first `searched` images.
     """
-    images, labels = networks.images_of(data), np.asarray(data.labels)
-
-    @partial(jax.jit, static_argnames="kind")
-    def one_step(params, x, y, kind):
-        logits_fn = partial(net.apply, params)
-        largest = config.largest[kind == "l2"]
-        direction = attack_direction(logits_fn, x, y, kind=kind)
-        return true_epsilon(logits_fn, x, y, direction, eps=largest, points=16, steps=12).eps
-
-    @jax.jit
-    def search(params, x, y):
-        attack = smallest(pgd(linf((-np.inf, np.inf)), steps=config.pgd_steps, loss=log_odds), steps=16)
-        found = attack(jax.random.key(seed), partial(net.apply, params), x, y, eps=config.largest[0])
-        return distances(found)
-
-    mesh = data_mesh()
-    found = {
-        name: over_batches(partial(one_step, params, kind=kind), [images, labels], mesh=mesh)
-        for name, kind in DIRECTIONS.items()
-    }
-    few = slice(searched)
-    found["PGD"] = over_batches(partial(search, params), [images[few], labels[few]], batch_size=250, mesh=mesh)
-    return {name: np.where(values > 0, values, np.inf) for name, values in found.items()}
+    found = {}
+    for attack, search in searches(config, net).items():
+        some, size = (common.first(data, searched), 250) if attack == "PGD" else (data, 500)
+        batches = [networks.images_of(some), np.asarray(some.labels)]
+        eps = over_batches(partial(search, jax.random.key(seed), params), batches, size, data_mesh())
+        found[attack] = np.where(eps > 0, eps, np.inf)
+    return found
 
 
-def one_model(config: Config, name: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
+def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: int, folder: Path) -> tuple[dict, dict]:
     """Train one model; the smallest radii of its images and their laws."""
-    net, train, attacked, how = setting(config, name, data, seed)
-    images, labels = networks.images_of(attacked), np.asarray(attacked.labels)
-    train_on = partial(networks.train, config, net, seed, train, folder, description=f"{name}, seed {seed}", **how)
+    net = networks.network(config.widths, model if model in networks.NETWORKS else "MLP")
+    train, attacked, checks = images_for(config, model, data, seed)
+    settings = dataclasses.replace(config.train, epochs=checks[-1])
+    train_to = partial(networks.trained, net, loss_of(config, net, model), train, settings, seed, folder)
 
-    def look(epoch: int) -> tuple[dict, dict]:
-        decided = networks.logits_of(net, train_on(until=epoch), images).argmax(1)
-        return {"right": bool((decided == labels).all())}, {}
+    def look(epochs: int) -> tuple[dict, dict]:
+        decided = networks.logits_of(net, train_to(epochs), networks.images_of(attacked)).argmax(1)
+        return {"epochs": epochs, "error": float((decided != attacked.labels).mean())}, {}
 
-    epoch = None
-    if name in BY_HEART:
-        for epoch in (*range(4, config.memorised_epochs, 4), config.memorised_epochs):
-            # each check is kept, because earlier parameters are lost when training continues
-            if common.stage(folder / f"epoch-{epoch}", partial(look, epoch))[0]["right"]:
-                break
-    params = train_on() if epoch is None else train_on(until=epoch)
-    wrong = networks.logits_of(net, params, images).argmax(1) != labels
-    if wrong.all():
-        raise ValueError(
-            f"{name}, seed {seed}, is wrong on all {len(labels)} images: train it longer or on more of them"
-        )
-    numbers: dict = {"error": float(wrong.mean()), "epochs": epoch}
-    found = radii(config, net, params, attacked, seed, config.pgd_images // (4 if name in CONVOLUTIONAL else 1))
-    for attack, values in found.items():
-        numbers[attack] = law_of(config, attack, values, config.quantile)
-    numbers["wide"] = law_of(config, "FGSM", found["FGSM"], config.wide_quantile)
-    return numbers, found
+    for epochs in checks:
+        # each look is kept at once, because earlier parameters are lost when training continues
+        numbers, _ = common.stage(folder / f"epoch-{epochs}", partial(look, epochs))
+        if numbers["error"] == 0:
+            break
+    searched = config.pgd_images // (4 if model in CONVOLUTIONAL else 1)
+    found = radii(config, net, train_to(numbers["epochs"]), attacked, seed, searched)
+    laws = {attack: law_of(config, attack, values, config.quantile) for attack, values in found.items()}
+    return {**numbers, **laws, "wide": law_of(config, "FGSM", found["FGSM"], config.wide_quantile)}, found
 
 
 def law_of(config: Config, attack: str, values: np.ndarray, quantile: float) -> dict[str, float]:
@@ -205,65 +178,60 @@ def law_of(config: Config, attack: str, values: np.ndarray, quantile: float) -> 
     return law._asdict() | {"quantile": used, "unresolved": float((values <= resolution).sum() / law.count)}
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train and attack all models, draw the laws, and return the exponents."""
-    networks.check_models(config.models, MODELS)
-    data = networks.datasets(config)
-    results: dict[str, list[dict]] = {}
-    panels: dict[str, dict[str, np.ndarray]] = {}
-    for name in config.models:
-        results[name] = []
-        for seed in config.seeds:
-            place = folder / f"{name}-seed{seed}"
-            numbers, found = common.stage(place, partial(one_model, config, name, seed, data, place))
-            results[name].append(numbers)
-            if seed == config.seeds[0]:
-                panels[name] = {attack: found[attack] for attack in ATTACKS}
-    laws = {
-        name: {attack: (n[0][attack]["coefficient"], n[0][attack]["exponent"]) for attack in ATTACKS}
-        for name, n in results.items()
-    }
-    title = f"{config.dataset}: adversarial error of one network each, and its law"
-    figures.save(figures.power_laws(panels, laws, title), folder / "figures" / "power-laws.png")
-    return rows(config, results)
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """The adversarial error of each model, of its first seed, with the laws that were fitted to enough images."""
+    panels, laws = {}, {}
+    for at in results.each("model"):
+        panels[at.model] = {attack: at.arrays()[attack] for attack in ATTACKS}
+        fits = {attack: at[attack][0] for attack in ATTACKS}
+        laws[at.model] = {a: (law["coefficient"], law["exponent"]) for a, law in fits.items() if law["count"] >= FEWEST}
+    title = f"{config.data.dataset}: small adversarial errors grow as a power B of eps"
+    goals = {"perfect": published.EXPONENTS_PERFECT}
+    chart = figures.power_laws(panels, laws, title, "eps (L2: in l2, others: in linf)", config.quantile, goals)
+    return {"power-laws": chart}
 
 
-def rows(config: Config, results: dict[str, list[dict]]) -> list[common.Row]:
+def table(config: Config, results: common.Results) -> list[common.Row]:
     """The exponents and the published ones."""
-    table = []
-    for name, runs in results.items():
-        for attack, what in (*((attack, attack) for attack in ATTACKS), ("wide", "FGSM")):
-            laws = [n[attack] for n in runs]
-            wide = "wide" if attack == "wide" else ""
-            width = float(np.mean([(law["high"] - law["low"]) / 2 for law in laws]))
-            used = 100 * float(np.mean([law["quantile"] for law in laws]))
-            differs = f"up to an error of {used:.2g} %; a seed's 95 % interval is ± {width:.2f}"
-            if not wide and RANGES[attack] and name in networks.NETWORKS:
-                differs += f"; {RANGES[attack]}"
-            if attack == "PGD":
-                unresolved = 100 * float(np.mean([law["unresolved"] for law in laws]))
-                differs += f"; {unresolved:.0f} % of its eps below what was resolved"
-            label = f"{name}: exponent B, {what}" + (", wide range" if wide else "")
-            value = None if wide else PUBLISHED.get(name, {}).get(attack)
-            table.append(common.row(label, value, [law["exponent"] for law in laws], "", differs))
-        gain = [n["step l.l."]["exponent"] - n["FGSM"]["exponent"] for n in runs]
-        table.append(common.row(f"{name}: B of step l.l. minus B of FGSM", None, gain, ""))
-        error = [100 * n["error"] for n in runs]
-        table.append(common.row(f"{name}: clean error on the attacked images", None, error, "%"))
-    return table
+    rows = []
+    for at in results.each("model"):
+        for attack in (*ATTACKS, "wide"):
+            label = "FGSM, wide range" if attack == "wide" else attack
+            exponents = [law["exponent"] for law in at[attack]]
+            goal = published.EXPONENTS_PERFECT.get(attack) if at.model == "perfect" else None
+            rows.append(common.row(f"{at.model}: exponent B, {label}", goal, exponents, "", remarks(at, attack)))
+        gain = np.subtract(at["step l.l.", "exponent"], at["FGSM", "exponent"])
+        rows.append(common.row(f"{at.model}: B of step l.l. minus B of FGSM", None, gain, ""))
+        rows.append(common.percent(f"{at.model}: clean error on the attacked images", None, at["error"]))
+    return rows
+
+
+def remarks(at: common.Results, attack: str) -> str:
+    """How precise the exponents of one model are, and in which range the published ones lie."""
+    mean = lambda key: float(np.mean(at[attack, key]))  # noqa: E731
+    width = (mean("high") - mean("low")) / 2
+    found = [f"up to an error of {100 * mean('quantile'):.2g} %; a seed's 95 % interval is ± {width:.2f}"]
+    if attack in published.EXPONENTS and at.model in networks.NETWORKS:
+        found.append("published {:g} to {:g}".format(*published.EXPONENTS[attack]))
+    if attack == "PGD":
+        found.append(f"{100 * mean('unresolved'):.0f} % of its eps below what was resolved")
+    if min(at[attack, "count"]) < FEWEST:
+        found.append(f"says nothing: a fit to {min(at[attack, 'count'])} images")
+    return "; ".join(found)
 
 
 EXPERIMENT = common.Experiment(
-    name="intriguing_properties/power_laws",
-    item="P2 figures 1 and 2: adversarial error as a power law of eps, for many networks and attacks",
-    presets=PRESETS,
-    times={
+    "intriguing_properties/power_laws",
+    "P2 figures 1 and 2: adversarial error as a power law of eps, for many networks and attacks",
+    PRESETS,
+    {
         "smoke": "under a minute",
         "default": "15 minutes on 2 busy CPU cores, twice that beside other work",
         "paper": "an accelerator, not run",
     },
-    run=run,
-)
+    trials=lambda config: common.grid(model=config.models, seed=config.seeds),
+    trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

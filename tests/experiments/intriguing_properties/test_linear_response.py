@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.intriguing_properties import (
-    linear_response,
-)
+from experiments.intriguing_properties import linear_response
 
 
 @pytest.mark.slow
@@ -22,9 +20,17 @@ def test_linear_response_runs(smoke):
     assert smoke.pictures == {"epsilon-mlp", "logits-along-mlp"}
 
 
-def test_the_fractions_below_eps_and_the_smallest_decade():
+@pytest.mark.slow
+def test_the_drawn_logits_start_with_the_label_and_cross_where_the_prediction_flips(smoke):
+    arrays = np.load(smoke.folder / "trials/model=MLP,seed=0/arrays.npz")
+    logits, labels, middle = arrays["line_logits"], arrays["line_labels"], arrays["line_logits"].shape[1] // 2
+    assert (logits[:, 0].argmax(1) == labels).all() and (logits[:, middle + 5].argmax(1) != labels).all()
+    first, second = np.sort(logits[:, middle], 1)[:, ::-1][:, :2].T
+    np.testing.assert_allclose(first, second, atol=1e-3)
+    np.testing.assert_allclose(arrays["line_eps"][:, middle], arrays["line_crossing"], rtol=1e-6)
+    np.testing.assert_allclose(arrays["line_linear"][:, 0], logits[:, 0], atol=1e-5)
+
+
+def test_the_fractions_below_eps_count_images_that_never_flip():
     eps = np.array([np.inf, 4.0, 1.0, 2.0, 3.0])
     np.testing.assert_allclose(linear_response.share_below(eps, np.array([0.5, 1, 2.5, 100])), [0, 0.2, 0.4, 0.8])
-    lowest, decade = linear_response.decade_of(np.linspace(0, 1, 1001), 0.01)
-    assert lowest == pytest.approx(0.01) and decade[0] == lowest
-    assert decade[-1] == pytest.approx(0.1) and len(decade) == 21

@@ -1,16 +1,14 @@
 """Power laws of the adversarial error."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.intriguing_properties import (
-    networks,
-    power_laws,
-)
-from invjax.data import load
+from experiments import common
+from experiments.intriguing_properties import networks, power_laws
 from invjax.models import mlp
 
 ARGUMENTS = ["--models", "MLP"]
@@ -23,37 +21,36 @@ def test_the_smoke_run_keeps_the_promises_of_all_experiments(smoke, check_promis
 
 @pytest.fixture(scope="module")
 def digits():
-    return load("digits", "train"), load("digits", "test")
+    return common.Data("digits").load()
 
 
 @pytest.mark.slow
-def test_power_laws_run_and_resume(smoke):
+def test_all_attacks_have_a_law_near_the_published_one(smoke):
     measured = smoke.measured
     assert all(0.3 < measured[f"MLP: exponent B, {attack}"] < 4 for attack in power_laws.ATTACKS)
-    assert "power-laws" in smoke.pictures
+    assert smoke.pictures == {"power-laws"}
 
 
 @pytest.mark.slow
-def test_the_untrained_network_is_not_trained_and_a_killed_run_continues(digits, tmp_path):
-    config = dataclasses.replace(
-        power_laws.PRESETS["smoke"], images=300, pgd_images=200, memorised=200, memorised_epochs=12, batch_size=64
-    )
-    numbers, _ = power_laws.one_model(config, "untrained", 0, digits, tmp_path / "untrained")
-    assert numbers["error"] > 0.7 and not (tmp_path / "untrained" / "checkpoints").exists()
-    first, _ = power_laws.one_model(config, "shuffled", 0, digits, tmp_path / "shuffled")
+def test_the_untrained_network_is_not_trained_and_a_killed_trial_continues(digits, tmp_path):
+    config = dataclasses.replace(power_laws.PRESETS["smoke"], pgd_images=200, memorised=200, memorised_epochs=12)
+
+    def trial(model):
+        return power_laws.trial(config, digits, model=model, seed=0, folder=tmp_path / model)[0]
+
+    assert trial("untrained")["error"] > 0.7 and not (tmp_path / "untrained" / "checkpoints").exists()
+    first = trial("shuffled")
     assert (tmp_path / "shuffled" / "epoch-12").exists() and first["error"] > 0  # all checkpoints exist
-    again, _ = power_laws.one_model(config, "shuffled", 0, digits, tmp_path / "shuffled")  # as after a kill
-    assert again == first
+    assert trial("shuffled") == first  # as after a kill
 
 
-@pytest.mark.slow
 def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     config = dataclasses.replace(power_laws.PRESETS["smoke"], largest=(4.0, 40.0))
     net = mlp(2, ())
-    data = networks.first(digits[1], 40)._replace(num_classes=2)
+    data = common.first(digits[1], 40)._replace(num_classes=2)
     data = data._replace(labels=np.asarray(data.labels) % 2)
     params = net.init(jax.random.key(0), networks.images_of(data))
-    found = power_laws.radii(config, net, params, data, seed=0)
+    found = power_laws.radii(config, net, params, data, seed=0, searched=20)
     logits = networks.logits_of(net, params, networks.images_of(data)).astype(np.float64)
     weights = np.asarray(jax.tree.leaves(jax.jacobian(lambda x: net.apply(params, x[None])[0])(np.zeros((8, 8, 1)))))
     across = (weights[0][1] - weights[0][0]).ravel().astype(np.float64)
@@ -64,15 +61,38 @@ def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     for name in ("FGSM", "step l.l."):
         np.testing.assert_allclose(found[name][right], gap / np.abs(across).sum(), rtol=1e-5, atol=4 * bisected)
     assert np.isinf(found["L2"][~right]).all() and (~right).any()
+    np.testing.assert_allclose(found["PGD"], found["FGSM"][:20], rtol=1e-2)
 
 
 def test_memorising_networks_are_attacked_on_their_training_images(digits):
     config = power_laws.PRESETS["smoke"]
-    for name in ("shuffled", "noise", "perfect"):
-        _, train, attacked, _ = power_laws.setting(config, name, digits, 0)
-        assert train is attacked
-    _, shuffled, _, _ = power_laws.setting(config, "shuffled", digits, 0)
-    assert (np.sort(shuffled.labels) == np.sort(digits[0].labels[: len(shuffled.labels)])).all()
-    assert (shuffled.labels != digits[0].labels[: len(shuffled.labels)]).mean() > 0.8
-    _, noise, _, _ = power_laws.setting(config, "noise", digits, 0)
-    assert abs(np.corrcoef(noise.images[0].ravel(), digits[0].images[0].ravel())[0, 1]) < 0.5
+    train = digits[0]
+    for model in ("shuffled", "noise", "perfect", "beyond"):
+        own, attacked, checks = power_laws.images_for(config, model, digits, 0)
+        assert own is attacked and checks[-1] == config.memorised_epochs
+        assert checks[:2] == ([60] if model == "beyond" else [4, 8])
+    shuffled, _, _ = power_laws.images_for(config, "shuffled", digits, 0)
+    assert (np.sort(shuffled.labels) == np.sort(train.labels[: len(shuffled.labels)])).all()
+    assert (shuffled.labels != train.labels[: len(shuffled.labels)]).mean() > 0.8
+    noise, _, _ = power_laws.images_for(config, "noise", digits, 0)
+    assert abs(np.corrcoef(noise.images[0].ravel(), train.images[0].ravel())[0, 1]) < 0.5
+    own, attacked, checks = power_laws.images_for(config, "MLP", digits, 0)
+    assert own is train and (attacked.images == digits[1].images[:300]).all() and checks == [2]
+
+
+def test_a_fit_to_a_few_images_is_marked_and_not_drawn(tmp_path):
+    config = dataclasses.replace(power_laws.PRESETS["smoke"], models=("ResNet",), quantile=0.02)
+    values = np.random.default_rng(0).uniform(size=2000)
+    radii = {attack: values[: 100 if attack == "PGD" else None] for attack in power_laws.ATTACKS}
+    numbers = {attack: power_laws.law_of(config, attack, found, 0.02) for attack, found in radii.items()}
+    numbers |= {"wide": numbers["FGSM"], "error": 0.5, "epochs": 2}
+    trials = power_laws.EXPERIMENT.trials(config)
+    results = common.Results([common._trials.Trial(trials[0], tmp_path)])
+    (tmp_path / "numbers.json").write_text(json.dumps(numbers))
+    np.savez(tmp_path / "arrays.npz", **radii)
+    differs = {row.name: row.differs for row in power_laws.table(config, results)}
+    assert "says nothing: a fit to 2 images" in differs["ResNet: exponent B, PGD"]
+    assert "says nothing" not in differs["ResNet: exponent B, FGSM"]
+    (axes,) = power_laws.draw(config, results)["power-laws"].axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[3] == "PGD: no fit" and labels[0].startswith("FGSM: B = 1.")
