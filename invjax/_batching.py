@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial, wraps
 from typing import Any
 
 import jax
@@ -144,6 +144,24 @@ def shrinking(ids: np.ndarray, batch_size: int, multiple: int = 1) -> Iterator[t
     for start in range(0, len(ids), batch_size):
         part = ids[start : start + batch_size]
         yield part, min(batch_size, multiple * 2 ** math.ceil(math.log2(max(len(part) / multiple, 1))))
+
+
+def cached(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`functools.lru_cache` for functions that make compiled functions; arguments without a hash are not cached.
+
+    A second call with the same attack and model then compiles nothing.
+    """
+    kept = lru_cache(maxsize=32)(make)
+
+    @wraps(make)
+    def made(*arguments):
+        try:
+            hash(arguments)
+        except TypeError:
+            return make(*arguments)
+        return kept(*arguments)
+
+    return made
 
 
 def _on_host(leaf: Any) -> np.ndarray:

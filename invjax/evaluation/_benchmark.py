@@ -1,7 +1,7 @@
 """Robust accuracy under AutoAttack in one call."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import correct, over_batches, shrinking
+from invjax._batching import cached, correct, over_batches, shrinking
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
@@ -179,7 +179,7 @@ def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray)
             )
 
 
-@lru_cache(maxsize=32)  # calls with other parameters, radii or data do not compile again
+@cached  # calls with other parameters, radii or data do not compile again
 def _program(stage: Stage, apply_fn: ApplyFn) -> Callable[..., Any]:
     """One compiled function for all ranks and radii of a stage, on batches of one shape."""
 

@@ -4,15 +4,15 @@ Balls are nested, so adversarial error is non-decreasing in eps. `robustness_cur
 the images that are still correct.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax._batching import correct, over_batches
+from invjax._batching import cached, correct, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
@@ -111,10 +111,6 @@ def robustness_curve(
         saved = {"broken_at": np.where(right, np.inf, 0.0), "finite": np.ones(len(images), bool), "done": np.array(0)}
     broken_at, finite, done = saved["broken_at"], saved["finite"], int(saved["done"])
 
-    def breaks(params, eps, x, y, ids):
-        result = attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids)
-        return result.success, result.finite_gradients
-
     def attacked(ids, function):
         inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
         return over_batches(function, inputs, options.batch_size, options.mesh)
@@ -123,17 +119,16 @@ def robustness_curve(
     if vectorize and done < grid.size:
         ids = np.flatnonzero(right)
         if ids.size:
-            every = jax.jit(jax.vmap(breaks, (None, 0, None, None, None), 1))
-            hit, smooth = attacked(ids, partial(every, params, radii))
+            hit, smooth = attacked(ids, partial(_program(attack, apply_fn, True), key, params, radii))
             broken_at[ids], finite[ids] = np.where(hit.any(1), grid[hit.argmax(1)], np.inf), smooth.all(1)
         done = grid.size
         store.save(broken_at=broken_at, finite=finite, done=done)
-    one = jax.jit(breaks)
+    one = partial(_program(attack, apply_fn, False), key, params)
     bar = progress(done, grid.size, "robustness curve")
     for i in range(done, grid.size):
         ids = np.flatnonzero(np.isinf(broken_at))
         if ids.size:
-            hit, smooth = attacked(ids, partial(one, params, radii[i]))
+            hit, smooth = attacked(ids, partial(one, radii[i]))
             broken_at[ids[hit]], finite[ids] = grid[i], finite[ids] & smooth
         store.save(broken_at=broken_at, finite=finite, done=i + 1)
         bar.update()
@@ -141,3 +136,14 @@ def robustness_curve(
     bar.close()
     warn_of_gradients(attack.recipe, finite)
     return Curve(grid, broken_at)
+
+
+@cached
+def _program(attack: Attack, apply_fn: ApplyFn, every: bool) -> Callable[..., Any]:
+    """The compiled attack at one radius, or at every radius."""
+
+    def breaks(key, params, eps, x, y, ids):
+        result = attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids)
+        return result.success, result.finite_gradients
+
+    return jax.jit(jax.vmap(breaks, (None, None, 0, None, None, None), 1) if every else breaks)

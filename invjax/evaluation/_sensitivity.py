@@ -1,14 +1,15 @@
 """Sensitivity of a model to one threat: errors at a radius, and the smallest radius of each image."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import cached, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._store import digest_tree
 from invjax.attacks import Attack, AttackResult, smallest
@@ -93,24 +94,13 @@ def sensitivity(
                  keep_examples=model.keep_examples, key=digest_tree(key))  # fmt: skip
     saved = store.load()
     if saved is None:
-        search = smallest(attack, steps=model.bisections)
-
-        @jax.jit
-        def run(params, x, y, ids):
-            logits_fn = partial(apply_fn, params)
-            fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
-            near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
-            nearer = _distances(fixed) < _distances(near)
-            best = where(nearer, fixed._replace(trace=None), near._replace(trace=None))
-            smooth = fixed.finite_gradients & near.finite_gradients
-            return fixed.success, _distances(best), smooth, (best.x if model.keep_examples else ())
-
         success, distance, finite = ~right, np.where(right, np.inf, 0.0), np.ones(len(right), bool)
         saved = {"nearest": np.array(images, wide_dtype(images.dtype))} if model.keep_examples else {}
         ids = np.flatnonzero(right)
         if ids.size:
+            run = partial(_program(attack, model.bisections, model.keep_examples, apply_fn), key, params, eps)
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
-            found = over_batches(partial(run, params), inputs, options.batch_size, options.mesh)
+            found = over_batches(run, inputs, options.batch_size, options.mesh)
             success[ids], distance[ids], finite[ids], examples = found
             if model.keep_examples:
                 saved["nearest"][ids] = examples
@@ -120,6 +110,23 @@ def sensitivity(
         store.save(**saved)
     warn_of_gradients(attack.recipe, saved.pop("finite"))
     return Sensitivity(float(eps), attack=attack.recipe, **saved)
+
+
+@cached
+def _program(attack: Attack, bisections: int, keep_examples: bool, apply_fn: ApplyFn) -> Callable[..., Any]:
+    """The compiled attack at one radius and by bisection, for all parameters, keys and radii."""
+    search = smallest(attack, steps=bisections)
+
+    def run(key, params, eps, x, y, ids):
+        logits_fn = partial(apply_fn, params)
+        fixed = attack(key, logits_fn, x, y, eps=eps, ids=ids)
+        near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
+        nearer = _distances(fixed) < _distances(near)
+        best = where(nearer, fixed._replace(trace=None), near._replace(trace=None))
+        smooth = fixed.finite_gradients & near.finite_gradients
+        return fixed.success, _distances(best), smooth, (best.x if keep_examples else ())
+
+    return jax.jit(run)
 
 
 def _distances(result: AttackResult) -> PerExample:

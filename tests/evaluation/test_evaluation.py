@@ -550,3 +550,22 @@ def test_a_model_that_is_always_wrong_is_not_attacked():
 def test_a_report_on_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_report(**change)
+
+
+def test_a_second_evaluation_of_other_parameters_and_keys_compiles_nothing():
+    traced = []
+
+    def counted(params, x):
+        traced.append(x.shape)
+        return apply_fn(params, x)
+
+    attack = pgd(steps=2)
+    threats = [ThreatModel(attack, 0.1, bisections=2)]
+    for _ in range(2):
+        robustness_curve(KEY, attack, counted, PARAMS, IMAGES, LABELS, epsilons=[0.01, 0.1])
+        report(KEY, counted, PARAMS, IMAGES, LABELS, threats=threats)
+    before = len(traced)
+    other = jax.tree.map(lambda leaf: 1.01 * leaf, PARAMS)
+    robustness_curve(jax.random.key(9), attack, counted, other, IMAGES, LABELS, epsilons=[0.02, 0.2])
+    report(jax.random.key(9), counted, other, IMAGES, LABELS, threats=threats)
+    assert len(traced) == before > 0
