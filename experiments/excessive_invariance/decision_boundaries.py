@@ -8,6 +8,7 @@ image y of another class, or x and its metamer x*, which has the logits of x and
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments import common
 from experiments.excessive_invariance import classifiers
-from experiments.excessive_invariance.metamers import pair_up
 from invjax import figures
 from invjax.analysis import decision_segment, decision_slice, train_head
 from invjax.attacks import metamers
@@ -28,8 +29,16 @@ from invjax.models import mlp
 from invjax.types import LogitsFn
 
 CLASSIFIERS = ("logits", "nuisance")
-PLANES = ("images", "metamers")
-"""The planes through x and y, and through x and its metamer."""
+PLANES = {
+    "images": (("0", "x", "y"), "the black image 0, an image x and an image y of another class"),
+    "metamers": (
+        ("0", "x", "x*"),
+        "the black image 0, x and its metamer x*: logits of x, nuisance of y",
+    ),
+}
+"""By the end of the lines from x: the names of the three points of a plane, and what they go through."""
+KEPT = 4
+"""Number of planes that are kept for the figure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,128 +53,85 @@ class Config(classifiers.Settings):
     """Number of pairs of images of different classes, for the fractions of metamers and of lines."""
     discs: int = 64
     """Number of metamers around which decisions are measured; those of the first pairs are used."""
-    columns: int = 4
-    """Number of planes in a figure."""
     resolution: int = 101
     """Number of points along each side of a plane."""
+    columns: int = common.for_figures(3)
+    """Number of planes in a figure, at most 4."""
 
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        train_size=256,
-        epochs=1,
-        batch_size=64,
-        head_epochs=1,
-        head_hidden=(32,),
-        pairs=8,
-        discs=2,
-        columns=2,
-        resolution=9,
-        seeds=(0,),
+        common.Data("digits", train_size=256), (1, 1), common.Train(1, 64, 4e-3),
+        head_epochs=1, head_hidden=(32,), pairs=8, discs=2, resolution=9, columns=2, seeds=(0,),
     ),
     "default": Config(),
-    "paper": Config(epochs=50, head_epochs=20, blocks=(16, 16), pairs=1000, discs=1000, resolution=201),
-}
+    "paper": Config(
+        blocks=(16, 16), train=common.Train(50, 128, 4e-3), head_epochs=20, pairs=1000, discs=1000, resolution=201
+    ),
+}  # fmt: skip
 
 
-def one_model(config: Config, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple[dict, dict]:
-    """Train a model and a classifier of its nuisance, then measure both on lines and planes."""
-    train, test = data
-    mesh = classifiers.mesh_for(config)
-    model = classifiers.model_for(config, save_memory=False)
-    params = classifiers.train(config, "CE", seed, train, folder)
+def trial(config: Config, data: tuple[Dataset, Dataset], *, seed: int, folder: Path) -> tuple[dict, dict]:
+    """Train a model and a classifier of its nuisance, then measure both on lines, discs and planes."""
+    (train, test), mesh = data, common.mesh_for(config.train.batch_size)
+    model = classifiers.model_for(config.data.dataset, config.blocks)
+    params = classifiers.train(model, train, config.train, None, seed=seed, folder=folder)
+    nuisance = np.asarray(classifiers.codes_of(model, params, train, mesh).nuisance)
     head = train_head(
-        classifiers.keys_for("CE", seed)[2],
-        mlp(model.num_classes, config.head_hidden),
-        (np.asarray(classifiers.codes_of(model, params, train, mesh).nuisance), train.labels),
-        epochs=config.head_epochs,
-        mesh=mesh,
-        description=f"seed {seed}, classifier of the nuisance",
-    )
+        classifiers.keys_for("CE", seed)[2], mlp(model.num_classes, config.head_hidden), (nuisance, train.labels),
+        epochs=config.head_epochs, mesh=mesh, description=f"seed {seed}, classifier of the nuisance",
+    )  # fmt: skip
     fns: dict[str, LogitsFn] = {
         "logits": jax.jit(partial(model.apply, params)),
         "nuisance": jax.jit(lambda x: head(jnp.asarray(model.encode(params, x)[0].nuisance))),
     }
-    images = np.asarray(as_float(test.images[:], train.levels))
-    first, second = pair_up(test.labels, min(config.pairs, len(test.labels)))
-    x, y = images[first], images[second]
+    images = np.asarray(as_float(test.images[:], test.levels))
+    pairs = classifiers.pair_up(test.labels, config.pairs)
+    x, y = (images[ids] for ids in pairs)
     ends = {"images": y, "metamers": over_batches(jax.jit(partial(metamers, model, params)), [x, y], mesh=mesh)}
-    numbers, arrays = {}, {"x": x[: config.columns]} | {plane: end[: config.columns] for plane, end in ends.items()}
+    numbers: dict[str, Any] = {}
+    arrays = {"x": x[:KEPT], **{plane: end[:KEPT] for plane, end in ends.items()}}
+    arrays |= {f"{name}_label": test.labels[ids[:KEPT]] for name, ids in zip("xy", pairs, strict=True)}
     for name, logits_fn in fns.items():
-        numbers[name], pictures = measure(config, logits_fn, x, ends)
         wrong = over_batches(logits_fn, [images], mesh=mesh).argmax(-1) != test.labels
-        numbers[name]["error"] = float(wrong.mean())
-        arrays |= {f"{name}_{key}": value for key, value in pictures.items()}
+        numbers[name] = {
+            **on_lines(logits_fn, x, ends, mesh),
+            "discs": on_discs(logits_fn, x[: config.discs], ends["metamers"], mesh),
+            "error": float(wrong.mean()),
+        }
+        for plane, end in ends.items():
+            slices = [
+                decision_slice(logits_fn, np.zeros_like(a), a, b, resolution=config.resolution, mesh=mesh)
+                for a, b in zip(x[:KEPT], end, strict=False)
+            ]
+            arrays[f"{plane}_{name}"] = np.stack([s.labels() for s in slices]).astype(np.uint8)
+            arrays[f"{plane}_axes"] = np.stack([(s.first_axis, s.second_axis) for s in slices])
+            arrays[f"{plane}_points"] = np.stack([s.anchors for s in slices])
     return numbers, arrays
 
 
-def measure(
-    config: Config, logits_fn: LogitsFn, x: np.ndarray, ends: dict[str, np.ndarray]
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The decisions of one classifier on the lines from each x to its `ends`, and on the planes through them and 0."""
-    mesh = classifiers.mesh_for(config)
+def on_lines(logits_fn: LogitsFn, x: np.ndarray, ends: dict[str, np.ndarray], mesh: Mesh) -> dict[str, float]:
+    """The decisions of a classifier on the lines from each x to its `ends`."""
     lines = {plane: decision_segment(logits_fn, x, end, mesh=mesh).argmax(-1) for plane, end in ends.items()}
     on_x, on_y, on_metamer = lines["images"][:, 0], lines["images"][:, -1], lines["metamers"][:, -1]
-    numbers = {
+    return {
         "metamers": float((on_metamer == on_x).mean()),
         "sources": float((on_metamer == on_y).mean()),
         "lines": float((lines["metamers"] == on_x[:, None]).mean()),
         "plain lines": float((lines["images"] == on_x[:, None]).mean()),
     }
-    discs = []
-    for image, met, label in zip(x[: config.discs], ends["metamers"], on_x, strict=False):
-        radius = float(np.linalg.norm(image - met)) / 4
-        found = decision_slice(
-            logits_fn, met, image, np.zeros_like(met), extent=[(-radius, radius)] * 2, resolution=21, mesh=mesh
-        )
-        discs.append((found.labels() == label)[found.disc((0, 0), radius)].mean())
-    numbers["discs"] = float(np.mean(discs))
-    arrays = {}
-    for plane, end in ends.items():
-        for i in range(min(config.columns, len(x))):
-            found = decision_slice(
-                logits_fn, np.zeros_like(x[i]), x[i], end[i], resolution=config.resolution, mesh=mesh
-            )
-            arrays[f"{plane}_{i}"] = found.labels().astype(np.uint8)
-            arrays[f"{plane}_{i}_axes"] = np.stack([found.first_axis, found.second_axis])
-            arrays[f"{plane}_{i}_anchors"] = found.anchors
-    return numbers, arrays
 
 
-def picture(config: Config, plane: str, arrays: dict[str, np.ndarray]) -> Any:
-    """The figure of one kind of plane."""
-    columns = range(len(arrays["x"]))
-    names, title, shown = {
-        "images": (("0", "x", "y"), "an image x and another, y", ("x", "y")),
-        "metamers": (
-            ("0", "x", "x*"),
-            "an image x and its metamer x*, with the logits of x and the nuisance of y",
-            ("x", "x*", "y"),
-        ),
-    }[plane]
-    images = {"x": arrays["x"], "x*": arrays["metamers"], "y": arrays["images"]}
-    return figures.decision_slices(
-        [tuple(arrays[f"logits_{plane}_{i}_axes"]) for i in columns],
-        {f"classifier of the {name}": [arrays[f"{name}_{plane}_{i}"] for i in columns] for name in CLASSIFIERS},
-        [dict(zip(names, arrays[f"logits_{plane}_{i}_anchors"], strict=True)) for i in columns],
-        [{name: images[name][i] for name in shown} for i in columns],
-        f"{config.dataset}, decisions on the planes through the black image 0, {title}",
-    )
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train all models, draw the figures, and return the table."""
-    data = classifiers.datasets(config)
-    numbers = []
-    for seed in config.seeds:
-        place = folder / f"ce-seed{seed}"
-        values, arrays = common.stage(place, partial(one_model, config, seed, data, place))
-        numbers.append(values)
-        if seed == config.seeds[0]:
-            for plane in PLANES:
-                figures.save(picture(config, plane, arrays), folder / "figures" / f"slices-{plane}.png")
-    return rows(config, numbers)
+def on_discs(logits_fn: LogitsFn, x: np.ndarray, made: np.ndarray, mesh: Mesh) -> float:
+    """The fraction of the disc round each metamer, in the plane through 0, x and x*, that is decided as x is."""
+    decided = over_batches(logits_fn, [x], mesh=mesh).argmax(-1)
+    fractions = []
+    for image, metamer, label in zip(x, made, decided, strict=False):
+        radius = float(np.linalg.norm(image - metamer)) / 4
+        square, black = [(-radius, radius)] * 2, np.zeros_like(metamer)
+        found = decision_slice(logits_fn, metamer, image, black, extent=square, resolution=21, mesh=mesh)
+        fractions.append((found.labels() == label)[found.disc((0, 0), radius)].mean())
+    return float(np.mean(fractions))
 
 
 MEASURES = {
@@ -178,27 +144,42 @@ MEASURES = {
 }
 
 
-def rows(config: Config, numbers: list[dict]) -> list[common.Row]:
-    """The table: the fractions that the figure shows."""
-    setup = f"{config.epochs} epochs; the figure is published without numbers"
-    return [
-        common.row(f"classifier of the {name}: {what}", None, [100 * n[name][measure] for n in numbers], "%", setup)
-        for measure, what in MEASURES.items()
-        for name in CLASSIFIERS
-    ]
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """The fractions that the figure shows."""
+    setup = f"{config.train.epochs} epochs; the figure is published without numbers"
+    for key, what in MEASURES.items():
+        for name in CLASSIFIERS:
+            yield common.percent(f"classifier of the {name}: {what}", None, results[name, key], setup)
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """The decision regions of both classifiers on both kinds of planes."""
+    arrays, charts = {name: values[: config.columns] for name, values in results.arrays().items()}, {}
+    for plane, (names, title) in PLANES.items():
+        images = [
+            {f"x, a {x}": image, **({"x*": end} if plane == "metamers" else {}), f"y, a {y}": other}
+            for image, end, other, x, y in zip(
+                *(arrays[key] for key in ("x", plane, "images", "x_label", "y_label")), strict=True
+            )
+        ]
+        charts[f"slices-{plane}"] = figures.decision_slices(
+            [tuple(axes) for axes in arrays[f"{plane}_axes"]],
+            {f"classifier of the {name}": list(arrays[f"{plane}_{name}"]) for name in CLASSIFIERS},
+            [dict(zip(names, points, strict=True)) for points in arrays[f"{plane}_points"]],
+            images,
+            f"{config.data.dataset}: decisions on planes through {title}",
+        )
+    return charts
 
 
 EXPERIMENT = common.Experiment(
-    name="excessive_invariance/decision_boundaries",
-    item="P1 figure 4: decision regions of logits and nuisance on planes through images and metamers",
-    presets=PRESETS,
-    times={
-        "smoke": "under a minute",
-        "default": "8 minutes on 2 CPU cores",
-        "paper": "an accelerator, not run yet",
-    },
-    run=run,
-)
+    "excessive_invariance/decision_boundaries",
+    "P1 figure 4: decision regions of logits and nuisance on planes through images and metamers",
+    PRESETS,
+    {"smoke": "half a minute", "default": "8 minutes on 2 CPU cores", "paper": "an accelerator, not run yet"},
+    trials=lambda config: common.grid(seed=config.seeds),
+    trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

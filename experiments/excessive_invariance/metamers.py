@@ -8,7 +8,7 @@ trains fresh classifiers on the nuisance.
 """
 
 import dataclasses
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,219 +18,142 @@ import numpy as np
 
 from experiments import common
 from experiments.excessive_invariance import classifiers
+from experiments.excessive_invariance.published import MNIST_ERRORS
 from invjax import figures
 from invjax.analysis import fresh_head, reading
 from invjax.attacks import metamers
 from invjax.data import Dataset, as_float
 from invjax.evaluation import over_batches
 from invjax.losses import bits_per_dim, dequantize
-from invjax.models import InvertibleClassifier, mlp, mnist_cnn
-from invjax.types import Net
+from invjax.models import mlp, mnist_cnn
 
-SPLITS = ("train", "test")
-HEADS = ("linear", "MLP", "conv")
-PUBLISHED = {"CE logits": 0.39, "iCE logits": 0.38, "CE nuisance": 0.34, "iCE nuisance": 27.70}
-"""Test errors in % on MNIST: Jacobsen et al. 2019, the MNIST table."""
+HEADS = {"linear": mlp(10, ()), "MLP": mlp(10, (512, 512)), "conv": mnist_cnn(10, (8, 16), 128)}
+"""The fresh classifiers of the nuisance."""
+KEPT = 10
+"""Number of metamers that are kept for the figure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(classifiers.Settings):
     """Settings of the metamer experiment."""
 
+    ice: common.Flat[classifiers.Ice] = classifiers.ICE
+    """Independence cross-entropy."""
     head_epochs: int = 2
     """Number of passes over the training set for each fresh classifier of the nuisance."""
     pairs: int = 256
     """Number of metamers whose exactness is measured (64 of them also in float64)."""
-    columns: int = 8
-    """Number of metamers in the figure."""
+    columns: int = common.for_figures(8)
+    """Number of metamers in the figure, at most 10."""
 
 
 PRESETS = {
     "smoke": Config(
-        "digits",
-        train_size=256,
-        epochs=1,
-        batch_size=64,
-        critic_hidden=(32,),
-        head_epochs=1,
-        pairs=16,
-        columns=4,
-        seeds=(0,),
+        common.Data("digits", train_size=256), (1, 1), common.Train(1, 64, 4e-3),
+        ice=classifiers.Ice(critic_hidden=(32,)), head_epochs=1, pairs=16, columns=4, seeds=(0,),
     ),
     "default": Config(),
-    "paper": Config(epochs=50, head_epochs=20, blocks=(16, 16)),
-}
+    "paper": Config(blocks=(16, 16), train=common.Train(50, 128, 4e-3), head_epochs=20),
+}  # fmt: skip
 
 
-def exactness(model: InvertibleClassifier, params: Any, first: np.ndarray, second: np.ndarray) -> tuple[dict, dict]:
+def exactness(model: Any, params: Any, first: np.ndarray, second: np.ndarray) -> tuple[dict, dict]:
     """Metamers with the logits of `first` and the nuisance of `second`, and their errors in the current precision."""
 
     @jax.jit
     def measure(params, first, second):
-        made = metamers(model, params, first, second)
-        logits, again = model.apply(params, first), model.apply(params, made)
-        rebuilt = model.decode(params, model.encode(params, first)[0])
-        return made, logits, again, jnp.abs(logits - again).max(), jnp.abs(rebuilt - first).max()
+        made, rebuilt = metamers(model, params, first, second), model.decode(params, model.encode(params, first)[0])
+        return made, rebuilt, model.apply(params, first), model.apply(params, made)
 
     dtype = jnp.result_type(float)
     params, first, second = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), (params, first, second))
-    made, logits, again, logit_error, round_trip = measure(params, first, second)
-    numbers = {"logit_error": float(logit_error), "round_trip": float(round_trip)}
-    arrays = {
-        "logits_from": first,
-        "nuisance_from": second,
-        "metamers": made,
-        "logits": logits,
-        "metamer_logits": again,
-    }
-    return numbers, {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+    made, rebuilt, logits, again = measure(params, first, second)
+    numbers = {"logit_error": float(abs(logits - again).max()), "round_trip": float(abs(rebuilt - first).max())}
+    arrays = {"logits_from": first, "metamers": made, "nuisance_from": second, "logits": logits}
+    return numbers, {name: np.asarray(kept[:KEPT]) for name, kept in (arrays | {"metamer_logits": again}).items()}
 
 
-def pair_up(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `count` pairs of images of different classes; the first image cycles through the classes."""
-    rng = np.random.default_rng(0)
-    order = rng.permutation(len(labels))
-    by_class = {c: list(order[labels[order] == c]) for c in np.unique(labels)}
-    classes = sorted(by_class)
-    members = [by_class[classes[i % len(classes)]] for i in range(count)]
-    first = [ids[i // len(classes) % len(ids)] for i, ids in enumerate(members)]  # fmt: skip
-    second = [rng.choice(np.flatnonzero(labels != labels[i])) for i in first]
-    return np.array(first), np.array(second)
-
-
-def one_model(config: Config, loss: str, seed: int, data: tuple[Dataset, Dataset], folder: Path) -> tuple:
+def trial(config: Config, data: tuple[Dataset, Dataset], *, loss: str, seed: int, folder: Path) -> tuple[dict, dict]:
     """Train with one loss and one seed, then measure the model."""
-    train, test = data
-    mesh, levels = classifiers.mesh_for(config), train.levels
-    model = classifiers.model_for(config, save_memory=False)
-    head_key = classifiers.keys_for(loss, seed)[2]
-    params = classifiers.train(config, loss, seed, train, folder)
-    codes = {name: classifiers.codes_of(model, params, split, mesh) for name, split in zip(SPLITS, data, strict=True)}
-    pictures = {
-        name: classifiers.nuisance_pictures(model, params, np.asarray(code.nuisance), mesh)
-        for name, code in codes.items()
-    }
+    (train, test), mesh = data, common.mesh_for(config.train.batch_size)
+    model, key = classifiers.model_for(config.data.dataset, config.blocks), classifiers.keys_for(loss, seed)[2]
+    ice = config.ice if loss == "iCE" else None
+    params = classifiers.train(model, train, config.train, ice, seed=seed, folder=folder)
 
     @jax.jit
     def bits(images):
-        return bits_per_dim(*model.encode(params, dequantize(head_key, as_float(images, levels), levels)), levels)
+        x = dequantize(key, as_float(images, test.levels), test.levels)
+        return bits_per_dim(*model.encode(params, x), test.levels)
 
+    codes = [classifiers.codes_of(model, params, split, mesh) for split in data]
     numbers: dict[str, Any] = {
-        "train_error": reading(np.asarray(codes["train"].logits), train.labels).error,
-        "test_error": reading(np.asarray(codes["test"].logits), test.labels).error,
+        "test_error": reading(np.asarray(codes[1].logits), test.labels).error,
         "bits_per_dim": float(over_batches(bits, [test.images], mesh=mesh).mean()),
     }
-    nets: dict[str, tuple[Net, dict[str, Any]]] = {
-        "linear": (mlp(model.num_classes, ()), {name: code.nuisance for name, code in codes.items()}),
-        "MLP": (mlp(model.num_classes, (512, 512)), {name: code.nuisance for name, code in codes.items()}),
-        # the conv head reads the nuisance as an image: the image with this nuisance and logits of zero
-        "conv": (mnist_cnn(model.num_classes, (8, 16), 128), pictures),
-    }
-    for name in HEADS:
-        net, features = nets[name]
-        read = fresh_head(
-            head_key,
-            net,
-            (features["train"], train.labels),
-            (features["test"], test.labels),
-            epochs=config.head_epochs,
-            mesh=mesh,
-            description=f"{loss}, seed {seed}, fresh {name} head",
-        )
-        numbers[name] = {split: value._asdict() for split, value in read.items()}
-
-    first, second = pair_up(test.labels, min(config.pairs, len(test.labels)))
-    images = np.asarray(as_float(test.images[:], levels))
-    numbers["float32"], arrays = exactness(model, params, images[first], images[second])
+    nuisance = [(np.asarray(code.nuisance), split.labels) for code, split in zip(codes, data, strict=True)]
+    # the conv head reads the nuisance as an image: the image with this nuisance and logits of zero
+    pictures = [(classifiers.nuisance_pictures(model, params, values, mesh), labels) for values, labels in nuisance]
+    for head, net in HEADS.items():
+        examples = pictures if head == "conv" else nuisance
+        name = f"{loss}, seed {seed}, fresh {head} head"
+        read = fresh_head(key, net, *examples, epochs=config.head_epochs, mesh=mesh, description=name)["test"]
+        numbers[head] = read._asdict()
+    images = np.asarray(as_float(test.images[:], test.levels))
+    first, second = (images[ids] for ids in classifiers.pair_up(test.labels, config.pairs))
+    numbers["float32"], arrays = exactness(model, params, first, second)
     with jax.enable_x64(True):
-        numbers["float64"], _ = exactness(model, params, images[first[:64]], images[second[:64]])
-    return numbers, {name: value[: config.columns] for name, value in arrays.items()}
+        numbers["float64"], _ = exactness(model, params, first[:64], second[:64])
+    return numbers, arrays
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train all models, draw the figures, and return the table."""
-    data = classifiers.datasets(config)
-    numbers: dict[str, list[dict]] = {loss: [] for loss in classifiers.LOSSES}
-    for loss in classifiers.LOSSES:
-        for seed in config.seeds:
-            place = folder / f"{loss.lower()}-seed{seed}"
-            compute = partial(one_model, config, loss, seed, data, place)
-            values, arrays = common.stage(place, compute)
-            numbers[loss].append(values)
-            if seed == config.seeds[0]:
-                title = f"{config.dataset}, trained with {loss}: the logits of row 1, everything else from row 3"
-                figures.save(
-                    figures.metamer_grid(**arrays, title=title), folder / "figures" / f"metamers-{loss.lower()}.png"
-                )
-    errors = {
-        loss: {head: [n[head]["test"]["error"] for n in numbers[loss]] for head in HEADS} for loss in classifiers.LOSSES
-    }
-    chart = figures.readings(
-        errors, chance=0.9, title=f"{config.dataset}: what fresh classifiers read from the nuisance"
-    )
-    figures.save(chart, folder / "figures" / "nuisance-readings.png")
-    return rows(config, numbers)
-
-
-def rows(config: Config, numbers: dict[str, list[dict]]) -> list[common.Row]:
-    """The table: errors with the published ones, information, and exactness."""
-    published = PUBLISHED if config.dataset == "mnist" else {}
-    setup = f"{config.epochs} epochs, no padding to 32x32, DCT readout"
-    table = []
-    for loss in classifiers.LOSSES:
-        runs = numbers[loss]
-        table.append(
-            common.row(
-                f"{loss}: test error of the logits",
-                published.get(f"{loss} logits"),
-                [100 * n["test_error"] for n in runs],
-                "%",
-                setup,
-            )
-        )
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """Errors with the published ones, information, and exactness."""
+    goal = {key: errors["test"] for key, errors in MNIST_ERRORS.items() if config.data.dataset == "mnist"}
+    setup = f"{config.train.epochs} epochs, no padding to 32x32, DCT readout"
+    fresh = f"a fresh head, {config.head_epochs} epochs; the training of the published one is not given"
+    for at in results.each("loss"):
+        name = f"{at.loss}: test error of the logits"
+        yield common.percent(name, goal.get((at.loss, "logits")), at["test_error"], setup)
         for head in HEADS:
-            table.append(
-                common.row(
-                    f"{loss}: test error of a fresh {head} head on the nuisance",
-                    published.get(f"{loss} nuisance") if head == "MLP" else None,
-                    [100 * n[head]["test"]["error"] for n in runs],
-                    "%",
-                    f"a fresh head, {config.head_epochs} epochs; the training of the published one is not given"
-                    if head == "MLP"
-                    else "",
-                )
+            name, differs = (
+                f"{at.loss}: test error of a fresh {head} head on the nuisance",
+                fresh if head == "MLP" else "",
             )
-        table.append(
-            common.row(
-                f"{loss}: information about the class left in the nuisance, the best head's bound",
-                None,
-                [max(n[head]["test"]["information"] for head in HEADS) for n in runs],
-                "nats of 2.303",
-            )
-        )
-    table.append(common.row("iCE: test bits per dimension", None, [n["bits_per_dim"] for n in numbers["iCE"]], "bits"))
-    for loss in classifiers.LOSSES:
+            yield common.percent(name, goal.get((at.loss, head)), at[head, "error"], differs)
+        name = f"{at.loss}: information about the class left in the nuisance, the best head's bound"
+        yield common.row(name, None, np.max([at[head, "information"] for head in HEADS], axis=0), "nats of 2.303")
+    yield common.row("iCE: test bits per dimension", None, results.select(loss="iCE")["bits_per_dim"], "bits")
+    measures = {"logit_error": "max logit error of the metamers", "round_trip": "max round-trip error"}
+    for at in results.each("loss"):
         for precision in ("float32", "float64"):
-            for measure, name in (
-                ("logit_error", "max logit error of the metamers"),
-                ("round_trip", "max round-trip error"),
-            ):
-                values = [n[precision][measure] for n in numbers[loss]]
-                table.append(common.row(f"{loss}: {name}, {precision}", None, values, "", "published as exact"))
-    return table
+            for key, what in measures.items():
+                yield common.row(f"{at.loss}: {what}, {precision}", None, at[precision, key], "", "published as exact")
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Figure 5 for both losses, and the errors of all fresh classifiers."""
+    charts, panels, dataset = {}, {}, config.data.dataset
+    published = {loss: {reader: {"": errors["test"]} for (of, reader), errors in MNIST_ERRORS.items() if of == loss}
+                 for loss in classifiers.LOSSES if dataset == "mnist"}  # fmt: skip
+    for at in results.each("loss"):
+        title = f"{dataset}, trained with {at.loss}: the logits of row 1, everything else from row 3"
+        arrays = {name: values[: config.columns] for name, values in at.arrays().items()}
+        charts[f"metamers-{at.loss.lower()}"] = figures.metamer_grid(**arrays, title=title)
+        errors = {"logits": at["test_error"], **{head: at[head, "error"] for head in HEADS}}
+        panels[at.loss] = {reader: {"": [100 * error for error in seen]} for reader, seen in errors.items()}
+    title = f"{dataset}: how well the logits, and fresh classifiers of the nuisance, tell the class"
+    chart = figures.bar_panels(panels, "test error, % (chance: 90 %)", title, published=published)
+    return {**charts, "nuisance-readings": chart}
 
 
 EXPERIMENT = common.Experiment(
-    name="excessive_invariance/metamers",
-    item="P1 figures 1 and 5, and the MNIST table: exact logit metamers, and class information left in the nuisance",
-    presets=PRESETS,
-    times={
-        "smoke": "under a minute",
-        "default": "16 minutes on 2 CPU cores",
-        "paper": "an accelerator, not run yet",
-    },
-    run=run,
-)
+    "excessive_invariance/metamers",
+    "P1 figures 1 and 5, and the MNIST table: exact logit metamers, and class information left in the nuisance",
+    PRESETS,
+    {"smoke": "half a minute", "default": "16 minutes on 2 CPU cores", "paper": "an accelerator, not run yet"},
+    trials=lambda config: common.grid(loss=classifiers.LOSSES, seed=config.seeds),
+    trial=trial, table=table, figures=draw,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

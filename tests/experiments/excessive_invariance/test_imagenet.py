@@ -1,10 +1,13 @@
 """Photographs: memory of the gradient, exact metamers, and the folder that is read."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from experiments import common
 from experiments.excessive_invariance import imagenet
+from invjax import figures
 
 
 @pytest.mark.slow
@@ -51,7 +54,14 @@ def test_imagenet_refuses_bad_arguments(arguments, message, tmp_path, monkeypatc
         common.main(imagenet.EXPERIMENT, ["default", *arguments])
 
 
-def test_figures_of_photographs_are_outside_the_published_folder(tmp_path):
-    assert imagenet.pictures_of(imagenet.PRESETS["default"], tmp_path) == tmp_path / "pictures"
-    assert imagenet.pictures_of(imagenet.PRESETS["paper"], tmp_path) == tmp_path / "pictures"
-    assert imagenet.pictures_of(imagenet.PRESETS["smoke"], tmp_path) == tmp_path / "figures"
+@pytest.mark.parametrize(("preset", "place"), [("default", "pictures"), ("paper", "pictures"), ("smoke", "figures")])
+def test_figures_of_photographs_are_outside_the_published_folder(preset, place, tmp_path):
+    class Results:
+        def arrays(self):
+            return dict.fromkeys(("first", "second", "metamers"), np.zeros((8, 2, 2, 3), np.float32))
+
+    config = dataclasses.replace(imagenet.PRESETS[preset], columns=4, batch=8)
+    for name, figure in imagenet.draw(config, Results()).items():
+        figures.save(figure, tmp_path / "figures" / f"{name}.png")  # as the framework does
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert found == [f"{place}/batch.png", f"{place}/metamers.png"]

@@ -34,10 +34,10 @@ def test_a_smoke_run_of_the_information_sums_its_tables_and_draws_figure_6_twice
 
 
 def test_the_schematic_of_figure_6_meets_the_premises_under_ice_alone():
-    from experiments.excessive_invariance import information
+    from experiments.excessive_invariance import information_tables
     from invjax.theory.information import premises, shift_information
 
-    tables = information.schematic(classes=4, noise=0.1)
+    tables = information_tables.schematic(classes=4, noise=0.1)
     ce, ice = (shift_information(tables[loss]["D"], tables[loss]["D_Adv"]) for loss in classifiers.LOSSES)
     assert premises(ice) == (True, True, True) and not premises(ce)[0]
     assert ce.semantic == pytest.approx(0, abs=1e-12) and ce.everything == pytest.approx(ice.semantic)

@@ -1,8 +1,5 @@
 """The Pareto figure collects the tables of finished runs."""
 
-import dataclasses
-import json
-
 import pytest
 
 from experiments import common
@@ -40,22 +37,28 @@ def test_each_training_is_the_point_of_its_logits_and_of_its_best_head(tmp_path)
     assert (tmp_path / "run" / "figures" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_published_runs_are_found():
-    assert pareto.PRESETS["default"].runs == ()
-    found = [p for source in pareto.SOURCES for p in pareto.points(pareto.published(source, "mnist")[0])]
-    assert {"metamers default-mnist, CE", "nuisance_classifier default-mnist, iCE in closed form"} <= {
-        point.name for point in found
-    }
+def test_the_published_runs_are_found(smoke):
+    assert {
+        "metamers default-mnist, CE: test error of the logits",
+        "nuisance_classifier default-mnist, iCE in closed form: test error of the logits",
+    } <= set(smoke.table)
+
+
+def test_a_run_with_another_table_is_read_again(tmp_path):
+    config = pareto.Config(runs=(table(tmp_path / "a" / "x", "CE", {"MLP": [4.0]}),))
+    for error in (4.0, 8.0):
+        table(tmp_path / "a" / "x", "CE", {"MLP": [error]})
+        rows = common.execute(pareto.EXPERIMENT, "smoke", config, tmp_path / "run")
+        assert rows[1].measured == error
 
 
 def test_runs_without_heads_or_without_a_table_are_refused(tmp_path):
+    def run(**settings):
+        common.execute(pareto.EXPERIMENT, "smoke", pareto.Config(**settings), tmp_path / "run")
+
     with pytest.raises(ValueError, match="has no table"):
-        pareto.points(tmp_path)
-    (tmp_path / "table.json").write_text(
-        json.dumps([common.row("CE: test error of the logits", None, [1], "%")._asdict()])
-    )
+        run(runs=(str(tmp_path),))
     with pytest.raises(ValueError, match="no fresh heads"):
-        pareto.points(tmp_path)
-    config = dataclasses.replace(pareto.PRESETS["default"], dataset="digits")
+        run(runs=(table(tmp_path / "a" / "x", "CE", {}),))
     with pytest.raises(ValueError, match="no published run of digits"):
-        pareto.run(config, tmp_path)
+        run(dataset="digits")

@@ -24,5 +24,5 @@ def test_a_smoke_run_of_the_search_finds_metamers_of_a_resnet_beside_exact_ones(
     assert measured["ResNet, search: l2 distance from the nuisance source, mean"] <= 4
     pictures = {"metamers-fi-revnet", "metamers-resnet", "batch-fi-revnet", "batch-resnet"}
     assert smoke.pictures == pictures
-    found = read_arrays(smoke.folder / "seed0" / "arrays.npz")["ResNet metamers"]
+    found = read_arrays(smoke.folder / "trials" / "net=ResNet,seed=0" / "arrays.npz")["metamers"]
     assert found.min() >= 0 and found.max() <= 1

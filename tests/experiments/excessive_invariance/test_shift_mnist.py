@@ -20,7 +20,7 @@ def test_a_smoke_run_of_shift_mnist_has_every_variant_of_both_cues(smoke):
         generative = measured[f"{shift}: generative: test error, {adversarial}"]
         gain = f"{shift}: a generative classifier's D_Adv error is lower than that of the fi-RevNet with CE by"
         assert measured[gain] == pytest.approx(ce - generative)
-        for arm in shift_mnist.ARMS:
+        for arm in shift_mnist.ARMS.values():
             assert 0 < measured[f"{shift}: {arm}: test error, coded"] <= 100
     pictures = {f"{kind}-{shift}" for kind in ("examples", "errors") for shift in ("binary", "texture")}
     assert smoke.pictures == pictures
