@@ -8,18 +8,18 @@ how often they agree with people on images whose class an linf attack changed.
 """
 
 import dataclasses
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments import common
 from experiments.invariance_tradeoffs import robust_networks
 from invjax import figures
-from invjax.data import Dataset, HumanLabelled
 
-ARMS = {"linf": False, "linf, rotation, shift": True}
-"""Whether the adversary moves the image, by name of the training."""
+ARMS = {"linf": "linf", "moves": "linf, rotation, shift"}
+"""The adversaries: the arm, and its name in the table."""
 
 SETS = ("manual linf 0.4", "linf 0.4")
 
@@ -28,7 +28,7 @@ SETS = ("manual linf 0.4", "linf 0.4")
 class Config(robust_networks.Settings):
     """Settings of the two adversaries."""
 
-    radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    radii: tuple[float, ...] = common.axis((0.0, 0.1, 0.2, 0.3))
     """Ascending linf radii of training."""
     train_tries: int = 4
     """Number of rotations and shifts from which the adversary chooses in training."""
@@ -41,132 +41,94 @@ class Config(robust_networks.Settings):
 
 
 PRESETS = {
-    "smoke": Config(
-        train_size=512,
-        epochs=1,
-        train_steps=1,
-        test_size=256,
-        radii=(0.0, 0.3),
-        train_tries=2,
-        tries=2,
-        images=32,
-        attack_steps=2,
-        seeds=(0,),
-    ),
+    "smoke": Config(**robust_networks.SMOKE, radii=(0.0, 0.3), train_tries=2, tries=2, images=32, attack_steps=2),
     "default": Config(),
     "paper": Config(
-        cnn="CNN",
-        train_size=None,
-        epochs=10,
-        batch_size=100,
-        learning_rate=1e-3,
-        train_steps=40,
-        radii=(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4),
-        train_tries=10,
-        tries=100,
-        images=10_000,
-        attack_steps=100,
+        **robust_networks.PAPER, radii=(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4), train_tries=10, tries=100,
+        images=10_000, attack_steps=100,
     ),
-}
+}  # fmt: skip
 
 
-def one_network(
-    config: Config, arm: str, eps: float, seed: int, data: tuple[Dataset, Dataset, dict[str, HumanLabelled]],
-    folder: Path,
-) -> tuple:  # fmt: skip
+def trial(
+    config: Config, data: robust_networks.Datasets, *, eps: float, arm: str, seed: int, folder: Path
+) -> dict[str, Any]:  # fmt: skip
     """Train one network, and measure its agreement with people and its accuracy under both adversaries."""
     train, test, human = data
-    moving = ARMS[arm]
-    attack = robust_networks.adversary("linf", config.train_steps, config.train_tries if moving else 0)
-    params = robust_networks.train(config, config.cnn, attack if eps or moving else None, eps, seed, train, folder)
-    numbers = robust_networks.seen(robust_networks.network(config.cnn).apply, params, test, human)
-    shown = robust_networks.first(test, config.images)
-    numbers["robust"] = {
-        name: robust_networks.withstands(
-            config.cnn,
-            params,
-            robust_networks.adversary("linf", config.attack_steps, config.tries if with_moves else 0),
-            eps,
-            shown,
-            seed,
-        )
-        for name, with_moves in ARMS.items()
+    moves = arm == "moves"
+    attack = robust_networks.adversary("linf", config.train_steps, config.train_tries if moves else 0)
+    params = robust_networks.train(
+        config, config.cnn, attack if eps or moves else None, eps, train, seed=seed, folder=folder
+    )
+    apply_fn, shown = robust_networks.network(config.cnn).apply, common.first(test, config.images)
+    adversaries = {
+        "linf": robust_networks.adversary("linf", config.attack_steps),
+        "moves": robust_networks.adversary("linf", config.attack_steps, config.tries),
     }
-    return numbers, {}
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train and measure all networks, draw the figures, and return the table."""
-    data = robust_networks.datasets(config)
-    results: dict[str, list[list[dict]]] = {}
-    for arm, moving in ARMS.items():
-        results[arm] = []
-        for eps in config.radii:
-            runs = []
-            for seed in config.seeds:
-                place = folder / f"{'moved' if moving else 'linf'}-{eps:g}-seed{seed}"
-                runs.append(common.stage(place, partial(one_network, config, arm, eps, seed, data, place))[0])
-            results[arm].append(runs)
-    draw(config, results, data[2], folder)
-    return rows(config, results, data[2])
-
-
-def draw(config: Config, results: dict, human: dict[str, HumanLabelled], folder: Path) -> None:
-    """Figures 7 and 8."""
-    radii = np.array(config.radii)
-    panels = {
-        f"under {adversary}": {
-            f"trained on {arm}": np.array([[n["robust"][adversary] for n in runs] for runs in of_arm]).T
-            for arm, of_arm in results.items()
-        }
-        for adversary in ARMS
+    robust = {
+        name: robust_networks.withstands(apply_fn, params, adversary, eps, shown, seed)
+        for name, adversary in adversaries.items()
     }
-    title = f"accuracy under attack at the radius of the training; mean and range of {len(config.seeds)} seed(s)"
-    chart = figures.curves(radii, panels, "eps of the training and of the attack, linf", "accuracy", title)
-    figures.save(chart, folder / "figures" / "accuracy.png")
-    agreement = {
-        f"eps of the training, linf; on {name}": (
-            radii,
-            {
-                f"trained on {arm}": np.array(
-                    [robust_networks.interval(human, name, [n["agrees"][name] for n in runs]) for runs in of_arm]
-                )
-                for arm, of_arm in results.items()
-            },
-        )
-        for name in SETS
-    }
-    title = f"agreement with people; mean of {len(config.seeds)} seed(s), 95 % intervals"
-    figures.save(figures.interval_curves(agreement, "agrees with people", title), folder / "figures" / "agreement.png")
+    return robust_networks.seen(apply_fn, params, test, human) | {"robust": robust}
 
 
-def rows(config: Config, results: dict, human: dict[str, HumanLabelled]) -> list[common.Row]:
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
     """Both figures as a table; the paper gives no numbers."""
-    table = []
-    for arm, of_arm in results.items():
-        own = [100 * np.array([n["robust"][arm] for n in runs]) for runs in of_arm]
-        what = f"trained on {arm}: accuracy under that adversary falls from eps 0 to {config.radii[-1]:g} by"
-        table.append(common.row(what, None, own[0] - own[-1], "points", "published as a curve"))
-    for eps, *of_arms in zip(config.radii, *results.values(), strict=True):
-        for arm, runs in zip(results, of_arms, strict=True):
-            who = f"trained on {arm}, eps {eps:g}"
-            table.append(common.row(f"{who}: clean accuracy", None, [100 * n["clean"] for n in runs], "%"))
-            for adversary in ARMS:
-                values = [100 * n["robust"][adversary] for n in runs]
-                table.append(common.row(f"{who}: accuracy under {adversary}", None, values, "%"))
-            for name in human:
-                agrees = [n["agrees"][name] for n in runs]
-                table.append(robust_networks.agreement_row(human, who, name, agrees, None))
-    return table
+    for of_arm in results.each("arm"):
+        smallest, *_, largest = of_arm.each("eps")
+        ends = zip(smallest["robust", of_arm.arm], largest["robust", of_arm.arm], strict=True)
+        what = f"accuracy under that adversary falls from eps {smallest.eps:g} to {largest.eps:g} by"
+        falls = [100 * (before - after) for before, after in ends]
+        yield common.row(f"trained on {ARMS[of_arm.arm]}: {what}", None, falls, "points", "published as a curve")
+    for at in results.each("eps", "arm"):
+        who = f"trained on {ARMS[at.arm]}, eps {at.eps:g}"
+        yield common.percent(f"{who}: clean accuracy", None, at["clean"])
+        for arm, adversary in ARMS.items():
+            yield common.percent(f"{who}: accuracy under {adversary}", None, at["robust", arm])
+        yield from robust_networks.agreement_rows(who, at)
+
+
+def failed(radii: list[common.Results], values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The radius and the value of each network whose clean accuracy is below 50 %; `values [E, seeds]`."""
+    low = np.array([at["clean"] for at in radii]) < 0.5
+    return np.array([at.eps for at in radii])[low.nonzero()[0]], np.asarray(values)[low]
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Figures 7 and 8, with marks for trainings that failed."""
+    eps = np.array(results.values("eps"))
+    lines = {f"trained on {name}": list(results.select(arm=arm).each("eps")) for arm, name in ARMS.items()}
+    accuracy: dict[str, Any] = {}
+    agreement: dict[str, Any] = {}
+    dots: dict[str, Any] = {}
+    crosses: dict[str, Any] = {}
+    for arm, adversary in ARMS.items():
+        robust = {line: np.array([at["robust", arm] for at in radii]) for line, radii in lines.items()}
+        accuracy[f"under {adversary}"] = {line: values.T for line, values in robust.items()}
+        dots[f"under {adversary}"] = {line: failed(lines[line], values) for line, values in robust.items()}
+    for name in SETS:
+        counts = {line: [at["agrees", name] for at in radii] for line, radii in lines.items()}
+        fractions = {line: np.array([[a / total for a, total in n] for n in of]) for line, of in counts.items()}
+        panel = f"eps of the training, linf\n{robust_networks.IMAGES[name]}"
+        agreement[panel] = eps, {line: np.array([*map(robust_networks.interval, of)]) for line, of in counts.items()}
+        crosses[panel] = {line: failed(lines[line], values) for line, values in fractions.items()}
+    note = "\n({}: networks with a clean accuracy below 50 %)" if min(results["clean"]) < 0.5 else ""
+    under_attack = figures.curves(
+        eps, accuracy, "eps of the training and of the attack, linf", "accuracy",
+        f"Accuracy under attack at the radius of the training, mean and range{note.format('dots')}", dots,
+    )  # fmt: skip
+    title = f"Agreement with people, mean and 95 % interval{note.format('crosses')}"
+    with_people = figures.interval_curves(agreement, "agrees with people", title, crosses)
+    return {"accuracy": under_attack, "agreement": with_people}
 
 
 EXPERIMENT = common.Experiment(
-    name="invariance_tradeoffs/augmentation",
-    item="P4 figures 7 and 8: rotation and shift in the adversary, robust accuracy and agreement with people",
-    presets=PRESETS,
+    "invariance_tradeoffs/augmentation",
+    "P4 figures 7 and 8: rotation and shift in the adversary, robust accuracy and agreement with people", PRESETS,
     times={"smoke": "a minute", "default": "20 minutes of CPU time", "paper": "an accelerator, not run"},
-    run=run,
-)
+    trials=lambda config: common.grid(eps=config.radii, arm=ARMS, seed=config.seeds),
+    trial=trial, table=table, figures=draw, data=robust_networks.datasets,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

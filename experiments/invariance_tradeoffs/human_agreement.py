@@ -4,7 +4,7 @@
 
 The experiment compares networks that it trains (standard, adversarial, and with the l0-sparse defence) and networks
 that others released. It measures how often each predicts the class that people see, and its accuracy under attack. A
-star marks images outside of the ball for which a network was made robust.
+star in the table marks images outside of the ball for which a network was made robust.
 
 Random search alone attacks networks without a useful gradient. Analysis by synthesis runs a search for each prediction,
 so it is tested on fewer images, with fewer queries.
@@ -12,52 +12,51 @@ so it is tested on fewer images, with fewer queries.
 
 import dataclasses
 import functools
-from functools import partial
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from experiments import common
-from experiments.invariance_tradeoffs import robust_networks
-from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
+from experiments.invariance_tradeoffs import published, robust_networks
+from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained, readers
 from invjax import figures
-from invjax.attacks import Attack, Threat, autoattack_stages, jit_attack, l0, l2, linf, pgd, square
+from invjax.attacks import Threat, autoattack_stages, l0, l2, linf, pgd, square
 from invjax.data import Dataset, HumanLabelled, as_float
-from invjax.evaluation import Options, benchmark, over_batches
+from invjax.evaluation import Options, benchmark
 from invjax.losses import margin
+from invjax.models import l0_sparse, largest_frequencies
 from invjax.training import data_mesh
-from invjax.types import ApplyFn, Params
 
-ATTACKED: dict[str, tuple[Threat, float]] = {
-    "linf 0.3": (linf(), 0.3),
-    "linf 0.4": (linf(), 0.4),
-    "l2 2": (l2(), 2.0),
-    "l0 25": (l0(), 25),
-}
-"""The attacks, by name: threat and radius."""
+BALLS: dict[str, tuple[Threat, float]] = {
+    "linf 0.3": (linf(), 0.3), "linf 0.4": (linf(), 0.4), "l2 2": (l2(), 2.0), "l0 25": (l0(), 25)
+}  # fmt: skip
+"""The balls of the attacks, by name: threat and radius."""
 
-PUBLISHED = {
-    "ResNet": {"clean": 99, "l0": 80, "linf 0.3": 33, "linf 0.4": 51},
-    "CNN, linf-PGD 0.3": {"clean": 99, "l0": 56, "linf 0.3": 0, "linf 0.4": 16},
-    "CNN, l2-PGD 2": {"clean": 99, "l0": 27, "linf 0.3": 5, "linf 0.4": 19},
-    "CNN, l0-sparse": {"clean": 99, "l0": 38, "linf 0.3": 19, "linf 0.4": 27},
-    "Schott et al., ABS": {"clean": 99, "l0": 58, "linf 0.3": 14, "linf 0.4": 18},
-    "Schott et al., Binary-ABS": {"clean": 99, "l0": 47, "linf 0.3": 0, "linf 0.4": 8},
-}
-"""Table 2; its undefended network is a ResNet-18. The values of table 3 are not available here."""
+SPARSE = "CNN, l0-sparse"
+TRAINED: dict[str, tuple[str, float] | None] = {
+    "CNN": None, "ResNet": None, "CNN, linf-PGD 0.3": ("linf", 0.3), "CNN, l2-PGD 2": ("l2", 2.0), SPARSE: None
+}  # fmt: skip
+"""The networks trained here, by name, with the ball of adversarial training."""
+
+NAMES = {re.sub("[ ,&]+", "-", name): name for name in (*TRAINED, *readers())}
+"""The names of all networks in the table, by those on the axis, which need no quotes on a command line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(robust_networks.Settings):
     """Settings of the comparison."""
 
-    pretrained_dir: str | None = None
-    """Folder of released networks; by default `pretrained` in the data folder, if it exists."""
-    resnet: str = "ResNet-8"
-    """Undefended residual network: ResNet-8 or ResNet-18."""
-    attacked: tuple[str, ...] = ("linf 0.3", "linf 0.4", "l2 2", "l0 25")
+    released: tuple[str, ...] = common.axis(tuple(key for key, name in NAMES.items() if name not in TRAINED))
+    """Networks that others released; without names there are none."""
+    pretrained_dir: str | None = common.for_machine(None)
+    """Folder of the released networks; by default `pretrained` in the data folder."""
+    resnet: Literal["ResNet-8", "ResNet-18"] = "ResNet-8"
+    """Undefended residual network."""
+    attacked: tuple[Literal["linf 0.3", "linf 0.4", "l2 2", "l0 25"], ...] = ("linf 0.3", "linf 0.4", "l2 2", "l0 25")
     """Balls of the attacks: the columns of table 3, and l2."""
     images: int = 100
     """Number of test images that are attacked; the first ones are used."""
@@ -83,154 +82,77 @@ class Config(robust_networks.Settings):
 
 PRESETS = {
     "smoke": Config(
-        train_size=512,
-        epochs=1,
-        batch_size=64,
-        train_steps=1,
-        test_size=256,
-        attacked=("l0 25",),
-        images=16,
-        attack_steps=2,
-        queries=5,
-        draws=100,
-        search_steps=2,
-        search_test_size=64,
-        search_images=8,
-        search_queries=3,
-        seeds=(0,),
+        **robust_networks.SMOKE, attacked=("l0 25",), images=16, attack_steps=2, queries=5, draws=100, search_steps=2,
+        search_test_size=64, search_images=8, search_queries=3,
     ),
     "default": Config(),
     "paper": Config(
-        cnn="CNN",
-        resnet="ResNet-18",
-        train_size=None,
-        epochs=10,
-        batch_size=100,
-        learning_rate=1e-3,
-        train_steps=40,
-        images=200,
-        attack_steps=100,
-        queries=5000,
-        search_test_size=10_000,
-        search_images=200,
-        search_queries=1000,
+        **robust_networks.PAPER, resnet="ResNet-18", images=200, attack_steps=100, queries=5000,
+        search_test_size=10_000, search_images=200, search_queries=1000,
     ),
-}
+}  # fmt: skip
 
 
-class Recipe(NamedTuple):
-    """How a network is trained here.
+def datasets(config: Config) -> tuple[robust_networks.Datasets, dict[str, Pretrained]]:
+    """The data of all trials and the released networks; missing files raise an error at once."""
+    data = robust_networks.datasets(config)
+    if not config.released:
+        return data, {}
+    networks = pretrained(config.pretrained_dir, config.data.data_dir, draws=config.draws, steps=config.search_steps)
+    missing = [key for key in config.released if NAMES.get(key) not in networks]
+    if missing:
+        raise FileNotFoundError(
+            f"the files of the released networks {', '.join(missing)} were not found; give their folder as "
+            "--pretrained-dir, or leave them out of --released"
+        )
+    return data, networks
 
-    Attributes:
-        architecture: its name in `robust_networks.NETWORKS`.
-        ball: the ball `(norm, eps)` of its training; None without one.
+
+# one object for equal arguments, so that all seeds share its compiled functions
+pgd_of, square_of, stages_of = functools.cache(pgd), functools.cache(square), functools.cache(autoattack_stages)
+sparse_of, partial_of = functools.cache(l0_sparse), functools.cache(functools.partial)
+
+
+def under_attack(config: Config, net: Pretrained, ball: str, test: Dataset, seed: int) -> dict[str, Any] | None:
+    """The accuracy under AutoAttack, or under another attack that suits the network, and the name of the attack.
+
+    AutoAttack does not exist in l0, and takes too long for networks that search. Without gradients no attack is in l0.
     """
-
-    architecture: str
-    ball: tuple[str, float] | None = None
-
-
-def trained(config: Config) -> dict[str, Recipe]:
-    """The networks trained here, by name. For an l0 ball the defence is l0-sparse, for others adversarial training."""
-    return {
-        "CNN": Recipe(config.cnn),
-        "ResNet": Recipe(config.resnet),
-        "CNN, linf-PGD 0.3": Recipe(config.cnn, ("linf", 0.3)),
-        "CNN, l2-PGD 2": Recipe(config.cnn, ("l2", 2.0)),
-        "CNN, l0-sparse": Recipe(config.cnn, ("l0", config.outliers)),
-    }
-
-
-@functools.cache
-def attack_on(apply_fn: ApplyFn, name: str, steps: int, queries: int) -> Any:
-    """AutoAttack; PGD in l0, where AutoAttack does not exist. Compiled once a network.
-
-    Returns:
-        `(key, params, images, labels, *, eps) -> broken [N]`.
-    """
-    threat, _ = ATTACKED[name]
-    if threat.name == "l0":
-        return _in_batches(pgd(threat, steps=steps), apply_fn)
-    stages = autoattack_stages(threat, num_classes=10, steps=steps, queries=queries)
-
-    def attacked(key, params, images, labels, *, eps):
-        return benchmark(key, apply_fn, params, images, labels, threat=threat, eps=eps, stages=stages,
-                         options=Options(256, data_mesh())).broken  # fmt: skip
-
-    return attacked
-
-
-@functools.cache
-def short_attack_on(apply_fn: ApplyFn, name: str, queries: int, has_gradients: bool) -> Any:
-    """PGD on the margin, or Square for networks without gradients; compiled once for each network."""
-    threat, _ = ATTACKED[name]
-    attack = pgd(threat, steps=queries, loss=margin) if has_gradients else square(threat, queries=queries)
-    return _in_batches(attack, apply_fn)
-
-
-def _in_batches(attack: Attack, apply_fn: ApplyFn) -> Any:
-    run = jit_attack(attack, apply_fn)
-
-    def attacked(key, params, images, labels, *, eps):
-        def part(x, y, ids):
-            return run(key, params, x, y, eps=eps, ids=ids).success
-
-        ids = np.arange(len(images), dtype=np.uint32)
-        return over_batches(part, [images, labels, ids], min(250, len(images)), data_mesh())
-
-    return attacked
-
-
-def chosen_attack(config: Config, net: Pretrained, name: str) -> tuple[Any, str] | None:
-    """The attack on a network in one of the balls, and its text in the table; None if no attack applies."""
-    of_l0 = ATTACKED[name][0].name == "l0"
-    if net.has_gradients and not net.searches:
-        how = f"PGD of {config.attack_steps} steps" if of_l0 else "the standard ensemble"
-        return attack_on(net.apply, name, config.attack_steps, config.queries), how
-    if of_l0 and not net.has_gradients:
-        return None
+    threat, eps = BALLS[ball]
     queries = config.search_queries if net.searches else config.queries
-    how = f"PGD of {queries} steps" if net.has_gradients else f"random search of {queries} queries, a weak attack,"
-    return short_attack_on(net.apply, name, queries, net.has_gradients), how
-
-
-def measured(config: Config, net: Pretrained, seed: int, test: Dataset, human: dict[str, HumanLabelled]) -> dict:
-    """Measure clean accuracy, agreement with people, and accuracy under each attack."""
-    test = robust_networks.first(test, config.search_test_size) if net.searches else test
-    numbers = robust_networks.seen(net.apply, net.params, test, human)
-    shown = robust_networks.first(test, config.search_images if net.searches else config.images)
-    images, labels = as_float(shown.images[:]), np.asarray(shown.labels)
-    numbers |= {"clean_images": len(test.labels), "robust": {}, "attack": {}}
-    for name in config.attacked:
-        chosen = chosen_attack(config, net, name)
-        if chosen is not None:
-            attack, how = chosen
-            broken = attack(jax.random.key(seed), net.params, images, labels, eps=ATTACKED[name][1])
-            numbers["robust"][name] = 1 - float(broken.mean())
-            numbers["attack"][name] = f"{how} on {len(images)} images"
-    return numbers
-
-
-def one_trained(
-    config: Config, name: str, seed: int, data: tuple[Dataset, Dataset, dict[str, HumanLabelled]], folder: Path
-) -> tuple:
-    """Train a network and measure it."""
-    train, test, human = data
-    architecture, ball = trained(config)[name]
-    if ball and ball[0] == "l0":
-        prepare = robust_networks.of_frequencies(config.frequencies)
-        params: Params = robust_networks.train(config, architecture, None, 0, seed, train, folder, prepare)
-        apply_fn = robust_networks.defended(architecture, config.frequencies, config.outliers).apply
+    if not net.has_gradients:
+        if threat.name == "l0":
+            return None
+        attack, how = square_of(threat, queries=queries), f"random search of {queries} queries, a weak attack,"
+    elif net.searches:
+        attack, how = pgd_of(threat, steps=queries, loss=margin), f"PGD of {queries} steps"
+    elif threat.name == "l0":
+        attack, how = pgd_of(threat, steps=config.attack_steps), f"PGD of {config.attack_steps} steps"
     else:
-        attack = robust_networks.adversary(ball[0], config.train_steps) if ball else None
-        params = robust_networks.train(config, architecture, attack, ball[1] if ball else 0, seed, train, folder)
-        apply_fn = robust_networks.network(architecture).apply
-    return measured(config, Pretrained(apply_fn, params, ball), seed, test, human), {}
+        attack, how = None, "the standard ensemble"
+    if attack:
+        accuracy = robust_networks.withstands(net.apply, net.params, attack, eps, test, seed)
+    else:
+        images, labels = np.asarray(as_float(test.images[:])), np.asarray(test.labels)
+        stages = stages_of(threat, num_classes=10, steps=config.attack_steps, queries=config.queries)
+        found = benchmark(jax.random.key(seed), net.apply, net.params, images, labels, threat=threat, eps=eps,
+                          stages=stages, options=Options(256, data_mesh()))  # fmt: skip
+        accuracy = 1 - float(found.broken.mean())
+    return {"accuracy": accuracy, "attack": f"{how} on {len(test.labels)} images"}
 
 
-def one_released(config: Config, net: Pretrained, data: tuple[Dataset, Dataset, dict[str, HumanLabelled]]) -> tuple:
-    """Measure a network that others trained."""
-    return measured(config, net, 0, *data[1:]), {}
+def trained(config: Config, name: str, data: Dataset, seed: int, folder: Path) -> Pretrained:
+    """Train a network of `TRAINED`; that behind the l0-sparse defence trains on the frequencies that it keeps."""
+    architecture, ball = config.resnet if name == "ResNet" else config.cnn, TRAINED[name]
+    net = robust_networks.network(architecture)
+    train = functools.partial(robust_networks.train, config, architecture, data=data, seed=seed, folder=folder)
+    if name == SPARSE:
+        params = train(None, 0, prepare=partial_of(largest_frequencies, count=config.frequencies))
+        behind = sparse_of(net, config.frequencies, config.outliers)
+        return Pretrained(behind.apply, params, ("l0", config.outliers))
+    norm, eps = ball or (None, 0.0)
+    attack = robust_networks.adversary(norm, config.train_steps) if norm else None
+    return Pretrained(net.apply, train(attack, eps), ball)
 
 
 def outside(of_set: HumanLabelled, ball: tuple[str, float] | None) -> float:
@@ -245,88 +167,79 @@ def outside(of_set: HumanLabelled, ball: tuple[str, float] | None) -> float:
     return float((np.linalg.norm(change, {"linf": np.inf, "l2": 2, "l0": 0}[norm], axis=1) > eps + 1 / 255).mean())
 
 
-def check(config: Config) -> None:
-    """Check the names of the attacks.
-
-    Raises:
-        ValueError: a name is unknown.
-    """
-    if not set(config.attacked) <= set(ATTACKED):
-        raise ValueError(f"attacked must be some of {', '.join(ATTACKED)}; got {', '.join(config.attacked)}")
-
-
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Train, read and measure all networks, draw the figure, and return the table."""
-    check(config)
-    data = robust_networks.datasets(config)
-    released = pretrained(config.pretrained_dir, config.data_dir, draws=config.draws, steps=config.search_steps)
-    results: dict[str, list[dict]] = {}
-    for name in trained(config):
-        results[name] = []
-        for seed in config.seeds:
-            place = folder / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
-            results[name].append(common.stage(place, partial(one_trained, config, name, seed, data, place))[0])
-    for name, net in released.items():
-        place = folder / name.replace(" & ", "-").replace(", ", "-").replace(" ", "-")
-        results[name] = [common.stage(place, partial(one_released, config, net, data))[0]]
-    balls = {name: recipe.ball for name, recipe in trained(config).items()}
-    balls |= {name: net.ball for name, net in released.items()}
-    draw(results, data[2], folder)
-    return rows(config, results, balls, data[2])
-
-
-def draw(results: dict[str, list[dict]], human: dict[str, HumanLabelled], folder: Path) -> None:
-    """Table 2 as a figure."""
-    panels = {
-        of_set: {
-            name: robust_networks.interval(human, of_set, [n["agrees"][of_set] for n in runs])
-            for name, runs in results.items()
-        }
-        for of_set in human
+def measured(config: Config, net: Pretrained, test: Dataset, human: dict[str, HumanLabelled], seed: int) -> dict:
+    """Clean accuracy, agreement with people, and accuracy under each attack."""
+    test = common.first(test, config.search_test_size) if net.searches else test
+    shown = common.first(test, config.search_images if net.searches else config.images)
+    attacks = {ball: under_attack(config, net, ball, shown, seed) for ball in config.attacked}
+    return robust_networks.seen(net.apply, net.params, test, human) | {
+        "images": len(test.labels),
+        "outside": {name: outside(of_set, net.ball) for name, of_set in human.items()},
+        "attacks": {ball: found for ball, found in attacks.items() if found},
     }
-    marks = {of_set: {who: p[of_set] / 100 for who, p in PUBLISHED.items() if of_set in p} for of_set in human}
-    title = "agreement with people on images that an attack changed for them; 95 % intervals, published: stars"
-    figures.save(
-        figures.interval_dots(panels, marks, "agrees with people", title), folder / "figures" / "agreement.png"
-    )
 
 
-def rows(config: Config, results: dict, balls: dict, human: dict[str, HumanLabelled]) -> list[common.Row]:
+def trial(
+    config: Config, data: tuple[robust_networks.Datasets, dict[str, Pretrained]], *, network: str, seed: int,
+    folder: Path, shared: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Train and measure a network. A released one is measured once for all seeds, and attacked with seed 0."""
+    (train, test, human), networks = data
+    name = NAMES[network]
+    if name in TRAINED:
+        return measured(config, trained(config, name, train, seed, folder), test, human, seed)
+    return common.stage(shared / network, lambda: (measured(config, networks[name], test, human, 0), {}))[0]
+
+
+def by_name(results: common.Results) -> dict[str, common.Results]:
+    """The trials of each network, and one trial of each released network."""
+    found = {NAMES[at.network]: at for at in results.each("network")}
+    return {name: at if name in TRAINED else at.select(seed=at.values("seed")[0]) for name, at in found.items()}
+
+
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
     """Table 2, then table 3."""
-    size = "all" if config.train_size is None else f"{config.train_size:,}"
-    ours = f"{size} images, {config.epochs} epochs"
-    table = []
-    for name, runs in results.items():
-        published = PUBLISHED.get(name, {})
-        recipe = trained(config).get(name)
-        differs = f"{recipe.architecture} network, {ours}" if recipe else "as released"
-        if recipe and recipe.ball and recipe.ball[0] == "l0":
-            differs += f", {config.frequencies} frequencies and {config.outliers} outliers"
-        differs += f"; {runs[0]['clean_images']:,} test images"
-        table.append(common.row(f"{name}: clean accuracy", published.get("clean"), [100 * n["clean"] for n in runs],
-                                "%", differs))  # fmt: skip
-        for of_set, examples in human.items():
-            beyond = outside(examples, balls[name])
-            star = "*" if beyond else ""
+    size = "all" if config.data.train_size is None else f"{config.data.train_size:,}"
+    for name, at in by_name(results).items():
+        goals = published.TABLE_2.get(name, {})
+        architecture = config.resnet if name == "ResNet" else config.cnn
+        differs = f"{architecture} network, {size} images, {config.train.epochs} epochs"
+        differs += f", {config.frequencies} frequencies and {config.outliers} outliers" if name == SPARSE else ""
+        differs = f"{differs if name in TRAINED else 'as released'}; {at['images'][0]:,} test images"
+        yield common.percent(f"{name}: clean accuracy", goals.get("clean"), at["clean"], differs)
+        for of_set, beyond in at["outside"][0].items():
             note = f"{100 * beyond:.0f} % of them outside of its ball" if beyond else ""
-            row = robust_networks.agreement_row(
-                human, name, of_set, [n["agrees"][of_set] for n in runs], published.get(of_set), note
-            )
-            table.append(row._replace(name=row.name + star))
-    for name, runs in results.items():
-        for attacked, how in runs[0]["attack"].items():
-            robust = [100 * n["robust"][attacked] for n in runs]
-            table.append(common.row(f"{name}: accuracy under {attacked}", None, robust, "%", how))
-    return table
+            row = robust_networks.agreement_row(name, of_set, at["agrees", of_set], goals.get(of_set), note)
+            yield row._replace(name=row.name + ("*" if beyond else ""))
+    for name, at in by_name(results).items():
+        for ball, found in at["attacks"][0].items():
+            accuracy = at["attacks", ball, "accuracy"]
+            yield common.percent(f"{name}: accuracy under {ball}", None, accuracy, found["attack"])
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """Table 2 as a figure."""
+    panels: dict[str, dict[str, Any]] = {}
+    stars: dict[str, dict[str, float]] = {}
+    for of_set in results["agrees"][0]:
+        panels[of_set] = {n: robust_networks.interval(at["agrees", of_set]) for n, at in by_name(results).items()}
+        stars[of_set] = {n: goals[of_set] / 100 for n, goals in published.TABLE_2.items() if of_set in goals}
+    title = "Agreement with people on images that an attack changed for them"
+    return {"agreement": figures.interval_dots(panels, stars, "agrees with people", title)}
+
+
+def trials(config: Config) -> list[dict[str, Any]]:
+    """The networks trained here, and the released ones."""
+    ours = [key for key, name in NAMES.items() if name in TRAINED]
+    return common.grid(network=[*ours, *config.released], seed=config.seeds)
 
 
 EXPERIMENT = common.Experiment(
-    name="invariance_tradeoffs/human_agreement",
-    item="P4 tables 2 and 3: agreement with people on invariance examples, and robust accuracies",
-    presets=PRESETS,
+    "invariance_tradeoffs/human_agreement",
+    "P4 tables 2 and 3: agreement with people on invariance examples, and robust accuracies", PRESETS,
     times={"smoke": "a minute", "default": "21 minutes of CPU time", "paper": "an accelerator, not run"},
-    run=run,
-)
+    trials=trials, trial=trial, table=table, figures=draw, data=datasets,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ the change to the nearest image of another class with a random change of the sam
 """
 
 import dataclasses
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,35 +18,38 @@ import numpy as np
 from experiments import common
 from invjax import figures
 from invjax.analysis import NORMS, beyond_nearest_other, distances, one_point_accuracy, order_violations
-from invjax.data import as_float, load
+from invjax.data import Dataset, as_float
+
+CIFAR10 = ["airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+DRAWN = 16
+"""Number of images that a trial keeps for the figure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of the comparison of distances and classes."""
 
-    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Data set of the images."""
-    also: tuple[str, ...] = ("cifar10",)
+    data: common.Flat[common.Data] = common.Data("mnist", train_size=10_000, test_size=500)
+    """The images: distances go from each test image to all training images."""
+    also: tuple[Literal["digits", "mnist", "cifar10"], ...] = common.axis(("cifar10",))
     """Further data sets in the same table."""
-    data_dir: str | None = None
-    """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    images: int = 500
-    """Number of test images; the first ones are used."""
-    references: int = 10_000
-    """Number of training images; the first ones are used."""
     draws: int = 100
     """Number of random choices of one labelled point for each class."""
-    shown: int = 8
-    """Number of images in figure 3."""
-    seed: int = 0
+    shown: int = common.for_figures(8)
+    """Number of images in figure 3, at most 16."""
+    seeds: tuple[int, ...] = common.axis((0,))
     """Random seeds of the choices and of the random changes."""
 
 
 PRESETS = {
-    "smoke": Config("digits", also=(), images=40, references=300, draws=20),
+    "smoke": Config(common.Data("digits", train_size=300, test_size=40), also=(), draws=20),
     "default": Config(),
 }
+
+
+def datasets(config: Config) -> dict[str, tuple[Dataset, Dataset]]:
+    """The training and the test set of each data set."""
+    return {name: dataclasses.replace(config.data, dataset=name).load() for name in (config.data.dataset, *config.also)}
 
 
 def random_change(key: jax.Array, x: np.ndarray, length: float) -> np.ndarray:
@@ -65,104 +68,97 @@ def random_change(key: jax.Array, x: np.ndarray, length: float) -> np.ndarray:
     return moved(high)
 
 
-def one_dataset(config: Config, name: str) -> tuple[dict, dict]:
-    """All numbers of one data set, and its images."""
-    train, test = (load(name, split, config.data_dir) for split in ("train", "test"))
-    x, references = (as_float(d.images[:n], d.levels) for d, n in ((test, config.images), (train, config.references)))
-    labels, of_references = test.labels[: config.images], train.labels[: config.references]
-    key = jax.random.key(config.seed)
-    numbers: dict = {}
-    for norm in NORMS:
-        found = distances(x, references, norm=norm)
-        beyond = beyond_nearest_other(found, labels, of_references)
+def trial(
+    config: Config, data: dict[str, tuple[Dataset, Dataset]], *, dataset: str, seed: int, folder: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Compare distances and classes in each norm, and both kinds of change in l2."""
+    (references, of_references), (x, labels) = ((as_float(d.images[:], d.levels), d.labels) for d in data[dataset])
+    key = jax.random.key(seed)
+    found = {norm: distances(x, references, norm=norm) for norm in NORMS}
+    numbers: dict[str, Any] = {"references": len(references)}
+    for norm, of_norm in found.items():
+        beyond = beyond_nearest_other(of_norm, labels, of_references)
+        one_point = one_point_accuracy(key, of_norm, labels, of_references, draws=config.draws)
         numbers[norm] = {
-            "violations": float(order_violations(found, labels, of_references).mean()),
+            "violations": float(order_violations(of_norm, labels, of_references).mean()),
             "random": float(beyond.mean()),
             "median": float((beyond > 0.5).mean()),
-            "one point": one_point_accuracy(key, found, labels, of_references, draws=config.draws).tolist(),
-            "nearest": float((of_references[found.argmin(1)] == labels).mean()),
+            "one point": float(np.mean(one_point)),
+            "of choices": [float(one_point.min()), float(one_point.max())],
+            "nearest": float((of_references[of_norm.argmin(1)] == labels).mean()),
         }
-        if norm == "l2":
-            in_l2 = found
-    other = np.where(of_references[None] == labels[:, None], np.inf, in_l2).argmin(1)
-    lengths = in_l2[np.arange(len(x)), other]
+    other = np.where(of_references[None] == labels[:, None], np.inf, found["l2"]).argmin(1)
+    lengths = found["l2"][np.arange(len(x)), other]
     keys = jax.random.split(jax.random.fold_in(key, 1), len(x))
-    noisy = np.stack(
-        [random_change(k, image, float(length)) for k, image, length in zip(keys, x, lengths, strict=True)]
-    )
+    noisy = np.stack([random_change(*change) for change in zip(keys, x, lengths.tolist(), strict=True)])
     after = of_references[distances(noisy, references, norm="l2").argmin(1)]
     numbers["length"] = float(np.median(lengths))
-    numbers["random changes"] = float((after == of_references[in_l2.argmin(1)]).mean())
-    s = slice(config.shown)
-    return numbers, {"image": x[s], "semantic": references[other[s]], "random": noisy[s], "length": lengths[s]}
+    numbers["random changes"] = float((after == of_references[found["l2"].argmin(1)]).mean())
+    arrays = {"image": x, "semantic": references[other], "random": noisy, "length": lengths,
+              "label": labels, "other": of_references[other], "after": after}  # fmt: skip
+    return numbers, {name: values[:DRAWN] for name, values in arrays.items()}
 
 
-def run(config: Config, folder: Path) -> list[common.Row]:
-    """Measure, draw the figures, and return the table."""
-    names = tuple(dict.fromkeys((config.dataset, *config.also)))
-    results = {}
-    for name in names:
-        numbers, arrays = common.stage(folder / name, partial(one_dataset, config, name))
-        results[name] = numbers
-        pictures = {
-            "image": arrays["image"],
-            "nearest of\nanother class": arrays["semantic"],
-            "random change,\nsame l2 norm": arrays["random"],
-        }
-        title = f"{name}: both changes have one l2 norm, {np.median(arrays['length']):.2f} in the median"
-        figures.save(figures.image_grid(pictures, title, side=1.0), folder / "figures" / f"perturbations-{name}.png")
-    panels = {
-        name: {
+ROWS = {
+    "violations": ("pairs (same class, other class) in the wrong order", "0 if aligned"),
+    "random": ("the nearest of another class is not farther than a random one of its own", "0 if aligned"),
+    "median": ("images for which it is not farther than the median one of its own", "0 if aligned"),
+    "one point": ("lemma 4, accuracy from one labelled point a class",
+                  "100 if aligned; {:.0f} to {:.0f} in {} choices of the points"),
+    "nearest": ("accuracy from all {:,} points", "1-NN"),
+}  # fmt: skip
+"""The rows of each norm: the key, the name, and the note."""
+
+
+def table(config: Config, results: common.Results) -> Iterator[common.Row]:
+    """All numbers; the paper states the misalignment without numbers."""
+    for at in results.each("dataset"):
+        for norm in NORMS:
+            ends = 100 * np.array(at[norm, "of choices"])
+            for key, (what, note) in ROWS.items():
+                what, note = what.format(at["references"][0]), note.format(ends.min(), ends.max(), config.draws)
+                yield common.percent(f"{at.dataset}, {norm}: {what}", None, at[norm, key], note)
+        what = "l2 distance of the nearest image of another class, median"
+        yield common.row(f"{at.dataset}: {what}", None, at["length"], "")
+        what, note = "1-NN decides as before after a random change", "after the other change it is another class"
+        yield common.percent(f"{at.dataset}: {what} of that norm", None, at["random changes"], f"figure 3; {note}")
+
+
+def draw(config: Config, results: common.Results) -> dict[str, Any]:
+    """The table as bars, and figure 3 for each data set."""
+    bars: dict[str, dict[str, dict[str, list[float]]]] = {}
+    charts = {}
+    for at in results.each("dataset"):
+        bars[at.dataset] = {
             norm: {
-                "wrong order": [100 * numbers[norm]["violations"]],
-                "another class first": [100 * numbers[norm]["random"]],
-                "error of lemma 4": [100 - 100 * float(np.mean(numbers[norm]["one point"]))],
+                "pairs in the wrong order": [100 * n for n in at[norm, "violations"]],
+                "own class not nearer than another": [100 * n for n in at[norm, "random"]],
+                "error of lemma 4": [100 - 100 * n for n in at[norm, "one point"]],
             }
             for norm in NORMS
         }
-        for name, numbers in results.items()
-    }
-    chart = figures.bar_panels(panels, "share, %", "an aligned distance has zeros only")
-    figures.save(chart, folder / "figures" / "misalignment.png")
-    return rows(config, results)
-
-
-def rows(config: Config, results: dict[str, dict]) -> list[common.Row]:
-    """The table; the paper states the misalignment without numbers."""
-    table = []
-    for name, numbers in results.items():
-        for norm in NORMS:
-            n, who = numbers[norm], f"{name}, {norm}"
-            table += [
-                common.row(f"{who}: pairs (same class, other class) in the wrong order", None, [100 * n["violations"]],
-                           "%", "0 if aligned"),
-                common.row(f"{who}: the nearest of another class is not farther than a random one of its own", None,
-                           [100 * n["random"]], "%", "0 if aligned"),
-                common.row(f"{who}: images for which it is not farther than the median one of its own", None,
-                           [100 * n["median"]], "%", "0 if aligned"),
-                common.row(f"{who}: lemma 4, accuracy from one labelled point a class", None,
-                           [100 * float(np.mean(n["one point"]))], "%",
-                           f"100 if aligned; {100 * min(n['one point']):.0f} to {100 * max(n['one point']):.0f} "
-                           f"in {config.draws} choices of the points"),
-                common.row(f"{who}: accuracy from all {config.references:,} points", None, [100 * n["nearest"]], "%",
-                           "1-NN"),
-            ]  # fmt: skip
-        table += [
-            common.row(f"{name}: l2 distance of the nearest image of another class, median", None,
-                       [numbers["length"]], ""),
-            common.row(f"{name}: 1-NN decides as before after a random change of that norm", None,
-                       [100 * numbers["random changes"]], "%", "figure 3; after the other change it is another class"),
-        ]  # fmt: skip
-    return table
+        kept = {name: values[: config.shown] for name, values in at.arrays().items()}
+        images, others, noisy = "image", "nearest of\nanother class", "random change,\nsame l2 norm"
+        rows = {images: kept["image"], others: kept["semantic"], noisy: kept["random"]}
+        classes = CIFAR10 if at.dataset == "cifar10" else [f"class {k}" for k in range(10)]
+        captions = {
+            images: [classes[k] for k in kept["label"]],
+            others: [f"{classes[k]}, l2 {length:.1f}" for k, length in zip(kept["other"], kept["length"], strict=True)],
+            noisy: [f"1-NN: {classes[k]}" for k in kept["after"]],
+        }
+        title = f"{at.dataset}: a change to another class, and noise of the same l2 norm"
+        charts[f"perturbations-{at.dataset}"] = figures.image_grid(rows, title, 1.0, captions)
+    title = "No lp distance is aligned with the classes\n(all bars of an aligned one would be 0)"
+    return charts | {"misalignment": figures.bar_panels(bars, "fraction, %", title)}
 
 
 EXPERIMENT = common.Experiment(
-    name="invariance_tradeoffs/misalignment",
-    item="P4 definition 3, lemma 4 and figure 3: how far lp distances are from what people see",
-    presets=PRESETS,
+    "invariance_tradeoffs/misalignment",
+    "P4 definition 3, lemma 4 and figure 3: how far lp distances are from what people see", PRESETS,
     times={"smoke": "under a minute", "default": "2 minutes"},
-    run=run,
-)
+    trials=lambda config: common.grid(dataset=dict.fromkeys((config.data.dataset, *config.also)), seed=config.seeds),
+    trial=trial, table=table, figures=draw, data=datasets,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ class Pretrained(NamedTuple):
     """
 
     apply: ApplyFn
-    params: Params
-    ball: tuple[str, float] | None
+    params: Params = None
+    ball: tuple[str, float] | None = None
     has_gradients: bool = True
     searches: bool = False
 
@@ -78,38 +78,26 @@ def wong_kolter(arrays: dict[str, np.ndarray], prefix: str = "") -> Params:
 
 @functools.cache
 def schott_cnn(binary: bool) -> ApplyFn:
-    """Four convolutions, with the batch norm at the end of training and ELU between them."""
+    """Four convolutions with ELU between them; the parameters are those of `folded`."""
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         x = jax.numpy.asarray(black_and_white(x)) if binary else x
-        for i, stride in enumerate((1, 2, 2, 1)):
-            if i:
-                mean, variance, scale, shift = (
-                    params[f"bn_{i - 1}.{name}"][None, None, None]
-                    for name in ("running_mean", "running_var", "weight", "bias")
-                )
-                x = jax.nn.elu((x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + shift)
-            x = convolved(x, params[f"conv_{i}.kernel"], params[f"conv_{i}.bias"], stride=stride, padding=0)
+        for i, (layer, stride) in enumerate(zip(params, (1, 2, 2, 1), strict=True)):
+            x = convolved(jax.nn.elu(x) if i else x, layer.kernel, layer.bias, stride=stride, padding=0)
         return x[:, 0, 0]
 
     return apply
 
 
-def schott(arrays: dict[str, np.ndarray]) -> Params:
-    """Parameters of `schott_cnn`."""
-    kernels = {f"conv_{i}.kernel": kernel(arrays[f"conv_{i}.weight"]) for i in range(4)}
-    return {name: value for name, value in arrays.items() if not name.startswith("conv") or "bias" in name} | kernels
-
-
-def folded(arrays: dict[str, np.ndarray], part: str) -> tuple[Layer, ...]:
-    """Four layers of an autoencoder; kernels and biases include the batch norm at the end of training."""
+def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[Layer, ...]:
+    """Four layers of a network or of a part of an autoencoder, with the batch norm at the end of training in them."""
     layers = []
     for i in range(4):
-        weight, bias = arrays[f"{part}.conv_{i}.weight"], arrays[f"{part}.conv_{i}.bias"]
-        of_layer = kernel(weight) if part == "Encoder" else weight.transpose(2, 3, 0, 1)  # transposed: [in, out, H, W]
+        weight, bias = arrays[f"{part}conv_{i}.weight"], arrays[f"{part}conv_{i}.bias"]
+        of_layer = weight.transpose(2, 3, 0, 1) if part == "Decoder." else kernel(weight)  # transposed: [in, out, H, W]
         if i < 3:
             mean, variance, scale, shift = (
-                arrays[f"{part}.bn_{i}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+                arrays[f"{part}bn_{i}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
             )
             factor = scale / np.sqrt(variance + 1e-5)
             of_layer, bias = of_layer * factor, (bias - mean) * factor + shift
@@ -119,24 +107,11 @@ def folded(arrays: dict[str, np.ndarray], part: str) -> tuple[Layer, ...]:
 
 def schott_vaes(*arrays: dict[str, np.ndarray]) -> ClassVae:
     """The autoencoders of the classes, stacked; each class has one file."""
-    return stack_vaes([ClassVae(folded(of_class, "Encoder"), folded(of_class, "Decoder")) for of_class in arrays])
+    return stack_vaes([ClassVae(folded(of_class, "Encoder."), folded(of_class, "Decoder.")) for of_class in arrays])
 
 
-class Reader(NamedTuple):
-    """How a released network is read.
-
-    Attributes:
-        files: names of the files of its arrays.
-        params_of: makes the parameters from the arrays.
-        apply: as in `Pretrained`; so are the other fields.
-    """
-
-    files: tuple[str, ...]
-    params_of: Callable[..., Params]
-    apply: ApplyFn
-    ball: tuple[str, float] | None = None
-    has_gradients: bool = True
-    searches: bool = False
+Reader = tuple[tuple[str, ...], Callable[..., Params], Pretrained]
+"""The files of a network, what makes its parameters from their arrays, and the network without parameters."""
 
 
 @functools.cache
@@ -152,32 +127,26 @@ def readers(draws: int = 8000, steps: int = 50) -> dict[str, Reader]:
 
     cascade = functools.partial(wong_kolter, prefix="state_dict.0.")
     abs_files = tuple(f"abs/ABS_{digit}.npz" for digit in range(10))
-    plain_abs = analysis_by_synthesis(steps=steps)
-    binary_abs = analysis_by_synthesis(steps=steps, binary=True, scales=BINARY_SCALES)
+    plain, binary = Pretrained(schott_cnn(False)), Pretrained(schott_cnn(True), has_gradients=False)
+    plain_abs = Pretrained(analysis_by_synthesis(steps=steps).apply, searches=True)
+    binary_abs = Pretrained(analysis_by_synthesis(steps=steps, binary=True, scales=BINARY_SCALES).apply,
+                            has_gradients=False, searches=True)  # fmt: skip
+    small, large = (Pretrained(wong_kolter_cnn, ball=("linf", eps)) for eps in (0.1, 0.3))
     return {
-        "Schott et al., CNN": Reader(("abs/vanilla_cnn.npz",), schott, schott_cnn(False)),
-        "Schott et al., transfer CNN": Reader(("abs/transfer_cnn.npz",), schott, schott_cnn(False)),
-        "Schott et al., binary CNN": Reader(("abs/binary_cnn.npz",), schott, schott_cnn(True), has_gradients=False),
-        "Schott et al., ABS": Reader(abs_files, schott_abs, plain_abs.apply, searches=True),
-        "Schott et al., Binary-ABS": Reader(
-            abs_files, schott_abs, binary_abs.apply, has_gradients=False, searches=True
-        ),
-        "Wong & Kolter, linf 0.1": Reader(
-            ("convex_adversarial/mnist.npz",), wong_kolter, wong_kolter_cnn, ("linf", 0.1)
-        ),
-        "Wong & Kolter, linf 0.3, first stage": Reader(
-            ("convex_adversarial/mnist_small_0_3.npz",), cascade, wong_kolter_cnn, ("linf", 0.3)
-        ),
+        "Schott et al., CNN": (("abs/vanilla_cnn.npz",), folded, plain),
+        "Schott et al., transfer CNN": (("abs/transfer_cnn.npz",), folded, plain),
+        "Schott et al., binary CNN": (("abs/binary_cnn.npz",), folded, binary),
+        "Schott et al., ABS": (abs_files, schott_abs, plain_abs),
+        "Schott et al., Binary-ABS": (abs_files, schott_abs, binary_abs),
+        "Wong & Kolter, linf 0.1": (("convex_adversarial/mnist.npz",), wong_kolter, small),
+        "Wong & Kolter, linf 0.3, first stage": (("convex_adversarial/mnist_small_0_3.npz",), cascade, large),
     }
 
 
 def pretrained(
-    folder: str | os.PathLike[str] | None,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    draws: int = 8000,
-    steps: int = 50,
-) -> dict[str, Pretrained]:
+    folder: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None = None, *,
+    draws: int = 8000, steps: int = 50,
+) -> dict[str, Pretrained]:  # fmt: skip
     """The networks of a folder, by name; those of several files, where all of these are there.
 
     Args:
@@ -193,33 +162,25 @@ def pretrained(
     """
     known = readers(draws, steps)
     usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
-    roots = (
-        [folder]
-        if folder
-        else [os.path.join(root, "pretrained") for root in ((data_dir,) if data_dir else usual) if root]
-    )
-    for root in (Path(os.path.expanduser(root)) for root in roots):
+    roots = [Path(root, "pretrained") for root in ((data_dir,) if data_dir else usual) if root]
+    for root in (root.expanduser() for root in ([Path(folder)] if folder else roots)):
         read = functools.cache(functools.partial(_read, root))  # two networks share ten files
-        found = {name: r for name, r in known.items() if all((root / file).is_file() for file in r.files)}
+        found = {name: r for name, r in known.items() if all((root / file).is_file() for file in r[0])}
         if found:
-            return {
-                name: Pretrained(r.apply, read(r.files, r.params_of), r.ball, r.has_gradients, r.searches)
-                for name, r in found.items()
-            }
+            return {name: net._replace(params=read(*source)) for name, (*source, net) in found.items()}
     if folder:
-        files = ", ".join(dict.fromkeys(file for reader in known.values() for file in reader.files))
+        files = ", ".join(dict.fromkeys(file for names, *_ in known.values() for file in names))
         raise FileNotFoundError(f"{folder} has none of {files}; leave --pretrained-dir out to do without them")
     return {}
 
 
-def _read(root, files, params_of):
-    arrays = []
-    path = root / files[0]
+def _read(root: Path, files: tuple[str, ...], params_of: Callable[..., Params]) -> Params:
+    paths, arrays = [root / file for file in files], []
     try:
-        for path in (root / file for file in files):
+        for path in paths:
             with np.load(path) as file:
                 arrays.append(dict(file))
-        path = ", ".join(str(root / file) for file in files)
         return params_of(*arrays)
     except (ValueError, OSError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or of another network ({error!r})") from error
+        damaged = paths[len(arrays) :][:1] or paths  # the file that cannot be read, or all of them
+        raise ValueError(f"{', '.join(map(str, damaged))} is damaged or of another network ({error!r})") from error

@@ -1,4 +1,4 @@
-"""The networks of these experiments, with standard or adversarial training.
+"""The networks of these experiments, their standard or adversarial training, and their agreement with people.
 
 Adversarial training follows the paper: the attack maximises the margin loss, and the radius of the first epoch is a
 third.
@@ -6,62 +6,75 @@ third.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import common
 from invjax.attacks import Attack, jit_attack, l1, l2, linf, pgd, transformed
-from invjax.data import Dataset, HumanLabelled, as_float, batches, human_labelled, load
+from invjax.data import Dataset, HumanLabelled, as_float, human_labelled
 from invjax.evaluation import Options, agreement, correct, over_batches, wilson
 from invjax.losses import cross_entropy, error_rate, margin
-from invjax.models import l0_sparse, largest_frequencies, mnist_cnn, resnet
-from invjax.training import TrainStep, adversarial_loss, data_mesh, fit, init_state, make_train_step
-from invjax.types import ApplyFn, Params
+from invjax.models import mnist_cnn, resnet
+from invjax.training import adversarial_loss, data_mesh
+from invjax.types import ApplyFn, LossFn, Params
+
+Datasets = tuple[Dataset, Dataset, dict[str, HumanLabelled]]
+"""The training set, the test set, and the invariance examples that people labelled."""
+
+Counts = Sequence[Sequence[int]]
+"""Of each training, the number of images on which the network agrees with people, and the number of images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(common.Data):
+    """Settings of the images."""
+
+    dataset: Literal["mnist"] = "mnist"
+    """Data set of the images; only MNIST has examples that people labelled."""
+    train_size: int | None = 12_000
+    """Number of training images, the first ones; None uses all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of the data and of the training, shared by the experiments of this paper."""
 
-    dataset: Literal["mnist"] = "mnist"
-    """Data set of the images; only MNIST has examples that people labelled."""
-    data_dir: str | None = None
-    """Folder of the data and human labels; default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    data: common.Flat[Data] = Data()
+    """The images."""
     cnn: Literal["small CNN", "CNN"] = "small CNN"
     """Convolutional network: that of Madry et al. 2018, as in the paper, or one with half its channels."""
-    train_size: int | None = 12_000
-    """Number of training images; None uses all."""
-    epochs: int = 3
-    """Number of passes over the training set."""
-    batch_size: int = 64
-    """Number of images in a training step."""
-    learning_rate: float = 2e-3
-    """Initial learning rate of Adam; it decays to zero along a cosine."""
+    train: common.Train = common.Train(epochs=3, batch_size=64, learning_rate=2e-3)
+    """Training of the networks."""
     train_steps: int = 4
     """Number of steps of the attack in adversarial training."""
-    test_size: int | None = None
-    """Number of test images for the clean accuracy; None uses all."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))
     """Random seeds; each seed trains one copy of every network."""
 
 
-def datasets(config: Settings) -> tuple[Dataset, Dataset, dict[str, HumanLabelled]]:
-    """The training and the test set, and the labelled invariance examples; missing files raise an error at once."""
-    human = human_labelled(config.data_dir)
-    train, test = (load(config.dataset, split, config.data_dir) for split in ("train", "test"))
-    return first(train, config.train_size), first(test, config.test_size), human
+SMOKE: dict[str, Any] = {
+    "data": Data(train_size=256, test_size=128), "train": common.Train(1, 64, 2e-3), "train_steps": 1, "seeds": (0,)
+}  # fmt: skip
+PAPER: dict[str, Any] = {
+    "cnn": "CNN", "data": Data(train_size=None), "train": common.Train(10, 100, 1e-3), "train_steps": 40
+}  # fmt: skip
 
 
-def first(data: Dataset, count: int | None) -> Dataset:
-    """The first `count` images; all for None."""
-    return data._replace(images=data.images[:count], labels=data.labels[:count])
+def datasets(config: Settings) -> Datasets:
+    """The data of all trials; without the human labels an error is raised at once."""
+    human = human_labelled(config.data.data_dir)
+    return (*config.data.load(), human)
 
+
+IMAGES = {
+    "l0": "images of the l0 attack", "linf 0.3": "images of the linf attack, 0.3",
+    "linf 0.4": "images of the linf attack, 0.4", "manual linf 0.4": "images made by hand, linf 0.4",
+}  # fmt: skip
+"""The sets of human-labelled images in words, for figures."""
 
 NETWORKS = {
     "small CNN": lambda: mnist_cnn(10, (16, 32), 128),
@@ -71,15 +84,9 @@ NETWORKS = {
 }
 """The networks, by name."""
 
+# one object for equal arguments, so that all seeds share its compiled functions
 network = functools.cache(lambda name: NETWORKS[name]())
-"""The network with this name; one object, so that all seeds share its compiled functions."""
-
-
-defended = functools.cache(lambda name, frequencies, outliers: l0_sparse(network(name), frequencies, outliers))
-"""`(name, frequencies, outliers)`: the network of that name behind the l0-sparse defence, one object for all seeds."""
-
-of_frequencies = functools.cache(lambda count: functools.partial(largest_frequencies, count=count))
-"""`count`: what makes the images that such a network is trained on, one object for all seeds."""
+compiled = functools.cache(jit_attack)
 
 
 @functools.cache
@@ -89,72 +96,57 @@ def adversary(norm: str, steps: int, tries: int = 0) -> Attack:
     return transformed(attack, tries=tries) if tries else attack
 
 
-@functools.cache  # one object, so that it is compiled once for all seeds and radii: the radius comes with the batch
-def _train_step(
-    name: str, attack: Attack | None, learning_rate: float, num_steps: int, prepare: Callable | None
-) -> tuple[TrainStep, Any]:
-    net = network(name)
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+@functools.cache
+def loss_of(name: str, attack: Attack | None, eps: float, per_epoch: int, prepare: Callable | None) -> LossFn:
+    """The loss of adversarial training, or without an attack of standard training.
 
-    def loss_fn(params: Params, key: Any, batch: Any, step):
-        images, labels, eps = batch
-        x = jnp.asarray(as_float(images))
-        x = x if prepare is None else prepare(x)
+    Args:
+        name: name of the network.
+        attack: the attack on each batch.
+        eps: its radius, of which the first epoch uses a third.
+        per_epoch: number of steps of an epoch.
+        prepare: function that changes the images before they are used.
+    """
+    apply_fn = network(name).apply
+
+    def radius(step):
+        return jnp.where(step < per_epoch, eps / 3, eps)
+
+    def loss_fn(params, key, batch, step):
+        x, labels = jnp.asarray(as_float(batch[0])), batch[1]
+        x = prepare(x) if prepare else x
         if attack is not None:
-            return adversarial_loss(net.apply, attack, eps=eps)(params, key, (x, labels), step)
-        logits = net.apply(params, x)
+            return adversarial_loss(apply_fn, attack, eps=radius)(params, key, (x, labels), step)
+        logits = apply_fn(params, x)
         return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
 
-    return make_train_step(loss_fn, optimizer), optimizer
+    return loss_fn
 
 
 def train(
-    config: Settings,
-    name: str,
-    attack: Attack | None,
-    eps: float,
-    seed: int,
-    data: Dataset,
-    folder: Path,
-    prepare: Callable | None = None,
-) -> Params:
-    """Train a network, or continue its training; without an attack, on unchanged images.
-
-    The radius is `eps / 3` in the first epoch, and `eps` after it. With `prepare`, on what it makes of the images; one
-    object for all seeds, or each compiles anew.
-    """
-    per_epoch = len(data.labels) // config.batch_size
-    num_steps = config.epochs * per_epoch
-    step_fn, optimizer = _train_step(name, attack, config.learning_rate, num_steps, prepare)
-    draw = batches([data.images, data.labels], config.batch_size, seed)
-    init_key, run_key = jax.random.split(jax.random.key(seed))
+    config: Settings, name: str, attack: Attack | None, eps: float, data: Dataset, *,
+    seed: int, folder: Path, prepare: Callable | None = None,
+) -> Params:  # fmt: skip
+    """Train the network of this name, or continue its training; the arguments are those of `loss_of`."""
+    init_key, key = common.split_key(seed)
     params = network(name).init(init_key, jnp.asarray(as_float(data.images[:1])))
-    state, _ = fit(
-        init_state(run_key, params, optimizer),
-        step_fn,
-        lambda step: (*draw(step), np.float32(eps / 3 if step < per_epoch else eps)),
-        num_steps,
-        mesh=data_mesh(),
-        directory=folder,
-        description=f"{folder.name}",
-    )
-    return state.params
+    loss_fn = loss_of(name, attack, eps, config.train.steps_per_epoch(len(data.labels)), prepare)
+    return common.train(params, loss_fn, data[:2], config.train, key=key, seed=seed, folder=folder)
 
 
 def seen(apply_fn: ApplyFn, params: Params, test: Dataset, human: dict[str, HumanLabelled]) -> dict[str, Any]:
-    """Clean accuracy, and the number of changed images of each set on which a model agrees with people."""
-    found = agreement(apply_fn, params, human, options=Options(mesh=data_mesh()))
-    right = correct(apply_fn, params, as_float(test.images[:]), np.asarray(test.labels), mesh=data_mesh())
-    return {"clean": float(right.mean()), "agrees": {name: int(of.with_humans.sum()) for name, of in found.items()}}
+    """Clean accuracy, and for each set on how many changed images a model agrees with people, of how many."""
+    options = Options(mesh=data_mesh())
+    found = agreement(apply_fn, params, human, options=options)
+    images, labels = as_float(test.images[:]), np.asarray(test.labels)
+    right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)  # of one shape with the others
+    agrees = {name: [int(of_set.with_humans.sum()), of_set.with_humans.size] for name, of_set in found.items()}
+    return {"clean": float(right.mean()), "agrees": agrees}
 
 
-compiled = functools.cache(lambda name, attack: jit_attack(attack, network(name).apply))
-"""`(name, attack)`: an attack on the network of that name, compiled once for all seeds and radii."""
-
-
-def withstands(name: str, params: Params, attack: Attack, eps: float, test: Dataset, seed: int) -> float:
+def withstands(apply_fn: ApplyFn, params: Params, attack: Attack, eps: float, test: Dataset, seed: int) -> float:
     """Accuracy under an attack on these images."""
-    run, key = compiled(name, attack), jax.random.key(seed)
+    run, key = compiled(attack, apply_fn), jax.random.key(seed)
     fallen = over_batches(
         lambda x, labels, ids: run(key, params, x, labels, eps=eps, ids=ids).success,
         [as_float(test.images[:]), np.asarray(test.labels), np.arange(len(test.labels), dtype=np.uint32)],
@@ -164,33 +156,37 @@ def withstands(name: str, params: Params, attack: Attack, eps: float, test: Data
     return 1 - float(fallen.mean())
 
 
-def interval(human: dict[str, HumanLabelled], name: str, agrees: list[int]) -> tuple[float, float, float]:
+def interval(counts: Counts) -> tuple[float, float, float]:
     """Agreement of several trainings on one set, and its Wilson interval: `(fraction, low, high)`.
 
     The trainings see the same images, so the interval is that of one training with their mean.
     """
-    total = int(human[name].changed.sum())
-    mean = float(np.mean(agrees))
+    mean, total = float(np.mean([agrees for agrees, _ in counts])), counts[0][1]
     return (mean / total, *wilson(mean, total))
 
 
-def apart(human: dict[str, HumanLabelled], name: str, higher: list[int], lower: list[int]) -> str:
-    """Whether one agreement lies above another by more than their intervals, those of one training with their mean."""
-    total = int(human[name].changed.sum())
-    first, second = (wilson(float(np.mean(counts)), total) for counts in (higher, lower))
+def apart(higher: Counts, lower: Counts) -> str:
+    """Whether one agreement lies above another by more than their intervals."""
+    (_, *first), (_, *second) = interval(higher), interval(lower)
     above = "above" if first[0] > second[1] else "not above"
-    low, high = (f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}" for interval in (first, second))
-    return f"95 % interval {low} is {above} {high} ({total} images)"
+    return f"95 % interval {_ends(first)} is {above} {_ends(second)} ({higher[0][1]} images)"
+
+
+def _ends(interval: Sequence[float]) -> str:
+    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
 
 
 def agreement_row(
-    human: dict[str, HumanLabelled], who: str, name: str, agrees: list[int], published: float | None, differs: str = ""
-) -> common.Row:
-    """The row of an agreement with its interval."""
-    total = int(human[name].changed.sum())
-    _, low, high = interval(human, name, agrees)
-    about = f"95 % interval {100 * low:.0f} to {100 * high:.0f}, {total} images"
-    return common.row(
-        f"{who}: agrees with people, {name}", published, [100 * n / total for n in agrees], "%",
-        f"{about}; {differs}" if differs else about,
-    )  # fmt: skip
+    who: str, name: str, counts: Counts, published: float | None = None, differs: str = ""
+) -> common.Row:  # fmt: skip
+    """The row of an agreement on the set `name`, with its interval."""
+    about = f"95 % interval {_ends(interval(counts)[1:])}, {counts[0][1]} images"
+    differs = f"{about}; {differs}" if differs else about
+    percentages = [100 * agrees / total for agrees, total in counts]
+    return common.row(f"{who}: agrees with people, {name}", published, percentages, "%", differs)
+
+
+def agreement_rows(who: str, at: common.Results) -> Iterator[common.Row]:
+    """The rows of the agreement on all sets, without published numbers."""
+    for name in at["agrees"][0]:
+        yield agreement_row(who, name, at["agrees", name])

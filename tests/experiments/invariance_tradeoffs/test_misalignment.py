@@ -21,11 +21,12 @@ def test_misalignment_runs_on_digits(smoke):
         one = table[f"digits, {norm}: lemma 4, accuracy from one labelled point a class"]
         assert 30 < one < table[f"digits, {norm}: accuracy from all 300 points"]
     assert smoke.pictures == {"misalignment", "perturbations-digits"}
-    kept = read_arrays(smoke.folder / "digits" / "arrays.npz")
+    kept = read_arrays(smoke.folder / "trials" / "dataset=digits,seed=0" / "arrays.npz")
     for change in ("semantic", "random"):
-        lengths = np.linalg.norm((kept[change] - kept["image"]).reshape(8, -1), axis=1)
+        lengths = np.linalg.norm((kept[change] - kept["image"]).reshape(misalignment.DRAWN, -1), axis=1)
         np.testing.assert_allclose(lengths, kept["length"], rtol=1e-4)
     assert kept["random"].min() >= 0 and kept["random"].max() <= 1
+    assert (kept["other"] != kept["label"]).all()
 
 
 def test_random_changes_have_the_length_that_is_asked_for_and_stay_in_range():

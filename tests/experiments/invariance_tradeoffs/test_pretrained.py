@@ -4,10 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.invariance_tradeoffs import (
-    pretrained,
-    robust_networks,
-)
+from experiments import common
+from experiments.invariance_tradeoffs import pretrained
 from invjax.data import as_float, human_labelled, load
 from invjax.evaluation import agreement
 from invjax.models import _class_vae as class_vae
@@ -27,7 +25,7 @@ def test_released_networks_have_their_published_agreement(shared_data):
 @pytest.mark.slow
 def test_released_autoencoders_classify_by_their_reconstructions(shared_data):
     found = pretrained.pretrained(None, shared_data, draws=1000, steps=10)
-    test = robust_networks.first(load("mnist", "test", shared_data), 60)
+    test = common.first(load("mnist", "test", shared_data), 60)
     x, labels = as_float(test.images[:]), np.asarray(test.labels)
     plain, binary = (found[f"Schott et al., {name}"] for name in ("ABS", "Binary-ABS"))
     assert plain.params is binary.params and plain.searches and binary.searches and not binary.has_gradients

@@ -14,15 +14,9 @@ from experiments.invariance_tradeoffs import (
     robust_networks,
     robustness_costs,
 )
-from invjax.data import Dataset, HumanLabelled
+from invjax.attacks import linf, pgd
+from invjax.data import Dataset
 from invjax.evaluation import wilson
-
-
-def moved(by, labels, human):
-    """Images of one gray, away from black originals by as much as `by` says."""
-    images = np.ones((len(by), 28, 28, 1), np.float32) * np.float32(by)[:, None, None, None]
-    labels, human = np.int32(labels), np.int32(human)
-    return HumanLabelled(images, human, 0 * images, labels, np.arange(len(by), dtype=np.int32), "linf", 0.3)
 
 
 @pytest.mark.parametrize("experiment", [human_agreement, robustness_costs, augmentation])
@@ -34,34 +28,50 @@ def test_without_the_human_labels_the_default_stops_at_once(experiment, tmp_path
 
 
 def test_the_interval_of_several_trainings_is_that_of_their_mean_on_the_same_images():
-    human = {"set": moved([0.1] * 10, labels=[0] * 10, human=[1] * 8 + [0] * 2)}
-    assert robust_networks.interval(human, "set", [2, 4]) == (3 / 8, *wilson(3, 8))
-    row = robust_networks.agreement_row(human, "net", "set", [2, 4], 50, "more")
+    counts = [[2, 8], [4, 8]]
+    assert robust_networks.interval(counts) == (3 / 8, *wilson(3, 8))
+    row = robust_networks.agreement_row("net", "set", counts, 50, "more")
     assert (row.name, row.measured, row.seeds, row.published) == ("net: agrees with people, set", 37.5, 2, 50)
     low, high = wilson(3, 8)
     assert row.differs == f"95 % interval {100 * low:.0f} to {100 * high:.0f}, 8 images; more"
+    assert robust_networks.agreement_row("net", "set", [[3, 44]] * 3).spread == 0
 
 
 def test_two_agreements_are_apart_where_their_intervals_are():
-    human = {"set": moved([0.1] * 40, labels=[0] * 40, human=[1] * 40)}
-    assert robust_networks.apart(human, "set", [30, 34], [2, 2]) == (
+    assert robust_networks.apart([[30, 40], [34, 40]], [[2, 40], [2, 40]]) == (
         "95 % interval 65 to 90 is above 1 to 17 (40 images)"
     )
     # three trainings on the same images give the same interval as one
-    assert robust_networks.apart(human, "set", [10] * 3, [4] * 3) == (
+    assert robust_networks.apart([[10, 40]] * 3, [[4, 40]] * 3) == (
         "95 % interval 14 to 40 is not above 4 to 23 (40 images)"
     )
 
 
+def test_the_radius_is_a_third_in_the_first_epoch():
+    def noted(key, logits_fn, x, labels, *, eps, **rest):
+        radii.append(float(eps))
+        return attack.run(key, logits_fn, x, labels, eps=eps, **rest)
+
+    radii, attack = [], pgd(linf(), steps=1)
+    loss_fn = robust_networks.loss_of("small CNN", attack._replace(run=noted), 0.3, 2, None)
+    images, labels = np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32)
+    params = robust_networks.network("small CNN").init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    for step in range(4):
+        loss_fn(params, jax.random.key(0), (images, labels), step)
+    assert radii == pytest.approx([0.1] * 2 + [0.3] * 2)
+
+
 @pytest.mark.slow
 def test_training_uses_the_prepared_images(tmp_path):
-    config = dataclasses.replace(robustness_costs.PRESETS["smoke"], batch_size=8, epochs=1)
+    config = dataclasses.replace(robustness_costs.PRESETS["smoke"], train=common.Train(1, 8, 2e-3))
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1)).astype(np.uint8)
     data = Dataset(images, np.zeros(8, np.int32), 10, 256)
     first_kernels = [
-        robust_networks.train(config, "small CNN", None, 0, 0, data, tmp_path / name, prepare)["params"]["Conv_0"]
+        robust_networks.train(
+            config, "small CNN", None, 0, data, seed=0, folder=tmp_path / name, prepare=prepare
+        )["params"]["Conv_0"]["kernel"]
         for name, prepare in (("plain", None), ("black", jnp.zeros_like))
-    ]
-    start = robust_networks.network("small CNN").init(jax.random.split(jax.random.key(0))[0], jnp.zeros((1, 28, 28, 1)))
-    moved = [float(jnp.abs(layer["kernel"] - start["params"]["Conv_0"]["kernel"]).max()) for layer in first_kernels]
+    ]  # fmt: skip
+    start = robust_networks.network("small CNN").init(common.split_key(0)[0], jnp.zeros((1, 28, 28, 1)))
+    moved = [float(jnp.abs(kernel - start["params"]["Conv_0"]["kernel"]).max()) for kernel in first_kernels]
     assert moved[0] > 1e-4 and moved[1] == 0  # a black image moves no kernel of the first layer
