@@ -16,7 +16,8 @@ import optax
 
 from experiments import common
 from experiments.benchmarks import timing
-from experiments.excessive_invariance.metamers import exactness, pair_up
+from experiments.excessive_invariance.classifiers import pair_up
+from experiments.excessive_invariance.metamers import exactness
 from invjax.data import Dataset, as_float, batches, load
 from invjax.losses import cross_entropy, dequantize, error_rate
 from invjax.models import preset

@@ -15,17 +15,13 @@ PALETTE = ("#0b6e99", "#d1653a", "#5b8c3e", "#7b5ea7", "#c2a019", "#b5467d")
 
 
 @cache
-def _figure_class() -> Any:
-    """A figure of matplotlib that shows itself where it is the value of a notebook's cell.
+def _shown_in_notebooks(figure_class: Any) -> Any:
+    """A figure that shows itself where it is the value of a notebook's cell.
 
     Figures are made without pyplot, which has global state, so that notebooks do not know them by themselves.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install "invjax[experiments]"') from error
 
-    class NotebookFigure(Figure):
+    class NotebookFigure(figure_class):
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
             self.savefig(file, format="png")
@@ -36,7 +32,11 @@ def _figure_class() -> Any:
 
 def blank(width: float, height: float) -> Any:
     """An empty figure of the given size in inches."""
-    return _figure_class()(figsize=(width, height), dpi=150, layout="constrained")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install "invjax[experiments]"') from error
+    return _shown_in_notebooks(Figure)(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def panel_grid(
