@@ -78,9 +78,11 @@ def trial(
     numbers: dict[str, Any] = {"references": len(references)}
     for norm, of_norm in found.items():
         beyond = beyond_nearest_other(of_norm, labels, of_references)
+        order = order_violations(of_norm, labels, of_references)
         one_point = one_point_accuracy(key, of_norm, labels, of_references, draws=config.draws)
         numbers[norm] = {
-            "violations": float(order_violations(of_norm, labels, of_references).mean()),
+            "violations": float(order.wrong.mean()),
+            "ties": float(order.tied.mean()),
             "random": float(beyond.mean()),
             "median": float((beyond > 0.5).mean()),
             "one point": float(np.mean(one_point)),
@@ -101,6 +103,7 @@ def trial(
 
 ROWS = {
     "violations": ("pairs (same class, other class) in the wrong order", "0 if aligned"),
+    "ties": ("pairs (same class, other class) at the same distance", "0 if aligned"),
     "random": ("the nearest of another class is not farther than a random one of its own", "0 if aligned"),
     "median": ("images for which it is not farther than the median one of its own", "0 if aligned"),
     "one point": ("lemma 4, accuracy from one labelled point a class",
@@ -132,6 +135,7 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
         bars[at.dataset] = {
             norm: {
                 "pairs in the wrong order": [100 * n for n in at[norm, "violations"]],
+                "pairs at the same distance": [100 * n for n in at[norm, "ties"]],
                 "own class not nearer than another": [100 * n for n in at[norm, "random"]],
                 "error of lemma 4": [100 - 100 * n for n in at[norm, "one point"]],
             }

@@ -18,6 +18,7 @@ from invjax.analysis._log_log import LogLogFit, log_log_fit
 from invjax.analysis._logit_gaps import gap_power_law, logit_gaps
 from invjax.analysis._metric_alignment import (
     NORMS,
+    OrderViolations,
     beyond_nearest_other,
     distances,
     one_point_accuracy,
@@ -33,6 +34,7 @@ __all__ = [
     "GapLaw",
     "LinearResponse",
     "LogLogFit",
+    "OrderViolations",
     "PowerLaw",
     "Reading",
     "Slice",

@@ -12,6 +12,7 @@ Source: Tramèr et al. 2020, definition 3 and lemma 4.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,16 +59,29 @@ def distances(x: Float[Array, "examples ..."], references: Float[Array, "referen
     return np.stack([np.asarray(to_all(jnp.asarray(one))) for one in x])
 
 
+class OrderViolations(NamedTuple):
+    """How often a distance contradicts the classes, for each image.
+
+    Attributes:
+        wrong: `[B]`, the fraction of pairs (x1 of the class of x, x2 of another) with `dist(x, x1) > dist(x, x2)`.
+        tied: `[B]`, the fraction of pairs with equal distances. An aligned distance has no ties either, but they say
+            that the distance is coarse and not that it prefers another class: in linf most digits are at distance 1.
+    """
+
+    wrong: Float[np.ndarray, " examples"]
+    tied: Float[np.ndarray, " examples"]
+
+
 def order_violations(
     found: Distances, labels: Int[np.ndarray, " examples"], reference_labels: Int[np.ndarray, " references"]
-) -> Float[np.ndarray, " examples"]:
-    """The fraction of pairs (x1 of the class of x, x2 of another) in the wrong order: `dist(x, x1) >= dist(x, x2)`.
+) -> OrderViolations:
+    """The fractions of pairs (x1 of the class of x, x2 of another) in the wrong order, and at equal distances.
 
-    The fraction is 0 for an aligned distance and about 1/2 for a distance that is unrelated to the class. The count
-    covers all pairs, not a sample of them.
+    Both are 0 for an aligned distance. For a distance that is unrelated to the class, `wrong + tied / 2` is about 1/2.
+    The count covers all pairs, not a sample of them.
 
-    >>> order_violations(np.array([[1.0, 2.0, 3.0]]), np.array([0]), np.array([0, 1, 0])).tolist()
-    [0.5]
+    >>> order_violations(np.array([[1.0, 2.0, 2.0, 3.0]]), np.array([0]), np.array([0, 1, 0, 0]))
+    OrderViolations(wrong=array([0.33333333]), tied=array([0.33333333]))
 
     Args:
         found: distances, `[B, N]`; no reference may be the image itself.
@@ -75,16 +89,19 @@ def order_violations(
         reference_labels: classes of the references, `[N]`; each label needs references of its class and of others.
 
     Returns:
-        The fraction for each image, `[B]`.
+        Both fractions for each image.
 
     Raises:
         ValueError: the shapes do not match, or a label has no reference of its class or none of another.
     """
 
-    def fraction(own, other):
-        return np.searchsorted(np.sort(other), own, "right").mean() / len(other)
+    def fractions(own, other):
+        below, not_above = (
+            np.searchsorted(np.sort(other), own, side).mean() / len(other) for side in ("left", "right")
+        )
+        return below, not_above - below
 
-    return _over_examples(fraction, found, labels, reference_labels)
+    return OrderViolations(*_over_examples(fractions, found, labels, reference_labels).T)
 
 
 def beyond_nearest_other(

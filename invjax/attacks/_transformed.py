@@ -1,9 +1,11 @@
 r"""Attacks through rotations and shifts: the adversary turns the image and changes its pixels.
 
-    max over t in T and |d| <= eps    loss(model(t(x + d)), y)
+    pixels="after"     max over t in T and |d| <= eps    loss(model(t(x) + d), y)
+    pixels="before"    max over t in T and |d| <= eps    loss(model(t(x + d)), y)
 
 A few transforms are drawn for each image, and the one of largest loss is kept (of smallest loss for a targeted
-attack). The attack then changes the pixels before this transform.
+attack). The attack then changes the pixels. The interpolation of a transform smooths what was changed before it, so the
+second adversary is weaker.
 
 Source: Tramèr & Boneh 2019, *Adversarial Training and Robustness for Multiple Perturbations*, section 2.3; Engstrom et
 al. 2019, *Exploring the Landscape of Spatial Robustness*, "worst of 10".
@@ -21,9 +23,15 @@ from invjax.losses import margin
 
 
 def transformed(
-    attack: Attack, *, rotation: float | int = 30, shift: float | int = 3, tries: int = 10, loss: Loss = margin
+    attack: Attack,
+    *,
+    rotation: float | int = 30,
+    shift: float | int = 3,
+    tries: int = 10,
+    loss: Loss = margin,
+    pixels: str = "after",
 ) -> Attack:
-    """Choose the worst of a few random rotations and shifts of each image, and attack the pixels before it.
+    """Choose the worst of a few random rotations and shifts of each image, and attack its pixels.
 
     Args:
         attack: an attack on images `[B, H, W, C]` that treats each image by itself, such as `pgd(linf())`.
@@ -32,18 +40,21 @@ def transformed(
         tries: number of transforms drawn for each image.
         loss: `(logits, labels) -> [B]`; the transform of largest loss is kept, or of smallest loss if the attack is
             targeted.
+        pixels: "after" changes the pixels of the moved image, `t(x) + d`, as in Tramèr et al. 2020; "before" changes
+            those of the image, `t(x + d)`.
 
     Returns:
-        An `Attack` with the same threat and target. Its images are `t(x + d)`, as the model sees them. Its distances
-        are those of `x + d`, before the transform. With `eps = 0` the attack is the transform alone.
+        An `Attack` with the same threat and target. Its images are `t(x) + d` or `t(x + d)`, as the model sees them,
+        and its distances are those of `d`. With `eps = 0` the attack is the transform alone.
 
     Raises:
-        ValueError: a range is negative, `tries` is below 1, or `attack` is not an `Attack`.
+        ValueError: a range is negative, `tries` is below 1, `pixels` is neither word, or `attack` is not an `Attack`.
     """
     check_attack(attack)
     _check.positive(tries=tries)
     _check.number("rotation", rotation)
     _check.number("shift", shift)
+    _check.one_of("pixels", pixels, ("after", "before"))
     span = jnp.array([rotation, shift, shift, 0, 0])
 
     def spatial(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
@@ -62,11 +73,12 @@ def transformed(
         hardest = losses.argmin(0) if attack.targeted else losses.argmax(0)
         worst = jax.vmap(drawn)(jnp.arange(tries))[hardest, jnp.arange(len(x))]
 
-        result = attack(
-            attack_key, lambda z: logits_fn(moved(z, worst)), x, labels, eps=eps, step_size=step_size, ids=ids
-        )
+        options = {"eps": eps, "step_size": step_size, "ids": ids}
+        if pixels == "after":
+            return attack(attack_key, logits_fn, moved(x, worst), labels, **options)
+        result = attack(attack_key, lambda z: logits_fn(moved(z, worst)), x, labels, **options)
         seen = moved(result.x, worst)
         return result._replace(x=seen, success=fooled(logits_fn(seen), labels, attack.targeted))
 
-    said = f"transformed({attack.recipe}, rotation={rotation}, shift={shift}, tries={tries})"
+    said = f"transformed({attack.recipe}, rotation={rotation}, shift={shift}, tries={tries}, pixels={pixels})"
     return attack._replace(run=spatial, recipe=said)

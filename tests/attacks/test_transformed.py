@@ -74,16 +74,31 @@ def test_ranges_of_zero_give_the_attack_without_transforms(problem):
     np.testing.assert_array_equal(still.success, alone.success)
 
 
-def test_the_ball_is_that_of_the_image_before_its_transform(problem):
-    # a shift moves most values by more than eps; x + d lies in the ball before the transform
+@pytest.mark.parametrize("pixels", ["after", "before"])
+def test_the_ball_is_that_of_the_changed_pixels(problem, pixels):
+    # a shift moves most values by more than eps; d itself lies in the ball
     weights, x, labels = problem
-    attack = transformed(pgd(linf(), steps=4, loss=margin), tries=3)
+    attack = transformed(pgd(linf(), steps=4, loss=margin), tries=3, pixels=pixels)
     found = run(problem, attack, 0.05)
     assert (found.distance <= 0.05 + 1e-6).all() and (found.distance > 0.04).all()
     assert np.abs(found.x - x).max() > 0.3
+    moved = run(problem, attack, 0.0).x  # the transform alone: the same one, because its key is the same
+    if pixels == "after":
+        np.testing.assert_allclose(np.abs(found.x - moved).max((1, 2, 3)), found.distance, atol=1e-6)
+    else:
+        assert np.abs(found.x - moved).max() <= 0.05 + 1e-6  # interpolation averages what was changed
     np.testing.assert_array_equal(found.success, apply_fn(weights, found.x).argmax(1) != labels)
     alone = run(problem, attack, 0.0)
     assert (margin(apply_fn(weights, found.x), labels) > margin(apply_fn(weights, alone.x), labels)).all()
+
+
+def test_pixels_changed_after_the_transform_are_the_stronger_adversary(problem):
+    weights, _, labels = problem
+    losses = {}
+    for pixels in ("after", "before"):
+        attack = transformed(pgd(linf(), steps=10, loss=margin, random_start=False), tries=3, pixels=pixels)
+        losses[pixels] = np.asarray(margin(apply_fn(weights, run(problem, attack, 0.05).x), labels))
+    assert (losses["after"] > losses["before"]).all()
 
 
 @pytest.mark.slow
@@ -99,6 +114,7 @@ def test_bad_ranges_are_refused(problem):
         ({"tries": 0}, "tries must be positive"),
         ({"rotation": -1}, "rotation must not be negative"),
         ({"shift": -0.5}, "shift must not be negative"),
+        ({"pixels": "both"}, "pixels must be one of 'after', 'before'; got 'both'"),
     ):
         with pytest.raises(ValueError, match=message):
             transformed(pgd(linf()), **changes)

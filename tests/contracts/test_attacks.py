@@ -598,7 +598,7 @@ RECIPES = {
     "restarts": "restarts({}, n=2)",
     "worst_of": "worst_of({0}, {0})",
     "smallest": "smallest({}, steps=2)",
-    "transformed": "transformed({}, rotation=30, shift=1, tries=2)",
+    "transformed": "transformed({}, rotation=30, shift=1, tries=2, pixels=after)",
 }
 COMBINATIONS = pytest.mark.parametrize("combination", COMBINED)
 
