@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import pytest
 
 from experiments import common
@@ -41,6 +42,16 @@ class Smoke(NamedTuple):
     def again(self) -> list[common.Row]:
         """The rows of the same command on the same folder."""
         return common.main(self.experiment, self.arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    """Experiments see two devices, as on two cores: the eight of the tests make small batches slow."""
+    devices = jax.devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *backend: devices)
+        patch.setattr(jax, "device_count", lambda *backend: len(devices))
+        yield
 
 
 @pytest.fixture(scope="module")
