@@ -16,7 +16,7 @@ from experiments.common._experiment import Experiment
 from experiments.common._folder import open_run
 from experiments.common._machine import environment
 from experiments.common._rows import Row, table_markdown
-from experiments.common._settings import Flat, identity, name_of_data, of_trials, restored
+from experiments.common._settings import MACHINE, Flat, identity, name_of_data, of_trials, restored, role_of
 from experiments.common._trials import Results, Trial, chosen, compute, places
 from invjax import figures
 from invjax.data import write_file, write_json
@@ -42,25 +42,19 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path, opti
     Returns:
         The rows of the table; none if there are trials left to compute.
     """
-    trials = [] if experiment.trials is None else places(experiment.trials(config), folder)
-    if not trials and (options.dry_run or options.only or options.shard):
-        raise ValueError(f"{experiment.name} is one trial; --dry-run, --only and --shard do not apply to it")
-    mine = chosen(trials, options.only, options.shard) if trials else []
+    trials = places(experiment.trials(config), folder)
+    mine = chosen(trials, options.only, options.shard)
     if options.dry_run:
         print("\n".join(f"{'done ' if trial.done else 'to do'}  {trial.name}" for trial in mine))
         return []
     open_run(config, folder)
     about = environment(_command(experiment, preset, config))
-    if trials:
-        run_trials(experiment, config, mine, folder)
-        missing = [trial for trial in trials if not trial.done]
-        if missing:
-            print(f"{len(missing)} of {len(trials)} trials are left, the first one {missing[0].name}; no table yet")
-            return []
-        rows = draw(experiment, config, trials, folder)
-    else:
-        assert experiment.run is not None, "an experiment has trials or run"
-        rows = experiment.run(config, folder)
+    run_trials(experiment, config, mine, folder)
+    missing = [trial for trial in trials if not trial.done]
+    if missing:
+        print(f"{len(missing)} of {len(trials)} trials are left, the first one {missing[0].name}; no table yet")
+        return []
+    rows = draw(experiment, config, trials, folder)
     write_json(folder / "environment.json", about)
     write_json(folder / "table.json", [r._asdict() for r in rows])
     write_file(folder / "table.md", table_markdown(rows, about))
@@ -76,7 +70,6 @@ def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial], run
     left = [trial for trial in trials if not trial.done]
     if not left:
         return
-    assert experiment.trial is not None
     data = experiment.data(config) if experiment.data else config.data.load() if hasattr(config, "data") else None
     settings, readable = identity(config), of_trials(config)
     shared = {"shared": run / "shared"} if "shared" in inspect.signature(experiment.trial).parameters else {}
@@ -86,7 +79,6 @@ def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial], run
 
 def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: Path) -> list[Row]:
     """Draw the figures of finished trials, and give the table."""
-    assert experiment.table is not None
     results = Results(trials)
     if experiment.figures is not None:
         for name, figure in experiment.figures(config, results).items():
@@ -100,8 +92,6 @@ def draw_again(experiment: Experiment, folder: Path) -> list[Path]:
     Raises:
         ValueError: the folder is no finished run of the experiment in its present version.
     """
-    if experiment.trials is None:
-        raise ValueError(f"{experiment.name} has no trials; run its command on {folder} instead")
     default = next(iter(experiment.presets.values()))
     config = restored(default, json.loads((folder / "config.json").read_text()))
     trials = places(experiment.trials(config), folder)
@@ -124,7 +114,7 @@ def _changes(config: Any, default: Any, prefix: str = "") -> list[str]:
         flag = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             found += _changes(value, usual, prefix if get_origin(field.type) is Annotated else f"{flag}.")
-        elif value != usual and field.name != "data_dir":
+        elif value != usual and role_of(field) != MACHINE:
             found.append(f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
     return found
 

@@ -1,7 +1,6 @@
 """What an experiment is."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.common._rows import Row
@@ -11,15 +10,11 @@ from experiments.common._trials import Axes, Results
 class Experiment(NamedTuple):
     """One result of one paper: a grid of trials, what one trial measures, and what the results say.
 
-    An experiment that is not divided into trials has `run` in their place; `--only`, `--shard` and `--dry-run` do not
-    apply to it.
-
     Attributes:
         name: "paper/result", also its place under `runs/` and `experiments/results/`.
         item: the figure or table of the paper.
         presets: by name, a frozen dataclass; "smoke", "default" and, where there is more to run, "paper".
         times: by preset, the running time and the machine.
-        run: `(config, folder) -> rows`; it also draws the figures.
         trials: `config -> places`, such as `grid(arm=ARMS, seed=config.seeds)`.
         trial: `(config, data, *, folder, **place) -> numbers` or `(numbers, arrays)`. Its `config` refuses to give the
             fields that list places on axes or concern figures. A trial with an argument `shared` also gets the folder
@@ -33,10 +28,9 @@ class Experiment(NamedTuple):
     item: str
     presets: dict[str, Any]
     times: dict[str, str]
-    run: Callable[[Any, Path], list[Row]] | None = None
-    trials: Callable[[Any], list[Axes]] | None = None
-    trial: Callable[..., Any] | None = None
-    table: Callable[[Any, Results], Iterable[Row]] | None = None
+    trials: Callable[[Any], list[Axes]]
+    trial: Callable[..., Any]
+    table: Callable[[Any, Results], Iterable[Row]]
     figures: Callable[[Any, Results], dict[str, Any]] | None = None
     data: Callable[[Any], Any] | None = None
 

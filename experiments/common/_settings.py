@@ -86,9 +86,9 @@ class Unreadable:
     __lt__ = __gt__ = __le__ = __ge__ = __add__ = __mul__ = __sub__ = __truediv__ = __contains__ = _refuse
 
 
-def _role(field: dataclasses.Field) -> str | None:
-    # data_dir is the folder of the data in every experiment
-    return MACHINE if field.name == "data_dir" else field.metadata.get("role")
+def role_of(field: dataclasses.Field) -> str | None:
+    """What a field means to a run, or None for a setting of the trials."""
+    return field.metadata.get("role")
 
 
 def identity(config: Any) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def identity(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             found[field.name] = identity(value)
-        elif _role(field) is None:
+        elif role_of(field) is None:
             found[field.name] = value
     return found
 
@@ -113,7 +113,7 @@ def recorded(config: Any) -> dict[str, Any]:
         field.name: recorded(value) if dataclasses.is_dataclass(value) else value
         for field in dataclasses.fields(config)
         for value in [getattr(config, field.name)]
-        if _role(field) is not MACHINE
+        if role_of(field) is not MACHINE
     }
 
 
@@ -146,7 +146,7 @@ def of_trials(config: Any) -> Any:
     """
     changes = {}
     for field in dataclasses.fields(config):
-        value, role = getattr(config, field.name), _role(field)
+        value, role = getattr(config, field.name), role_of(field)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             changes[field.name] = of_trials(value)
         elif role in (AXIS, FIGURES):

@@ -156,8 +156,6 @@ def check_promises(tmp_path, monkeypatch):
 
     def check(smoke: Smoke) -> None:
         check_files(smoke)
-        if smoke.experiment.trials is None:
-            return
         check_again(smoke)
         if hasattr(smoke.experiment.presets["smoke"], "seeds"):
             check_grows(smoke)

@@ -10,7 +10,7 @@ import pytest
 from experiments import __main__ as commands
 from experiments import common
 from experiments.excessive_invariance import metamers
-from invjax.data import write_file
+from invjax import figures
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +24,29 @@ class Tiny:
 
     dataset: str = "digits"
     """Which images."""
-    data_dir: str | None = None
+    data_dir: str | None = common.for_machine(None)
     """Where they are."""
     epochs: int = 1
     """Passes over them."""
 
 
 def tiny_run(calls):
-    """An experiment of one stage and one figure; each computation is counted in `calls`."""
+    """An experiment of one trial and one figure; each computation is counted in `calls`."""
 
-    def run(config, folder):
-        def compute():
-            calls.append(config)
-            return {"error": 1.5}, {"image": np.ones((2, 2))}
+    def trial(config, data, *, part, folder):
+        calls.append(config)
+        return {"error": 1.5}, {"image": np.ones((2, 2, 1))}
 
-        numbers, arrays = common.stage(folder / "seed0", compute)
-        write_file(folder / "figures" / "image.png", arrays["image"].tobytes())
-        return [common.row("error", 1.0, [numbers["error"], 2.5], "%", "smaller")]
+    def table(config, results):
+        return [common.row("error", 1.0, [*results["error"], 2.5], "%", "smaller")]
+
+    def draw(config, results):
+        return {"image": figures.image_grid({"an image": results.arrays()["image"][None]}, "One image")}
 
     presets = {"smoke": Tiny(), "default": Tiny(epochs=9)}
-    return common.Experiment(metamers.EXPERIMENT.name, "figure 1", presets, {"smoke": "", "default": ""}, run)
+    times = {"smoke": "", "default": ""}
+    return common.Experiment(metamers.EXPERIMENT.name, "figure 1", presets, times, lambda config: common.grid(part=[0]),
+                             trial, table, draw)  # fmt: skip
 
 
 @pytest.fixture

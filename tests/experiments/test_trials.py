@@ -203,12 +203,6 @@ def test_a_trial_cannot_read_what_does_not_identify_it(counted, tmp_path):
         counted.run(tmp_path)
 
 
-def test_an_experiment_without_trials_refuses_their_options(counted, tmp_path):
-    experiment = counted.experiment._replace(trials=None, run=lambda config, folder: [])
-    with pytest.raises(SystemExit, match="is one trial; --dry-run, --only and --shard do not apply"):
-        common.main(experiment, ["smoke", "--out", str(tmp_path / "run"), "--dry-run"])
-
-
 def test_the_example_of_the_contributors_page_runs(tmp_path, monkeypatch):
     text = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(\"\"\"Does a wider.*?)```", text, re.DOTALL)
