@@ -20,6 +20,7 @@ from experiments.common._settings import MACHINE, Flat, identity, name_of_data, 
 from experiments.common._trials import Results, Trial, chosen, compute, places
 from invjax import figures
 from invjax.data import write_file, write_json
+from invjax.training import Interrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,9 @@ def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial], run
     data = experiment.data(config) if experiment.data else config.data.load() if hasattr(config, "data") else None
     settings, readable = identity(config), of_trials(config)
     shared = {"shared": run / "shared"} if "shared" in inspect.signature(experiment.trial).parameters else {}
-    for trial in left:
+    for number, trial in enumerate(left, 1):
         compute(trial, partial(experiment.trial, readable, data, folder=trial.folder, **shared, **trial.axes), settings)
+        print(f"trial {number} of {len(left)} is done: {trial.name}", flush=True)
 
 
 def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: Path) -> list[Row]:
@@ -142,5 +144,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
     folder = options.out or Path("runs") / experiment.name / f"{preset}-{name_of_data(config)}"
     try:
         return execute(experiment, preset, config, folder.expanduser(), options)
+    except Interrupted as error:
+        raise SystemExit(f"{error}; give the same command") from error
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -13,6 +13,7 @@ import pytest
 from experiments import common
 from experiments.common import axis, for_figures, grid, row
 from experiments.excessive_invariance import metamers
+from invjax import training
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -216,3 +217,14 @@ def test_the_example_of_the_contributors_page_runs(tmp_path, monkeypatch):
     rows = common.main(module.EXPERIMENT, ["smoke", "--out", str(tmp_path)])
     assert [r.name for r in rows] == ["narrow: test error", "wide: test error"]
     assert all(0 < r.measured < 90 for r in rows) and (tmp_path / "figures" / "errors.png").exists()
+
+
+def test_a_training_that_is_stopped_ends_the_run_with_one_line_and_goes_on(counted, tmp_path, capsys):
+    def stopped(config, data, **place):
+        raise training.Interrupted("stopped by SIGTERM after step 7; the same call goes on from there", None, None)
+
+    stopping = counted.experiment._replace(trial=stopped)
+    with pytest.raises(SystemExit, match=r"stopped by SIGTERM after step 7; .*; give the same command"):
+        common.main(stopping, ["smoke", "--out", str(tmp_path)])
+    assert counted.run(tmp_path) and len(counted.computed) == 4
+    assert "trial 4 of 4 is done: arm=robust, seed=1" in capsys.readouterr().out
