@@ -113,7 +113,8 @@ def correct(
         mesh: devices that share each batch; None uses one device.
 
     Raises:
-        ValueError: the model does not return finite logits `[N, K]`, or labels have another shape or are out of range.
+        ValueError: the model does not return logits `[N, K]` or returns NaN, or labels have another shape or are out of
+            range.
     """
     logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
     if logits.ndim != 2 or labels.shape != (len(images),):
@@ -122,7 +123,7 @@ def correct(
             f"{logits.shape} and {labels.shape}; pass one label for each image"
         )
     _check.labels(labels, logits.shape[1])
-    _check.finite("the model's logits", logits)
+    _check.no_nan("the model's logits", logits)
     return logits.argmax(1) == labels
 
 

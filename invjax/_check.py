@@ -90,6 +90,14 @@ def finite(name: str, x: Any) -> None:
             raise ValueError(f"{name} holds {bad} NaN or infinite values of {x.size}; remove them before this call")
 
 
+def no_nan(name: str, x: Any) -> None:
+    """Check that `x` holds no NaN; minus infinity is a legal logit, that of a masked class."""
+    if concrete(x):
+        bad = int(np.sum(np.isnan(np.asarray(x))))
+        if bad:
+            raise ValueError(f"{name} holds {bad} NaN values of {x.size}; check the parameters and the images")
+
+
 def labels(y: Any, num_classes: int) -> None:
     """Check that `y` holds class indices of `num_classes` classes."""
     if not jax.numpy.issubdtype(y.dtype, jax.numpy.integer):

@@ -42,25 +42,43 @@ def local_path(path: str | Path) -> Path:
     return Path(path).expanduser()
 
 
+_HELD: set[Path] = set()
+"""The folders that this process holds; a lock of the system is not for a process against itself."""
+
+
 @contextmanager
-def sole_writer(directory: Path | None) -> Iterator[None]:
+def sole_writer(directory: Path | None, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder while a run writes to it. The lock ends with the process, however it ends.
 
+    Several hosts that run one program together take no lock.
+
+    Args:
+        directory: the folder; None holds nothing.
+        wait: whether to wait until another process leaves the folder.
+
     Raises:
-        ValueError: another process holds the folder.
+        ValueError: another run holds the folder, and `wait` is false.
     """
-    if directory is None or fcntl is None or jax.process_index() != 0:
+    if directory is None or fcntl is None or jax.process_count() > 1:
         yield
         return
+    directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
+    busy = f"another run writes to {directory}; wait for it, or use another folder"
+    if directory in _HELD:
+        raise ValueError(busy)
     with (directory / ".lock").open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another process writes to {directory}; wait for it, or use another folder") from error
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # forked workers do not inherit it
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(busy) from error
         except OSError:  # this file system has no locks
             pass
-        yield
+        _HELD.add(directory)
+        try:
+            yield
+        finally:
+            _HELD.discard(directory)
 
 
 def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:

@@ -49,7 +49,8 @@ LAYERS = {
 def test_log_determinants_of_bfloat16_are_summed_in_float32(name):
     layer = LAYERS[name]()
     x = jax.random.uniform(KEY, (6, 512), jnp.float32, 0.1, 0.9).astype(jnp.bfloat16)
-    params = jax.tree.map(lambda leaf: leaf.astype(x.dtype), layer.init(KEY, x.astype(jnp.float32)))
+    start = jax.tree.map(lambda leaf: leaf + 0.013, layer.init(KEY, x.astype(jnp.float32)))  # no sum of logs is 0
+    params = jax.tree.map(lambda leaf: leaf.astype(x.dtype), start)
     _, logdet = layer.forward(params, x)
     assert logdet.dtype == jnp.float32
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)

@@ -7,7 +7,7 @@ folder continues an interrupted run, and one more seed adds one trial.
 
 from experiments.common._command_line import Options, draw_again, execute, main
 from experiments.common._experiment import Experiment
-from experiments.common._folder import RESULTS, open_run, publish, stage
+from experiments.common._folder import RESULTS, my_turn, open_run, publish, stage
 from experiments.common._machine import environment, use_all_cores
 from experiments.common._pages import published, stale, write_pages
 from experiments.common._rows import Row, measured, percent, row, table_markdown
@@ -48,6 +48,7 @@ __all__ = [
     "main",
     "measured",
     "mesh_for",
+    "my_turn",
     "open_run",
     "percent",
     "publish",

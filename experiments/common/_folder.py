@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ import numpy as np
 
 from experiments.common._settings import identity, recorded
 from invjax.data import read_arrays, write_arrays, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -60,13 +66,30 @@ def _difference(wanted: dict, found: dict, prefix: str = "") -> tuple[str, Any, 
     return None
 
 
+@contextmanager
+def my_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other shard works on a part of the run that several shards share, such as a network.
+
+    The other shard has then finished this part, which is found and not made again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder.parent / f".{folder.name}.turn").open("a") as file:
+        with suppress(OSError):  # file systems without locks
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
 def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict, dict]:
     """The result of `compute() -> (numbers, arrays)`, kept in `folder` and read from there the next time."""
     numbers, arrays = folder / "numbers.json", folder / "arrays.npz"
-    if not numbers.exists():
-        values, tensors = compute()
-        write_arrays(arrays, tensors, compress=True)
-        write_json(numbers, values)  # last: its presence says that the stage is complete
+    with my_turn(folder):
+        if not numbers.exists():
+            values, tensors = compute()
+            write_arrays(arrays, tensors, compress=True)
+            write_json(numbers, values)  # last: its presence says that the stage is complete
     return json.loads(numbers.read_text()), read_arrays(arrays)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import optax
 
+from experiments.common._folder import my_turn
 from invjax.data import batches
 from invjax.training import TrainState, TrainStep, data_mesh, fit, init_state, make_train_step
 from invjax.types import Key, LossFn, Params
@@ -112,15 +113,16 @@ def advance(
     """Repeat any training step, such as that of a game, with the arguments of `train`; the final state."""
     images = len(arrays[0])
     batch_size = min(settings.batch_size, images)
-    state, _ = fit(
-        state,
-        step,
-        batches(list(arrays), batch_size, seed),
-        settings.steps_per_epoch(images) * (settings.epochs if epochs is None else epochs),
-        mesh=mesh_for(batch_size),
-        directory=folder,
-        description=description,
-    )
+    with my_turn(folder):
+        state, _ = fit(
+            state,
+            step,
+            batches(list(arrays), batch_size, seed),
+            settings.steps_per_epoch(images) * (settings.epochs if epochs is None else epochs),
+            mesh=mesh_for(batch_size),
+            directory=folder,
+            description=description,
+        )
     return state
 
 

@@ -32,21 +32,36 @@ class Config:
     """Folders of finished runs; without any, the published runs are shown."""
 
 
+def folders(config: Config) -> dict[str, Path]:
+    """The folders of the runs, by names that hold on all machines, such as "metamers/default-mnist"."""
+    given = [Path(name).expanduser().resolve() for name in config.runs]
+    given = given or [
+        path.parent for of in SOURCES for path in sorted(PAPER.glob(f"{of}/*{config.dataset}*/table.json"))
+    ]
+    if not given:
+        raise ValueError(f"no published run of {config.dataset}: name finished ones by --runs FOLDER ...")
+    found: dict[str, Path] = {}
+    for folder in given:
+        name = f"{folder.parent.name}/{folder.name}"
+        if not (folder / "table.json").exists():
+            raise ValueError(f"{folder} has no table.json: give the folders of finished runs")
+        if name in found:
+            raise ValueError(f"two runs have the name {name}: {found[name]} and {folder}; rename one of the folders")
+        found[name] = folder
+    return found
+
+
 def trials(config: Config) -> list[dict[str, Any]]:
     """The runs, each with a checksum of its table, so that a run with another table is read again."""
-    tables = [Path(name).expanduser().resolve() / "table.json" for name in config.runs]
-    tables = tables or [path for of in SOURCES for path in sorted(PAPER.glob(f"{of}/*{config.dataset}*/table.json"))]
-    if not tables:
-        raise ValueError(f"no published run of {config.dataset}: name finished ones by --runs FOLDER ...")
-    missing = [path.parent for path in tables if not path.exists()]
-    if missing:
-        raise ValueError(f"{missing[0]} has no table.json: give the folders of finished runs")
-    return [{"run": str(path.parent), "table": f"{zlib.crc32(path.read_bytes()):08x}"} for path in tables]
+    return [
+        {"run": name, "table": f"{zlib.crc32((folder / 'table.json').read_bytes()):08x}"}
+        for name, folder in folders(config).items()
+    ]
 
 
-def trial(config: Config, data: None, *, run: str, table: str, folder: Path) -> dict[str, Any]:
+def trial(config: Config, data: dict[str, Path], *, run: str, table: str, folder: Path) -> dict[str, Any]:
     """Of each training of a run, the row of the logits and that of the best head."""
-    source, found = Path(run), []
+    source, found = data[run], []
     rows = [common.Row(**row) for row in json.loads((source / "table.json").read_text())]
     for logits in (row for row in rows if row.name.endswith(LOGITS)):
         heads = [row for row in rows if row.name.startswith(logits.name.removesuffix(LOGITS) + HEAD)]
@@ -54,7 +69,7 @@ def trial(config: Config, data: None, *, run: str, table: str, folder: Path) -> 
             found += [logits, min(heads, key=lambda row: row.measured)]
     if not found:
         raise ValueError(f"{source} has no fresh heads in its table: give runs of {' or '.join(SOURCES)}")
-    name = f"{source.parent.name} {source.name}"
+    name = run.replace("/", " ")
     return {"rows": [row._replace(name=f"{name}, {row.name}")._asdict() for row in found]}
 
 
@@ -90,7 +105,7 @@ EXPERIMENT = common.Experiment(
     "P1, beyond: error of the logits against the best fresh head's on the nuisance, one point a training",
     {"smoke": Config(), "default": Config()},
     {"smoke": "a second", "default": "a second"},
-    trials=trials, trial=trial, table=table, figures=draw,
+    data=folders, trials=trials, trial=trial, table=table, figures=draw,
 )  # fmt: skip
 
 

@@ -61,7 +61,12 @@ PRESETS = {
     ),
     "default": Config(**relabelling.PLANTED, attack_steps=100),
     "paper": Config(
-        **relabelling.PAPER, ensemble=10, squares=10_000, square_network="ResNet", square_epochs=20, square_rate=1e-5
+        **relabelling.PAPER | {"images": 500},
+        ensemble=10,
+        squares=10_000,
+        square_network="ResNet",
+        square_epochs=20,
+        square_rate=1e-5,
     ),
 }
 
@@ -108,10 +113,11 @@ def withstood(config: Config, params: Params, data: networks.Arrays, seed: int, 
         for other in seeds
     ]
 
+    radius = {"eps": config.eps, "step_size": config.step_size}
+
     def make(params, key, ids, x, y, targets):
         everyone, model = partial(jax.vmap(apply, (0, None)), params["others"]), partial(apply, params["model"])
         attack = features.non_transferable(everyone, y, steps=config.attack_steps)
-        radius = {"eps": config.eps, "step_size": config.step_size}
         found = features.relabel_by_attack(key, attack, model, x, targets, ids=ids, **radius)
         return {"images": found.x, "labels": targets, "success": found.success, "distance": found.distance}
 
@@ -120,7 +126,7 @@ def withstood(config: Config, params: Params, data: networks.Arrays, seed: int, 
         make,
         {"model": params, "others": jax.tree.map(lambda *leaves: jnp.stack(leaves), *others)},
         [*data, np.asarray(features.next_targets(data[1], num_classes=10))],
-        recipe={"construction": "targeted attack, withstood by an ensemble", "eps": config.eps},
+        recipe={"construction": "targeted attack, withstood by an ensemble", **radius},
         path=folder / "data.npz",
         mesh=data_mesh(),
         description=f"D_det of non-transferable changes, seed {seed}",

@@ -216,7 +216,7 @@ def table(config: Config, results: common.Results) -> Iterator[common.Row]:
     notes = {
         "the same risk": "less than that of the relaxation, whose budget is shared between points",
         "gradient descent": f"{config.fit_samples} points, {config.fit_steps} steps; S_r of their covariance",
-        "exactly attacked": "0 is expected as d grows; log-normal variances, eps = sqrt(d) / 2",
+        "exactly attacked": "in the limit of large d; log-normal variances, eps = sqrt(d) / 2",
         "smallest cosine": "the smallest that eight searches found",
         "random means": f"of {config.spectra * config.means:,} in {config.spectra} covariances; the paper claims the "
         "worst mean only",

@@ -39,9 +39,9 @@ class Config(relabelling.Settings):
 
 PRESETS = {
     "smoke": Config(**relabelling.SMOKE),
-    "default": Config(**relabelling.SMALL, train_eps=1.0),
-    "planted": Config(**relabelling.PLANTED, train_eps=2.5),
-    "paper": Config(**relabelling.PAPER),
+    "default": Config(**relabelling.SMALL, train_eps=1.0, ensemble_images=0),
+    "planted": Config(**relabelling.PLANTED, train_eps=2.5, ensemble_images=0),
+    "paper": Config(**relabelling.PAPER | {"ensemble_images": 0}),
 }
 
 

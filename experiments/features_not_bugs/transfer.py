@@ -94,7 +94,9 @@ def trial(
     """Train one architecture on D and on the source's D_det, and show it the source's adversarial examples."""
     train, test = data
     source = networks.source(config, "standard", train, seed=seed, shared=shared)
-    made = relabelling.construct(config, "D_det", source, train, seed=seed, path=shared / f"D_det-seed{seed}.npz")
+    place = shared / f"D_det-seed{seed}"
+    with common.my_turn(place):
+        made = relabelling.construct(config, "D_det", source, train, seed=seed, path=place / "data.npz")
     about = f"{target} on D, seed {seed}"
     params = networks.train(config, train, target, seed=seed + 100, folder=folder / "D", description=about)
     learnt = relabelling.learn(config, "D_det", made, target, seed=seed, folder=folder / "D_det")

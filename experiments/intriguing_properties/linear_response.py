@@ -83,9 +83,18 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: in
     images, labels = networks.images_of(test), np.asarray(test.labels)
     found = over_batches(partial(responder(config, net), params), [images, labels], mesh=data_mesh())
     right = found[0].argmax(1) == labels
+    if not right.any():
+        raise ValueError(
+            f"{model}, seed {seed}, is wrong on all {len(labels)} images: train it longer or on more of them"
+        )
     logits, gamma, direction, true, label = (value[right] for value in found)
     linear, runner_up, flips = linear_epsilon(logits, gamma), np.argsort(-logits, axis=1)[:, 1], np.isfinite(true)
     eps = {"true": true, "linear": np.asarray(linear.eps), "mean field": mean_field_epsilon(logits, gamma)}
+    if flips.sum() < min(len(true), config.smallest_share * len(true) + 2):  # the quantile needs two finite values
+        raise ValueError(
+            f"{model}, seed {seed}: {flips.sum()} of {len(true)} predictions flip within largest={config.largest:g}, "
+            f"too few for smallest_share={config.smallest_share:g}: give a larger --largest"
+        )
     lowest = float(np.quantile(true, config.smallest_share))
     decade = np.geomspace(lowest, 10 * lowest, 21)
     off = {name: np.abs(share_below(eps[name], decade) / share_below(true, decade) - 1) for name in PREDICTIONS}

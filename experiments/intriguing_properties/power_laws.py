@@ -164,6 +164,9 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: in
         numbers, _ = common.stage(folder / f"epoch-{epochs}", partial(look, epochs))
         if numbers["error"] == 0:
             break
+    if numbers["error"] == 1:
+        count = len(attacked.labels)
+        raise ValueError(f"{model}, seed {seed}, is wrong on all {count} images: train it longer or on more of them")
     searched = config.pgd_images // (4 if model in CONVOLUTIONAL else 1)
     found = radii(config, net, train_to(numbers["epochs"]), attacked, seed, searched)
     laws = {attack: law_of(config, attack, values, config.quantile) for attack, values in found.items()}

@@ -50,6 +50,13 @@ PRESETS = {
 }  # fmt: skip
 
 
+def trials(config: Config) -> list[dict[str, Any]]:
+    """Each radius with each adversary; fewer than two radii raise an error."""
+    if len(config.radii) < 2:
+        raise ValueError(f"radii must be two or more, the smallest first, to compare its ends; got {config.radii}")
+    return common.grid(eps=config.radii, arm=ARMS, seed=config.seeds)
+
+
 def trial(
     config: Config, data: robust_networks.Datasets, *, eps: float, arm: str, seed: int, folder: Path
 ) -> dict[str, Any]:  # fmt: skip
@@ -126,8 +133,7 @@ EXPERIMENT = common.Experiment(
     "invariance_tradeoffs/augmentation",
     "P4 figures 7 and 8: rotation and shift in the adversary, robust accuracy and agreement with people", PRESETS,
     times={"smoke": "a minute", "default": "20 minutes of CPU time", "paper": "an accelerator, not run"},
-    trials=lambda config: common.grid(eps=config.radii, arm=ARMS, seed=config.seeds),
-    trial=trial, table=table, figures=draw, data=robust_networks.datasets,
+    trials=trials, trial=trial, table=table, figures=draw, data=robust_networks.datasets,
 )  # fmt: skip
 
 

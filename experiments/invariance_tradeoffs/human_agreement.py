@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments import common
 from experiments.invariance_tradeoffs import published, robust_networks
-from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained, readers
+from experiments.invariance_tradeoffs.pretrained import Pretrained, present, pretrained, readers
 from invjax import figures
 from invjax.attacks import Threat, autoattack_stages, l0, l2, linf, pgd, square
 from invjax.data import Dataset, HumanLabelled, as_float
@@ -51,7 +51,7 @@ class Config(robust_networks.Settings):
     """Settings of the comparison."""
 
     released: tuple[str, ...] = common.axis(tuple(key for key, name in NAMES.items() if name not in TRAINED))
-    """Networks that others released; without names there are none."""
+    """Networks that others released; those without files are left out, and without names there are none."""
     pretrained_dir: str | None = common.for_machine(None)
     """Folder of the released networks; by default `pretrained` in the data folder."""
     resnet: Literal["ResNet-8", "ResNet-18"] = "ResNet-8"
@@ -94,18 +94,11 @@ PRESETS = {
 
 
 def datasets(config: Config) -> tuple[robust_networks.Datasets, dict[str, Pretrained]]:
-    """The data of all trials and the released networks; missing files raise an error at once."""
+    """The data of all trials, and the released networks that are there; missing data raise an error at once."""
     data = robust_networks.datasets(config)
     if not config.released:
         return data, {}
-    networks = pretrained(config.pretrained_dir, config.data.data_dir, draws=config.draws, steps=config.search_steps)
-    missing = [key for key in config.released if NAMES.get(key) not in networks]
-    if missing:
-        raise FileNotFoundError(
-            f"the files of the released networks {', '.join(missing)} were not found; give their folder as "
-            "--pretrained-dir, or leave them out of --released"
-        )
-    return data, networks
+    return data, pretrained(config.pretrained_dir, config.data.data_dir, draws=config.draws, steps=config.search_steps)
 
 
 # one object for equal arguments, so that all seeds share its compiled functions
@@ -188,7 +181,8 @@ def trial(
     name = NAMES[network]
     if name in TRAINED:
         return measured(config, trained(config, name, train, seed, folder), test, human, seed)
-    return common.stage(shared / network, lambda: (measured(config, networks[name], test, human, 0), {}))[0]
+    net = networks[name]
+    return common.stage(shared / f"{network}-{net.digest}", lambda: (measured(config, net, test, human, 0), {}))[0]
 
 
 def by_name(results: common.Results) -> dict[str, common.Results]:
@@ -229,9 +223,22 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
 
 
 def trials(config: Config) -> list[dict[str, Any]]:
-    """The networks trained here, and the released ones."""
+    """The networks trained here, and the released ones whose files are there; a line says which are missing.
+
+    Raises:
+        ValueError: no released network has this name.
+        FileNotFoundError: a folder was given that has no released network.
+    """
     ours = [key for key, name in NAMES.items() if name in TRAINED]
-    return common.grid(network=[*ours, *config.released], seed=config.seeds)
+    theirs = [key for key in NAMES if key not in ours]
+    unknown = [key for key in config.released if key not in theirs]
+    if unknown:
+        raise ValueError(f"released must be of {', '.join(theirs)}; got {', '.join(unknown)}")
+    _, found = present(config.pretrained_dir, config.data.data_dir) if config.released else ("", [])
+    missing = [key for key in config.released if NAMES[key] not in found]
+    if missing:
+        print(f"left out, because their files were not found: {', '.join(missing)}; --pretrained-dir names the folder")
+    return common.grid(network=[*ours, *(key for key in config.released if key not in missing)], seed=config.seeds)
 
 
 EXPERIMENT = common.Experiment(

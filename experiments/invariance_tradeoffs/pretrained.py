@@ -7,6 +7,7 @@ The files have the arrays of PyTorch under their names in PyTorch.
 """
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ class Pretrained(NamedTuple):
         ball: the ball `(norm, eps)` of its training; None without one.
         has_gradients: whether an attack can follow its gradient.
         searches: whether each prediction runs a search, so that few queries are possible.
+        digest: the start of the SHA-256 of its files; other files have another one.
     """
 
     apply: ApplyFn
@@ -45,6 +47,7 @@ class Pretrained(NamedTuple):
     ball: tuple[str, float] | None = None
     has_gradients: bool = True
     searches: bool = False
+    digest: str = ""
 
 
 def convolved(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -143,6 +146,27 @@ def readers(draws: int = 8000, steps: int = 50) -> dict[str, Reader]:
     }
 
 
+def present(folder: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None) -> tuple[Path, list[str]]:
+    """The folder that `pretrained` reads, and the names of the networks whose files are all there.
+
+    Raises:
+        FileNotFoundError: a folder was given that has none of the files.
+    """
+    usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
+    roots = [Path(root, "pretrained") for root in ((data_dir,) if data_dir else usual) if root]
+    for root in (root.expanduser() for root in ([Path(folder)] if folder else roots)):
+        found = [name for name, (files, *_) in readers().items() if all((root / file).is_file() for file in files)]
+        if found:
+            return root, found
+    if folder:
+        files = ", ".join(dict.fromkeys(file for names, *_ in readers().values() for file in names))
+        raise FileNotFoundError(
+            f"{folder} has none of {files}; give the folder that holds them, or leave --pretrained-dir out to use "
+            "those in the folder `pretrained` of the data, if there are any"
+        )
+    return Path(), []
+
+
 def pretrained(
     folder: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None = None, *,
     draws: int = 8000, steps: int = 50,
@@ -160,18 +184,17 @@ def pretrained(
         FileNotFoundError: a folder was given that has none of the files.
         ValueError: a damaged file.
     """
-    known = readers(draws, steps)
-    usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
-    roots = [Path(root, "pretrained") for root in ((data_dir,) if data_dir else usual) if root]
-    for root in (root.expanduser() for root in ([Path(folder)] if folder else roots)):
-        read = functools.cache(functools.partial(_read, root))  # two networks share ten files
-        found = {name: r for name, r in known.items() if all((root / file).is_file() for file in r[0])}
-        if found:
-            return {name: net._replace(params=read(*source)) for name, (*source, net) in found.items()}
-    if folder:
-        files = ", ".join(dict.fromkeys(file for names, *_ in known.values() for file in names))
-        raise FileNotFoundError(f"{folder} has none of {files}; leave --pretrained-dir out to do without them")
-    return {}
+    root, names = present(folder, data_dir)
+    read = functools.cache(functools.partial(_read, root))  # two networks share ten files
+    networks = {}
+    for name in names:
+        files, params_of, net = readers(draws, steps)[name]
+        networks[name] = net._replace(params=read(files, params_of), digest=_digest(root, files))
+    return networks
+
+
+def _digest(root: Path, files: tuple[str, ...]) -> str:
+    return hashlib.sha256(b"".join((root / file).read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _read(root: Path, files: tuple[str, ...], params_of: Callable[..., Params]) -> Params:

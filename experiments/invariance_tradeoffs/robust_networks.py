@@ -97,26 +97,26 @@ def adversary(norm: str, steps: int, tries: int = 0) -> Attack:
 
 
 @functools.cache
-def loss_of(name: str, attack: Attack | None, eps: float, per_epoch: int, prepare: Callable | None) -> LossFn:
+def loss_of(name: str, attack: Attack | None, per_epoch: int, prepare: Callable | None) -> LossFn:
     """The loss of adversarial training, or without an attack of standard training.
+
+    The radius comes with the batch, so that one compiled step serves all radii. A batch has images, labels, and for
+    each image the radius of the first epoch and that of the later ones; all images have the same ones.
 
     Args:
         name: name of the network.
         attack: the attack on each batch.
-        eps: its radius, of which the first epoch uses a third.
         per_epoch: number of steps of an epoch.
         prepare: function that changes the images before they are used.
     """
     apply_fn = network(name).apply
 
-    def radius(step):
-        return jnp.where(step < per_epoch, eps / 3, eps)
-
     def loss_fn(params, key, batch, step):
         x, labels = jnp.asarray(as_float(batch[0])), batch[1]
         x = prepare(x) if prepare else x
         if attack is not None:
-            return adversarial_loss(apply_fn, attack, eps=radius)(params, key, (x, labels), step)
+            radius = jnp.where(step < per_epoch, *batch[2][0])
+            return adversarial_loss(apply_fn, attack, eps=lambda step: radius)(params, key, (x, labels), step)
         logits = apply_fn(params, x)
         return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
 
@@ -127,11 +127,12 @@ def train(
     config: Settings, name: str, attack: Attack | None, eps: float, data: Dataset, *,
     seed: int, folder: Path, prepare: Callable | None = None,
 ) -> Params:  # fmt: skip
-    """Train the network of this name, or continue its training; the arguments are those of `loss_of`."""
+    """Train the network of this name, or continue its training; the first epoch uses a third of the radius `eps`."""
     init_key, key = common.split_key(seed)
     params = network(name).init(init_key, jnp.asarray(as_float(data.images[:1])))
-    loss_fn = loss_of(name, attack, eps, config.train.steps_per_epoch(len(data.labels)), prepare)
-    return common.train(params, loss_fn, data[:2], config.train, key=key, seed=seed, folder=folder)
+    loss_fn = loss_of(name, attack, config.train.steps_per_epoch(len(data.labels)), prepare)
+    arrays = [*data[:2], np.broadcast_to(np.array([eps / 3, eps], np.float32), (len(data.labels), 2))]
+    return common.train(params, loss_fn, arrays, config.train, key=key, seed=seed, folder=folder)
 
 
 def seen(apply_fn: ApplyFn, params: Params, test: Dataset, human: dict[str, HumanLabelled]) -> dict[str, Any]:

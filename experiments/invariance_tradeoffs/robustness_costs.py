@@ -50,7 +50,9 @@ PRESETS = {
 
 
 def trials(config: Config) -> list[dict[str, Any]]:
-    """Standard training ("plain"), then each radius of linf and of l1 training."""
+    """Standard training ("plain"), then each radius of linf and of l1 training; a norm without one raises an error."""
+    if not (config.linf and config.l1):
+        raise ValueError(f"linf and l1 need at least one radius each; got linf={config.linf} and l1={config.l1}")
     radii = {"plain": (0.0,), "linf": config.linf, "l1": config.l1}
     return [place for norm, of_norm in radii.items() for place in common.grid(norm=[norm], eps=of_norm,
                                                                               seed=config.seeds)]  # fmt: skip

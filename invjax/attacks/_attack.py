@@ -159,13 +159,22 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps") -> 
     if threat.counts and 0 < float(eps) < 1:
         raise ValueError(f"{name} of {threat.name} is a number of pixels; got {eps}; use a whole number, such as 10")
     low, high = threat.box
-    if x is None or not np.isfinite(high - low) or not len(x):
+    if x is None or not _check.concrete(x) or not len(x) or not np.isfinite(high - low):
         return
-    farthest = float(threat.distance(jnp.full(x.shape[1:], high), jnp.full(x.shape[1:], low)))
+    with jax.ensure_compile_time_eval():  # the radius may be known while the caller is traced
+        farthest = float(threat.distance(jnp.full(x.shape[1:], high), jnp.full(x.shape[1:], low)))
     if float(eps) > farthest * (1 + 1e-6):
+        meant = f"; was {float(eps) / 255:.4g} meant?" if threat.order == jnp.inf else ""
         warnings.warn(
             f"{name}={eps:g} in {threat.name} reaches every image of the box {threat.box}, where the largest distance "
-            f"is {farthest:.4g}; was {float(eps) / 255:.4g} meant?",
+            f"is {farthest:.4g}{meant}",
+            stacklevel=3,
+        )
+    spacing = float(jnp.finfo(x.dtype).eps) * max(abs(low), abs(high)) / 2
+    if x.dtype.itemsize < 4 and threat.order == jnp.inf and 0 < float(eps) < 2 * spacing:
+        warnings.warn(
+            f"{name}={eps:g} is less than twice the spacing {spacing:.2g} of {x.dtype} images: the model sees other "
+            "changes than the attack makes; evaluate it on float32 images",
             stacklevel=3,
         )
 
@@ -247,17 +256,23 @@ def check_result(attack: Attack, result: AttackResult) -> None:
     warn_of_gradients(attack.recipe, result.finite_gradients)
 
 
+def sound(result: AttackResult) -> Bool[Array, " batch"]:
+    """Where an attack met neither NaN logits nor gradients that are not finite."""
+    return result.finite_gradients & ~jnp.isnan(result.loss)
+
+
 def warn_of_gradients(recipe: str, finite: Any) -> None:
-    """Warn of images on which an attack met gradients that are not finite.
+    """Warn of images on which an attack met gradients that are not finite, or NaN logits.
 
     Args:
         recipe: what ran.
-        finite: `[B]`, `AttackResult.finite_gradients`.
+        finite: `[B]`, `AttackResult.finite_gradients`, or `sound` of the result.
     """
     bad = int((~np.asarray(finite)).sum())
     if bad:
         warnings.warn(
-            f"{recipe} met gradients that are NaN or infinite on {bad} of {len(finite)} images; these entries count as "
-            "0, so the attack is weak there: make the model's gradient finite, or use square",
+            f"{recipe} met gradients or logits that are NaN or infinite on {bad} of {len(finite)} images; such entries "
+            "of a gradient count as 0, so the attack is weak there, and an image with NaN logits counts as broken: "
+            "make the model finite on the whole box, or use square",
             stacklevel=3,
         )

@@ -93,7 +93,7 @@ def labels(e: Evidence) -> str | None:
     """The model agrees with the labels no more often than a guess would."""
     count, chance = e.logits.shape[0], 1 / e.logits.shape[1]
     accuracy = (e.logits.argmax(1) == e.labels).mean()
-    if accuracy > chance + 2 * np.sqrt(chance * (1 - chance) / count):
+    if accuracy == 1 or accuracy > chance + 2 * np.sqrt(chance * (1 - chance) / count):
         return None
     return (
         f"the model classifies {accuracy:.0%} of the images as labelled, and a guess {chance:.0%}: check that the "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from invjax import _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
-from invjax.attacks._attack import AttackResult
+from invjax.attacks._attack import AttackResult, warn_of_gradients
 from invjax.attacks._threats import Threat, l2
 from invjax.attacks.building import climb
 from invjax.types import Array, Scalar
@@ -73,4 +73,6 @@ def feature_adversary(
     sizes = (first * (1 - jnp.arange(steps) / steps)).astype(x.dtype)
     found, value, trace, finite = climb(objective, threat, x, x, eps, sizes)
     reached, length = jnp.abs(rest(found)).max(1) <= tolerance, jax.vmap(threat.distance)(found, x)
+    if _check.known(finite):
+        warn_of_gradients("feature_adversary", finite)
     return AttackResult(found, reached, length, -jnp.sqrt(-value), -jnp.sqrt(-trace), finite)

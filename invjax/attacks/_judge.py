@@ -81,5 +81,5 @@ def _first_alone(logits):
     """1 for the class whose logit exceeds all others, else 0, `[B, K]`."""
     # one operation reads the logits: a comparison with their maximum may compute them twice, with different rounding
     (largest, second), classes = (part.T for part in jax.lax.top_k(logits, 2))
-    alone = largest > second  # NaN comes first and exceeds nothing, so a row with NaN has no first class
+    alone = (largest > second) & ~jnp.isnan(logits).any(1)
     return jnp.where(alone[:, None], jax.nn.one_hot(classes[0], logits.shape[1], dtype=jnp.int32), 0)

@@ -51,15 +51,16 @@ def metamers(model: InvertibleClassifier, params: Params, logits_from: Images, n
     logits, _ = model.encode(params, logits_from)
     nuisance, _ = model.encode(params, nuisance_from)
     made = model.decode(params, Code(logits.logits, nuisance.nuisance))
-    if _check.known(made):
+    if _check.known(made) and made.size:
         _warn_of_other_logits(logits.logits, model.bijector, params, made)
     return made
 
 
 def _warn_of_other_logits(wanted: Logits, bijector: Bijector, params: Params, made: Images) -> None:
     again = bijector.forward(params, made)[0].reshape(len(made), -1)[:, : wanted.shape[1]]
-    gap = float(np.abs(np.asarray(again) - wanted).max())
-    if not gap <= 0.05:
+    gap = float(np.abs(np.asarray(again - wanted, np.float32)).max())
+    rounding = float(jnp.finfo(wanted.dtype).eps) * float(np.abs(np.asarray(wanted, np.float32)).max())
+    if not gap <= max(0.05, 8 * rounding if wanted.dtype.itemsize < 4 else 0):
         warnings.warn(
             f"the logits of these metamers are off by up to {gap:.3g}: the network is too "
             "ill conditioned for this precision; compute them in float64 (jax.enable_x64), or train with a lower "

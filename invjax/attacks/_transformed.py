@@ -70,6 +70,8 @@ def transformed(
             return jax.vmap(warp)(z, transforms)
 
         losses = jax.lax.map(lambda i: loss(logits_fn(moved(x, drawn(i))), labels), jnp.arange(tries))
+        # where the model gives NaN it makes no prediction, which is what an untargeted attack wants
+        losses = jnp.where(jnp.isnan(losses), jnp.inf, losses)
         hardest = losses.argmin(0) if attack.targeted else losses.argmax(0)
         worst = jax.vmap(drawn)(jnp.arange(tries))[hardest, jnp.arange(len(x))]
 

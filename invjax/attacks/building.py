@@ -28,6 +28,7 @@ from invjax.attacks._attack import (
     check_radius,
     check_result,
     recipe,
+    sound,
     warn_of_gradients,
 )
 from invjax.attacks._threats import Threat
@@ -45,6 +46,7 @@ __all__ = [
     "prepare",
     "recipe",
     "same_threat",
+    "sound",
     "value_and_gradient",
     "warn_of_gradients",
     "where",
@@ -170,16 +172,13 @@ def finish(
         finite_gradients: `[B]`, whether all gradients were finite; None for an attack without gradients.
         targeted: whether the labels are targets.
 
-    Raises:
-        ValueError: the model's logits hold NaN or infinite values.
     """
     logits = logits_fn(jnp.asarray(found))
-    _check.finite("the model's logits", logits)
     return AttackResult(
         x=found,
         success=fooled(logits, labels, targeted),
         distance=jax.vmap(threat_distance)(found, x),
-        loss=jnp.where(jnp.isnan(logits).any(-1), jnp.nan, loss),
+        loss=jnp.where(jnp.isnan(logits).any(-1), jnp.nan, _without_nan(loss)),
         trace=trace,
         finite_gradients=jnp.ones(len(x), bool) if finite_gradients is None else finite_gradients,
     )
@@ -196,8 +195,8 @@ def value_and_gradient(
         z: `[B, ...]`, the points at which the objective is evaluated.
 
     Returns:
-        `((values [B], aux), gradients [B, ...], finite [B])`. Entries of a gradient that are NaN or infinite are 0,
-        and `finite` says which examples have none.
+        `((values [B], aux), gradients [B, ...], finite [B])`. Values that are NaN are minus infinity. Entries of a
+        gradient that are NaN or infinite are 0, and `finite` says which examples have none.
     """
 
     def total(z):
@@ -206,7 +205,13 @@ def value_and_gradient(
 
     gradient, out = jax.grad(total, has_aux=True)(z)
     finite = jnp.isfinite(gradient)
-    return out, jnp.where(finite, gradient, 0), finite.reshape(len(z), -1).all(1)
+    values, aux = out
+    return (_without_nan(values), aux), jnp.where(finite, gradient, 0), finite.reshape(len(z), -1).all(1)
+
+
+def _without_nan(values: PerExample) -> PerExample:
+    """A value that is NaN is worse than any other."""
+    return jnp.where(jnp.isnan(values), -jnp.inf, values)
 
 
 def climb(
@@ -249,6 +254,7 @@ def climb(
     none = x, jnp.full(count, -jnp.inf, jax.eval_shape(objective, x)[0].dtype), jnp.zeros(count, bool)
     first = start, none, jnp.ones(count, bool)
     (last, best, finite), trace = jax.lax.scan(step, first, (jnp.arange(steps), step_sizes))
-    value = objective(last)
-    found, best_value, _ = better(best, (last, *value))
-    return found, best_value, jnp.concatenate([trace[1:], value[0][None]]).T, finite
+    value, success = objective(last)
+    value = _without_nan(value)
+    found, best_value, _ = better(best, (last, value, success))
+    return found, best_value, jnp.concatenate([trace[1:], value[None]]).T, finite

@@ -14,7 +14,7 @@ from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Stage, Threat, autoattack_stages
-from invjax.attacks.building import check_images, check_radius, same_threat, warn_of_gradients
+from invjax.attacks.building import check_images, check_radius, same_threat, sound, warn_of_gradients
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Key, Params
@@ -140,7 +140,8 @@ def benchmark(
         "finite": np.ones(len(images), bool),
         "done": np.zeros((), int),
     }
-    x, distance, broken_by, finite = (saved[name] for name in ("x", "distance", "broken_by", "finite"))
+    x, distance, broken_by = (saved[name] for name in ("x", "distance", "broken_by"))
+    finite = saved.get("finite", np.ones(len(images), bool))  # older files lack it
     done = int(saved["done"])
     parts = list(_parts(stages))
     bar = progress(done, len(parts), "AutoAttack")
@@ -186,7 +187,7 @@ def _program(stage: Stage, apply_fn: ApplyFn) -> Callable[..., Any]:
     def run(key, params, rank, eps, x, labels, ids):
         attack = stage.make(rank)
         result = attack(jax.random.fold_in(key, rank), partial(apply_fn, params), x, labels, eps=eps, ids=ids)
-        return result.x, result.success, result.distance, result.finite_gradients
+        return result.x, result.success, result.distance, sound(result)
 
     return jax.jit(run)
 

@@ -17,7 +17,7 @@ from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Attack
-from invjax.attacks.building import check_images, check_radius, warn_of_gradients
+from invjax.attacks.building import check_images, check_radius, sound, warn_of_gradients
 from invjax.evaluation._options import Options, kept
 from invjax.types import ApplyFn, Key, Params
 
@@ -109,7 +109,8 @@ def robustness_curve(
     saved = store.load()
     if saved is None:
         saved = {"broken_at": np.where(right, np.inf, 0.0), "finite": np.ones(len(images), bool), "done": np.array(0)}
-    broken_at, finite, done = saved["broken_at"], saved["finite"], int(saved["done"])
+    broken_at, done = saved["broken_at"], int(saved["done"])
+    finite = saved.get("finite", np.ones(len(images), bool))  # older files lack it
 
     def attacked(ids, function):
         inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
@@ -144,6 +145,6 @@ def _program(attack: Attack, apply_fn: ApplyFn, every: bool) -> Callable[..., An
 
     def breaks(key, params, eps, x, y, ids):
         result = attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids)
-        return result.success, result.finite_gradients
+        return result.success, sound(result)
 
     return jax.jit(jax.vmap(breaks, (None, None, 0, None, None, None), 1) if every else breaks)

@@ -13,7 +13,7 @@ from invjax._batching import cached, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._store import digest_tree
 from invjax.attacks import Attack, AttackResult, smallest
-from invjax.attacks.building import check_images, check_radius, warn_of_gradients, where
+from invjax.attacks.building import check_images, check_radius, sound, warn_of_gradients, where
 from invjax.bounds import METHODS
 from invjax.evaluation._certificate import REGIONS
 from invjax.evaluation._options import Options, kept
@@ -108,7 +108,7 @@ def sensitivity(
         distance = np.where(success, np.minimum(distance, eps), distance)
         saved |= {"success": success | (distance <= eps), "smallest_eps": distance, "finite": finite}
         store.save(**saved)
-    warn_of_gradients(attack.recipe, saved.pop("finite"))
+    warn_of_gradients(attack.recipe, saved.pop("finite", np.ones(len(images), bool)))
     return Sensitivity(float(eps), attack=attack.recipe, **saved)
 
 
@@ -123,7 +123,7 @@ def _program(attack: Attack, bisections: int, keep_examples: bool, apply_fn: App
         near = search(key, logits_fn, x, y, eps=2 * eps, ids=ids)
         nearer = _distances(fixed) < _distances(near)
         best = where(nearer, fixed._replace(trace=None), near._replace(trace=None))
-        smooth = fixed.finite_gradients & near.finite_gradients
+        smooth = sound(fixed) & sound(near)
         return fixed.success, _distances(best), smooth, (best.x if keep_examples else ())
 
     return jax.jit(run)

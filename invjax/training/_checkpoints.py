@@ -9,14 +9,15 @@ import itertools
 import numbers
 import os
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from invjax._dtypes import canonical
 from invjax._store import local_path
 
 
@@ -26,6 +27,11 @@ def _orbax() -> Any:
     except ImportError as error:
         raise ImportError('checkpoints need orbax: pip install "invjax[experiments]"') from error
     return ocp
+
+
+def _arrays(tree: Any) -> Any:
+    """The tree with arrays in place of numbers."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -40,7 +46,7 @@ def _leaves(tree: Any) -> dict[str, str]:
     }
 
 
-def _plain(tree: Any) -> dict[str, jax.Array]:
+def _plain(tree: Any) -> dict[str, Any]:
     """Leaves by number, with the data of typed keys, so that the layout does not depend on the tree's Python types.
 
     Empty arrays are left out, because orbax cannot write them; a tree without values holds one zero.
@@ -49,7 +55,7 @@ def _plain(tree: Any) -> dict[str, jax.Array]:
     return {name: leaf for name, leaf in leaves.items() if leaf.size} or {"none": jnp.zeros((1,))}
 
 
-def _restored(like: Any, plain: dict[str, jax.Array]) -> Any:
+def _restored(like: Any, plain: dict[str, Any]) -> Any:
     leaves, tree = jax.tree.flatten(like)
     arrays = [
         jax.random.wrap_key_data(plain[str(i)], impl=jax.random.key_impl(x)) if _is_key(x) else plain.get(str(i), x)
@@ -85,14 +91,17 @@ def save(directory: str | Path, step: int | float, state: Any, keep: int | float
             checkpoint.
         OSError: the checkpoint could not be written, for example because the disk is full; earlier ones are intact.
     """
-    ocp, directory, state = _orbax(), local_path(directory), canonical(state)
+    directory, state = local_path(directory), _arrays(state)
     if not isinstance(step, numbers.Integral) or step < 0:
         raise ValueError(f"step must be a whole number of at least 0; got step={step!r}; pass int(state.step)")
     if not isinstance(keep, numbers.Integral) or keep < 1:
         raise ValueError(f"keep must be a whole number of at least 1; got keep={keep!r}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _make_room(directory, step, state)
+    except OSError as error:
+        raise _failed(directory, step, error) from error
+    ocp, before = _orbax(), _make_room(directory, step, state)
+    try:
         with _manager(directory, keep) as manager:
             manager.save(
                 step,
@@ -100,48 +109,80 @@ def save(directory: str | Path, step: int | float, state: Any, keep: int | float
                     state=ocp.args.StandardSave(_plain(state)), leaves=ocp.args.JsonSave(_leaves(state))
                 ),
             )
-    except _LaterCheckpoint as error:
-        raise ValueError(str(error)) from None
     except (OSError, ValueError, RuntimeError) as error:
-        reason = _first_line(error)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or _FULL.search(str(error))
-        fix = "make room on the disk" if full else "mend this"
-        raise OSError(
-            f"could not save the checkpoint of step {step} in {directory}: {reason}; "
-            f"{fix} and run again: earlier checkpoints are intact"
-        ) from error
+        if before is not None and jax.process_index() == 0:
+            shutil.rmtree(directory / str(step), ignore_errors=True)
+            os.replace(before, directory / str(step))
+        raise _failed(directory, step, error) from error
+    if before is not None and jax.process_index() == 0:
+        shutil.rmtree(before)
+
+
+def _failed(directory: Path, step: int, error: Exception) -> OSError:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or _FULL.search(str(error))
+    fix = "make room on the disk" if full else "mend this"
+    return OSError(
+        f"could not save the checkpoint of step {step} in {directory}: {_first_line(error)}; "
+        f"{fix} and run again: earlier checkpoints are intact"
+    )
 
 
 _FULL = re.compile("no space left|file too large|disk quota|resource_exhausted", re.IGNORECASE)
 """What the writers below orbax say of a full disk, without an error number."""
 
 
-class _LaterCheckpoint(Exception):
-    pass
+def steps(directory: str | Path) -> list[int]:
+    """The steps of the complete checkpoints in a folder, ascending; nothing is read or written."""
+    directory = local_path(directory)
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
 
 
-def _make_room(directory: Path, step: int, state: Any) -> None:
-    """Move unreadable checkpoints of this step and later ones out of the way; remove a readable one of this step."""
+def _make_room(directory: Path, step: int, state: Any) -> Path | None:
+    """Move unreadable checkpoints of later steps out of the way, and any checkpoint of this step.
+
+    Returns:
+        Where a checkpoint of this step is kept until the new one is complete.
+    """
     with _manager(directory) as manager:
-        for later in [found for found in sorted(manager.all_steps()) if found >= step]:
-            try:
-                _read(manager, later, state)
-            except (OSError, ValueError, KeyError, RuntimeError):
-                if jax.process_index() == 0:
-                    os.replace(directory / str(later), _free(directory / f"unreadable-{later}"))
-                continue
-            if later > step:
-                raise _LaterCheckpoint(
+        for later in [found for found in steps(directory) if found > step]:
+            saved, reason = _read_leaves(manager, later)
+            if saved is not None:
+                _same_leaves(directory, later, saved, _leaves(state))  # another model raises a ValueError
+                try:
+                    _read(manager, later, state)
+                except (OSError, ValueError, KeyError, RuntimeError) as error:
+                    saved, reason = None, _first_line(error)
+            if saved is not None:
+                raise ValueError(
                     f"{directory} has a checkpoint of step {later}, later than step {step}; restore it and go on from "
                     "there, or use another folder"
                 )
-            manager.delete(later)
+            aside = _free(directory / f"unreadable-{later}")
+            warnings.warn(f"checkpoint {directory / str(later)} cannot be read ({reason}); it is kept as {aside.name}",
+                          stacklevel=3)  # fmt: skip
+            if jax.process_index() == 0:
+                os.replace(directory / str(later), aside)
+    if step not in steps(directory):
+        return None
+    before = _free(directory / f"before-{step}")
+    if jax.process_index() == 0:
+        os.replace(directory / str(step), before)
+    return before
 
 
 def _free(path: Path) -> Path:
     """The path, with a number if it is taken."""
     taken = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
     return path if not path.exists() else next(other for other in taken if not other.exists())
+
+
+def _read_leaves(manager: Any, step: int) -> tuple[dict[str, str] | None, str]:
+    """The shapes and dtypes of a checkpoint, or None and the reason why they cannot be read."""
+    ocp = _orbax()
+    try:
+        return manager.restore(step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore()))["leaves"], ""
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return None, _first_line(error)
 
 
 def _read(manager: Any, step: int, like: Any) -> Any:
@@ -165,7 +206,7 @@ def restore(directory: str | Path, like: Any) -> Any | None:
         ValueError: the newest checkpoint is of another model, no checkpoint can be read, or the folder is one above or
             one below that of the checkpoints.
     """
-    ocp, directory, like = _orbax(), local_path(directory), canonical(like)
+    directory, like = local_path(directory), _arrays(like)
     if not directory.is_dir():
         return None
     if (directory / "checkpoints").is_dir():
@@ -173,12 +214,9 @@ def restore(directory: str | Path, like: Any) -> Any | None:
     if directory.name.isdigit() and (directory / "state").is_dir():
         raise ValueError(f"{directory} is one checkpoint; give the folder of all of them, {directory.parent}")
     with _manager(directory) as manager:
-        steps = sorted(manager.all_steps(), reverse=True)
-        for step in steps:
-            try:
-                saved = manager.restore(step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore()))["leaves"]
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                saved, reason = None, _first_line(error)
+        found_steps = sorted(manager.all_steps(), reverse=True)
+        for step in found_steps:
+            saved, reason = _read_leaves(manager, step)
             if saved is not None:
                 _same_leaves(directory, step, saved, _leaves(like))
                 try:
@@ -188,7 +226,7 @@ def restore(directory: str | Path, like: Any) -> Any | None:
             warnings.warn(
                 f"checkpoint {directory / str(step)} is incomplete ({reason}); trying the one before it", stacklevel=2
             )
-    if steps:
+    if found_steps:
         raise ValueError(f"none of the checkpoints in {directory} can be read; remove the folder to start afresh")
     return None
 

@@ -143,24 +143,25 @@ def fit(
         OSError: a checkpoint could not be written.
     """
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
+    state = canonical(state)
     if mesh is not None:
         # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
         state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     directory = None if directory is None else local_path(directory)
-    state = canonical(state)
-    if directory is not None:
-        saved = _checkpoints.restore(directory / _CHECKPOINTS, state)
-        state = state if saved is None else saved
-    start = int(state.step)
-    if start > num_steps:
-        raise ValueError(
-            f"num_steps={num_steps}, but {directory} is at step {start}; raise num_steps, or use another folder"
-        )
-    if start == num_steps:
-        return state, read_log(directory, start)
-    step_fn = jax.jit(train_step)
-    on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-    with sole_writer(directory), delayed_signals() as signalled:
+    finished = directory is not None and num_steps in _checkpoints.steps(directory / _CHECKPOINTS)
+    with sole_writer(None if finished else directory), delayed_signals() as signalled:
+        if directory is not None:
+            saved = _checkpoints.restore(directory / _CHECKPOINTS, state)
+            state = state if saved is None else saved
+        start = int(state.step)
+        if start > num_steps:
+            raise ValueError(
+                f"num_steps={num_steps}, but {directory} is at step {start}; raise num_steps, or use another folder"
+            )
+        if start == num_steps:
+            return state, read_log(directory, start)
+        step_fn = jax.jit(train_step)
+        on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
         log, history = open_log(directory, start), []
         bar = progress(start, num_steps, description)
         try:
@@ -178,7 +179,8 @@ def fit(
                 if directory is not None and (done % save_every == 0 or done == num_steps or stopped):
                     _check_finite(state, description)
                     _checkpoints.save(directory / _CHECKPOINTS, done, state)
-                if stopped and done < num_steps:
+                stopped = signalled() if done == num_steps else stopped  # it may have come during the last save
+                if stopped:
                     raise Interrupted(_how_to_go_on(stopped, done, directory), state, log.rows + history)
         finally:
             bar.close()

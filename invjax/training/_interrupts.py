@@ -1,10 +1,13 @@
 """Ctrl-C and SIGTERM between two steps of a training, so that no finished step is lost."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import jax
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,24 +27,32 @@ class Interrupted(KeyboardInterrupt):
 def delayed_signals() -> Iterator[Callable[[], str | None]]:
     """Remember the first SIGINT or SIGTERM instead of stopping at once; a second one stops at once.
 
-    Python delivers signals to the main thread only; in other threads nothing changes.
+    Nothing changes in threads other than the main one, which get no signals, for signals that are ignored, and where
+    several hosts train together, because they could stop at different steps.
 
     Yields:
         A function that returns the name of the signal that arrived, or None.
     """
-    arrived: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         yield lambda: None
         return
+    arrived: list[str] = []
+    process, before = os.getpid(), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def remember(number, frame):
-        if arrived:
+        if os.getpid() != process:  # a worker that was forked meanwhile: the signal is not for this training
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif arrived:
             raise KeyboardInterrupt
-        arrived.append(signal.Signals(number).name)
+        else:
+            arrived.append(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    installed = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in installed:
+        signal.signal(number, remember)
     try:
         yield lambda: arrived[0] if arrived else None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in installed:
+            signal.signal(number, before[number])

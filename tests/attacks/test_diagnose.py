@@ -178,6 +178,10 @@ LIMITS = [  # change of the healthy evidence, checks that fire
     ({"labels": (LOGITS.argmax(1) + 1) % 3}, {"labels"}),  # shifted by one: no image is right
     ({"labels": np.where(np.arange(10) < 7, LOGITS.argmax(1), (LOGITS.argmax(1) + 1) % 3)}, set()),
     ({"labels": np.where(np.arange(10) < 6, LOGITS.argmax(1), (LOGITS.argmax(1) + 1) % 3)}, {"labels"}),
+    (
+        {"logits": LOGITS[:2, :2], "logits_again": LOGITS[:2, :2], "labels": LOGITS[:2, :2].argmax(1)},
+        set(),
+    ),  # all right
     ({"radii": (4.0, 8.0, 16.0, 1.0)}, {"radius"}),
     ({"radii": (0.5, 1.0, 2.0, 1.0)}, set()),
     ({"finite_gradients": 0.9}, {"finite_gradients"}),

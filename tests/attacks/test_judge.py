@@ -54,6 +54,8 @@ def test_a_tie_or_nan_logits_give_no_vote_but_count_as_a_voter():
     broken = lambda x: jnp.full((len(x), CLASSES), jnp.nan).at[:, 1].set(5)  # noqa: E731
     x = four_images()[:1]
     np.testing.assert_array_equal(votes([tied, broken, fixed([1])], x), [[0, 1, 0]])
+    negative = lambda x: jnp.concatenate([-jnp.full((len(x), 1), jnp.nan), jnp.ones((len(x), 1)), 0 * x[:, 0, 0]], 1)  # noqa: E731
+    np.testing.assert_array_equal(votes([negative], x), [[0, 0, 0]])  # NaN with its sign bit set, as inf - inf gives it
     assert judge([fixed([1])] * 2 + [tied], agreement=0.7)(x).tolist() == [-1]
     assert judge([fixed([1])] * 2 + [broken], agreement=0.6)(x).tolist() == [1]
     assert judge([tied], agreement=1)(x).tolist() == [-1]

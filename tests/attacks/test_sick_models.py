@@ -10,6 +10,7 @@ import pytest
 
 from invjax import attacks, evaluation
 from invjax.attacks import apgd, diagnose, fab, fgsm, jit_attack, l0, linf, pgd, smallest, square, transformed
+from invjax.attacks._apgd import apgd_toward
 
 KEY = jax.random.key(0)
 COUNT = 24
@@ -45,7 +46,7 @@ def labels_of(apply_fn, x):
 @pytest.mark.parametrize("attack", [pgd(steps=5), apgd(steps=5), fab(steps=5, targets=1)], ids=["pgd", "apgd", "fab"])
 def test_a_gradient_that_is_nan_counts_as_zero_and_the_result_says_so(attack):
     x, labels = images(), labels_of(roots, images())
-    with pytest.warns(UserWarning, match=f"gradients that are NaN or infinite on {COUNT} of {COUNT} images"):
+    with pytest.warns(UserWarning, match=f"gradients or logits that are NaN or infinite on {COUNT} of {COUNT} images"):
         sick = jit_attack(attack, roots)(KEY, PARAMS, x, labels, eps=0.15)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -63,7 +64,7 @@ def test_evaluations_of_nan_gradients_warn_and_agree_with_those_of_a_safe_gradie
     assert 0 < expected[-1] < 1
     kept = evaluation.Options(directory=tmp_path)
     for _ in range(2):  # also when the result is read from its folder
-        with pytest.warns(UserWarning, match="gradients that are NaN or infinite"):
+        with pytest.warns(UserWarning, match="gradients or logits that are NaN or infinite"):
             found = curve(roots, PARAMS, x, labels, options=kept)
         np.testing.assert_array_equal(found.accuracy(), expected)
     with pytest.warns(UserWarning, match=f"on {COUNT} of {COUNT} images"):
@@ -82,15 +83,46 @@ def hole(params, x):
 
 
 def test_an_image_near_which_the_logits_are_nan_is_broken():
+    """The gradient leads all images to the hole; the first half reaches it."""
     x = np.concatenate([images(4)] * 2)
     x[:4, 0], x[4:, 0] = 0.84, 0.3
-    labels = labels_of(hole, x)
-    flat = PARAMS * 0.01 + 0  # small weights: the loss of the second half cannot change its prediction at this radius
-    flat = flat.at[0].set(5.0)  # all classes rise alike with the first value: the gradient leads to the hole
-    labels = np.asarray((x @ flat).argmax(-1), np.int32)
-    run = jax.jit(lambda x: pgd(steps=5, loss=lambda z, y: z.sum(-1))(KEY, partial(hole, flat), x, labels, eps=0.02))
-    found = run(x)
-    assert found.success[:4].all() and np.isnan(found.loss[:4]).all()
+    params = (0.01 * PARAMS).at[0].set(5.0)  # all classes rise alike with the first value
+    labels = np.asarray((x @ params).argmax(-1), np.int32)
+    attack = pgd(steps=5, loss=lambda logits, labels: logits.sum(-1))
+    found = jax.jit(lambda x: attack(KEY, partial(hole, params), x, labels, eps=0.02))(x)
+    assert found.success.tolist() == [True] * 4 + [False] * 4
+    assert np.isnan(found.loss).tolist() == [True] * 4 + [False] * 4
+    with pytest.warns(UserWarning, match="gradients or logits that are NaN or infinite on 4 of 8 images"):
+        curve = evaluation.robustness_curve(KEY, attack, hole, params, x, labels, epsilons=[0.02])
+    assert curve.accuracy().tolist() == [0.5]
+
+
+def test_logits_of_minus_infinity_are_legal():
+    """Masked classes: the targeted loss towards one of them is not a number, but the logits are."""
+    masked = lambda params, x: jnp.concatenate([x @ params, jnp.full((len(x), 3), -jnp.inf)], 1)  # noqa: E731
+    x = images()
+    labels = np.asarray((x @ PARAMS).argmax(-1), np.int32)
+    with pytest.warns(UserWarning, match="gradients or logits that are NaN or infinite"):  # towards a masked class
+        found = jit_attack(apgd_toward(4, steps=5), masked)(KEY, PARAMS, x, labels, eps=0.1)
+    assert not np.isnan(found.loss).any()
+    plain = pgd(steps=5)(KEY, partial(masked, PARAMS), x, labels, eps=0.4)
+    assert plain.success.any() and not np.isnan(plain.loss).any()
+
+
+def test_a_compiled_attack_runs_inside_of_jit():
+    x = images()
+    labels = np.asarray((x @ PARAMS).argmax(-1), np.int32)
+    run = jit_attack(pgd(steps=2), lambda params, x: x @ params)
+    inside = jax.jit(lambda x: run(KEY, PARAMS, x, labels, eps=0.1).x)(x)
+    np.testing.assert_allclose(inside, run(KEY, PARAMS, x, labels, eps=0.1).x, atol=1e-6)
+
+
+def test_a_radius_below_the_spacing_of_half_precision_gives_a_warning():
+    x = jnp.asarray(images(), jnp.bfloat16)
+    labels = np.asarray((x.astype(jnp.float32) @ PARAMS).argmax(-1), np.int32)
+    run = jit_attack(pgd(steps=2), lambda params, x: x.astype(jnp.float32) @ params)
+    with pytest.warns(UserWarning, match="less than twice the spacing 0.0039 of bfloat16 images"):
+        run(KEY, PARAMS, x, labels, eps=0.002)
 
 
 EVERY = [pgd(steps=2), fgsm(), apgd(steps=2), square(queries=2), fab(steps=2, targets=1)]

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -228,3 +229,23 @@ def test_a_training_that_is_stopped_ends_the_run_with_one_line_and_goes_on(count
         common.main(stopping, ["smoke", "--out", str(tmp_path)])
     assert counted.run(tmp_path) and len(counted.computed) == 4
     assert "trial 4 of 4 is done: arm=robust, seed=1" in capsys.readouterr().out
+
+
+def test_a_part_that_two_processes_share_is_made_once(tmp_path):
+    program = """
+import sys, time
+from pathlib import Path
+from experiments import common
+
+def compute():
+    with open(sys.argv[1] + "/made", "a") as file:
+        file.write("once ")
+    time.sleep(2)
+    return {"error": 1.5}, {}
+
+print(common.stage(Path(sys.argv[1]) / "shared" / "network", compute)[0]["error"])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    both = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in both] == ["1.5", "1.5"]
+    assert (tmp_path / "made").read_text() == "once "

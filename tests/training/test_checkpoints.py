@@ -112,11 +112,41 @@ def test_an_earlier_step_never_deletes_a_later_checkpoint(tmp_path):
     np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(200)["weights"])
 
 
+def test_a_later_checkpoint_of_another_model_is_refused_and_stays(tmp_path):
+    checkpoints.save(tmp_path, 10, {"w": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"10 is of another model: \['w'\] is float32\[3\] there"):
+        checkpoints.save(tmp_path, 5, {"w": jnp.ones(4)})
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, {"w": jnp.zeros(3)})["w"], 1)
+
+
+def test_a_step_that_cannot_be_saved_again_keeps_its_first_checkpoint(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, 10, tree(1))
+
+    def full(manager, *arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+        with pytest.raises(OSError, match="make room on the disk and run again: earlier checkpoints are intact"):
+            checkpoints.save(tmp_path, 10, tree(2))
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(1)["weights"])
+    checkpoints.save(tmp_path, 10, tree(2))
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(2)["weights"])
+    assert [path.name for path in tmp_path.iterdir()] == ["10"]
+
+
+def test_arrays_of_64_bits_are_kept_whole(tmp_path):
+    state = {"n": np.array([2**40 + 5]), "f": np.array([1 / 3])}
+    checkpoints.save(tmp_path, 1, state)
+    chex.assert_trees_all_equal(checkpoints.restore(tmp_path, state), state)
+
+
 def test_an_unreadable_later_checkpoint_is_kept_aside(tmp_path):
     for step in (1, 2):
         checkpoints.save(tmp_path, step, tree(step))
     shutil.move(tmp_path / "2" / "state", tmp_path / "2" / "elsewhere")
-    checkpoints.save(tmp_path, 1, tree(3))
+    with pytest.warns(UserWarning, match="2 cannot be read .* kept as unreadable-2"):
+        checkpoints.save(tmp_path, 1, tree(3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "unreadable-2"]
     assert (tmp_path / "unreadable-2" / "elsewhere").is_dir()
     np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(3)["weights"])
@@ -173,7 +203,7 @@ def test_an_address_is_refused_and_the_home_folder_is_expanded(tmp_path, monkeyp
 def test_numbers_and_empty_arrays_are_restored(tmp_path, state):
     checkpoints.save(tmp_path, 1, state)
     found = checkpoints.restore(tmp_path, state)
-    chex.assert_trees_all_equal(found, jax.tree.map(jnp.asarray, state))
+    chex.assert_trees_all_equal(found, jax.tree.map(np.asarray, state))
 
 
 @pytest.mark.slow

@@ -383,7 +383,7 @@ def test_a_second_signal_stops_at_once():
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
     def second(step):
-        with pytest.raises(ValueError, match=r"another process writes to .*; wait for it, or use another folder"):
+        with pytest.raises(ValueError, match=r"another run writes to .*; wait for it, or use another folder"):
             counting(tmp_path, 5)
         return (np.zeros(1, np.float32),)
 
@@ -397,3 +397,28 @@ def test_a_finished_training_writes_nothing(tmp_path):
     state, again = counting(tmp_path, 2)
     assert float(state.params) == 2 and again == history
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "no folder"])
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path, folder):
+    def at_the_end(step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return (np.zeros(1, np.float32),)
+
+    with pytest.raises(training.Interrupted, match="after step 3"):
+        counting(tmp_path if folder else None, 3, at_the_end)
+    if folder:
+        assert float(counting(tmp_path, 3)[0].params) == 3
+
+
+def test_ignored_signals_stay_ignored():
+    def ignored(step):
+        os.kill(os.getpid(), signal.SIGINT)
+        return (np.zeros(1, np.float32),)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert float(counting(None, 2, ignored)[0].params) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -33,6 +33,17 @@ def test_a_smoke_run_of_the_information_sums_its_tables_and_draws_figure_6_twice
     }
 
 
+def test_the_largest_of_a_table_is_that_of_all_seeds_and_a_mean_has_a_spread():
+    from experiments.excessive_invariance import information_tables
+
+    found = [information_tables.over_tables(seed, 3) for seed in range(3)]
+    rows = {row.name: row for row in information_tables.rows(found, 3)}
+    largest, mean = "lemma 9: bound - I(y; z), largest", "lemma 10: I(y; z), mean"
+    assert rows[largest].measured == max(numbers[largest] for numbers in found) and rows[largest].spread is None
+    assert rows[mean].measured == pytest.approx(np.mean([numbers[mean] for numbers in found]))
+    assert rows[mean].seeds == 3
+
+
 def test_the_schematic_of_figure_6_meets_the_premises_under_ice_alone():
     from experiments.excessive_invariance import information_tables
     from invjax.theory.information import premises, shift_information

@@ -52,6 +52,14 @@ def test_a_run_with_another_table_is_read_again(tmp_path):
         assert rows[1].measured == error
 
 
+def test_the_place_of_a_run_does_not_depend_on_the_machine(tmp_path):
+    runs = [table(tmp_path / machine / "a" / "x", "CE", {"MLP": [4.0]}) for machine in ("one", "another")]
+    (place,), again = (pareto.trials(pareto.Config(runs=(run,))) for run in runs)
+    assert place["run"] == "a/x" and again == [place]
+    with pytest.raises(ValueError, match="two runs have the name a/x"):
+        pareto.trials(pareto.Config(runs=tuple(runs)))
+
+
 def test_runs_without_heads_or_without_a_table_are_refused(tmp_path):
     def run(**settings):
         common.execute(pareto.EXPERIMENT, "smoke", pareto.Config(**settings), tmp_path / "run")

@@ -76,6 +76,11 @@ def test_numbers_of_wrong_labels(published_rows):
     }
 
 
+def test_presets_run_no_more_than_their_tables_show():
+    assert not any(config.ensemble_images for config in leakage.PRESETS.values())
+    assert bugs_too.PRESETS["paper"].images == 500
+
+
 @pytest.mark.parametrize(
     ("experiment", "changes", "message"),
     [

@@ -1,9 +1,12 @@
 """Linear response beside the true smallest perturbations."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from experiments.intriguing_properties import linear_response
+from experiments import common
+from experiments.intriguing_properties import linear_response, networks
 
 
 @pytest.mark.slow
@@ -34,3 +37,21 @@ def test_the_drawn_logits_start_with_the_label_and_cross_where_the_prediction_fl
 def test_the_fractions_below_eps_count_images_that_never_flip():
     eps = np.array([np.inf, 4.0, 1.0, 2.0, 3.0])
     np.testing.assert_allclose(linear_response.share_below(eps, np.array([0.5, 1, 2.5, 100])), [0, 0.2, 0.4, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("shift", "changes", "message"),
+    [
+        (1, {}, "MLP, seed 0, is wrong on all 50 images: train it longer"),
+        (0, {"largest": 1e-6}, "MLP, seed 0: 0 of 50 predictions flip within largest=1e-06"),
+    ],
+)
+def test_a_network_without_images_to_measure_is_refused(shift, changes, message, tmp_path, monkeypatch):
+    config = dataclasses.replace(linear_response.PRESETS["smoke"], images=50, **changes)
+    train, test = common.Data("digits").load()
+    net, test = networks.network(config.widths, "MLP"), common.first(test, 50)
+    params = networks.trained(net, networks.plain_loss(net), train, config.train, 0, tmp_path, epochs=0)
+    monkeypatch.setattr(networks, "trained", lambda *_: params)
+    labels = (networks.logits_of(net, params, networks.images_of(test)).argmax(1) + shift) % 10
+    with pytest.raises(ValueError, match=message):
+        linear_response.trial(config, (train, test._replace(labels=labels)), model="MLP", seed=0, folder=tmp_path)

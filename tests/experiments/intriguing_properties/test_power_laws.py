@@ -96,3 +96,13 @@ def test_a_fit_to_a_few_images_is_marked_and_not_drawn(tmp_path):
     (axes,) = power_laws.draw(config, results)["power-laws"].axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[3] == "PGD: no fit" and labels[0].startswith("FGSM: B = 1.")
+
+
+def test_a_model_that_is_wrong_on_all_images_is_refused(digits, tmp_path):
+    config, (train, test) = power_laws.PRESETS["smoke"], digits
+    net = networks.network(config.widths, "MLP")
+    params = networks.trained(net, networks.plain_loss(net), train, config.train, 0, tmp_path, epochs=0)
+    labels = (networks.logits_of(net, params, networks.images_of(test)).argmax(1) + 1) % 10
+    data = train, test._replace(labels=labels)
+    with pytest.raises(ValueError, match="untrained, seed 0, is wrong on all 300 images: train it longer"):
+        power_laws.trial(config, data, model="untrained", seed=0, folder=tmp_path / "untrained")

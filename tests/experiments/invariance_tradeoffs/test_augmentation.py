@@ -27,6 +27,13 @@ def test_augmentation_runs(smoke):
     assert smoke.pictures == {"accuracy", "agreement"}
 
 
+def test_fewer_than_two_radii_are_refused_before_any_work(tmp_path):
+    for radii in (["0.1"], []):
+        with pytest.raises(SystemExit, match="radii must be two or more"):
+            common.main(augmentation.EXPERIMENT, ["smoke", "--radii", *radii, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
 def test_failed_trainings_are_found_by_their_clean_accuracy(tmp_path):
     clean = {(0.0, 0): 0.9, (0.0, 1): 0.8, (0.3, 0): 0.7, (0.3, 1): 0.1}
     trials = [Trial({"eps": eps, "seed": seed}, tmp_path / f"{eps}-{seed}") for eps, seed in clean]

@@ -1,5 +1,6 @@
 """Certified, and wrong: certificates below attacks, beside people, and checks that end the run."""
 
+import json
 import sys
 
 import jax.numpy as jnp
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import common
+from experiments.common._trials import Trial
 from experiments.invariance_tradeoffs import certified, certified_measures
-from invjax.data import HumanLabelled, read_arrays
+from experiments.invariance_tradeoffs.pretrained import Pretrained
+from invjax.data import Dataset, HumanLabelled, read_arrays
 from invjax.evaluation import Curve, wilson
 
 
@@ -77,6 +80,37 @@ def test_bad_settings_are_refused_before_any_work(changes, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         common.main(certified.EXPERIMENT, ["smoke", *changes, "--data-dir", "/nowhere", "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_trials_with_different_released_networks_name_the_fix(tmp_path):
+    def results(*released):
+        trials = [Trial({"seed": seed}, tmp_path / str(seed)) for seed in range(len(released))]
+        for trial, networks in zip(trials, released, strict=True):
+            trial.folder.mkdir(exist_ok=True)
+            (trial.folder / "numbers.json").write_text(json.dumps({"released": networks}))
+        return common.Results(trials)
+
+    one, other = {"net": {"ibp": 0.5, "pgd": 0.9}}, {"net": {"ibp": 0.4, "pgd": 0.9}}
+    assert certified.of_released(results(one, one)) == one and certified.of_released(results({}, {})) == {}
+    for released, names in (((one, {}), "net; none"), (({}, one), "none; net"), ((one, one, other), "net; net")):
+        with pytest.raises(ValueError, match=rf"\({names}\): remove numbers\.json in .*--pretrained-dir of the other"):
+            certified.of_released(results(*released))
+
+
+def test_other_released_files_are_measured_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr(certified.certified_networks, "trained", lambda *args, **rest: None)
+    monkeypatch.setattr(certified.measures, "curves", lambda *args: {
+        name: Curve(np.zeros(1), np.zeros(1)) for name in ("certified", "pgd", "ensemble")
+    })  # fmt: skip
+    measured = iter([({"pgd": 0.1}, {}), ({"pgd": 0.2}, {})])
+    monkeypatch.setattr(certified.measures, "of_released", lambda *args: next(measured))
+    test = Dataset(np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, np.int32), 10, 256)
+    found = []
+    for digest in ("a", "b", "a"):
+        data = test, test, {}, {"net": Pretrained(brightness, digest=digest)}
+        numbers, _ = certified.trial(certified.PRESETS["smoke"], data, seed=0, folder=tmp_path, shared=tmp_path)
+        found.append(numbers["released"]["net"]["pgd"])
+    assert found == [0.1, 0.2, 0.1]
 
 
 @pytest.mark.parametrize("size", [4, 2])

@@ -128,15 +128,32 @@ def test_networks_behind_the_l0_sparse_defence_train_on_few_frequencies(monkeypa
     np.testing.assert_allclose(behind.apply(params, x), l0_sparse(net, 7, 3).apply(params, x), rtol=1e-5)
 
 
-def test_released_networks_without_files_stop_at_once_unless_they_are_left_out(monkeypatch, tmp_path):
+def test_released_networks_without_files_are_left_out_and_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(robust_networks, "datasets", lambda config: "data")
     smoke = human_agreement.PRESETS["smoke"]
     config = dataclasses.replace(smoke, data=dataclasses.replace(smoke.data, data_dir=str(tmp_path)))
-    with pytest.raises(FileNotFoundError, match=r"networks Schott-et-al\.-CNN, .*leave them out of --released"):
-        human_agreement.datasets(config)
+    ours = len(human_agreement.TRAINED)
+    assert len(human_agreement.trials(config)) == ours and human_agreement.datasets(config) == ("data", {})
+    assert capsys.readouterr().out.count("\n") == 1
+    (tmp_path / "pretrained" / "abs").mkdir(parents=True)
+    (tmp_path / "pretrained" / "abs" / "binary_cnn.npz").touch()
+    names = [place["network"] for place in human_agreement.trials(config)]
+    assert names[ours:] == ["Schott-et-al.-binary-CNN"]
+    shown = capsys.readouterr().out
+    assert "left out, because their files were not found: Schott-et-al.-CNN, " in shown and "binary-CNN" not in shown
     without = dataclasses.replace(config, released=())
-    assert human_agreement.datasets(without) == ("data", {})
-    assert len(human_agreement.trials(without)) == len(human_agreement.TRAINED)
+    assert human_agreement.datasets(without) == ("data", {}) and len(human_agreement.trials(without)) == ours
+    assert not capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="has none of"):
+        human_agreement.trials(dataclasses.replace(config, pretrained_dir=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"released must be of Schott-et-al\.-CNN, .*; got CNN"):
+        human_agreement.trials(dataclasses.replace(config, released=("CNN",)))
+
+
+def test_a_complete_folder_gives_all_released_networks(shared_data, capsys):
+    smoke = human_agreement.PRESETS["smoke"]
+    config = dataclasses.replace(smoke, data=dataclasses.replace(smoke.data, data_dir=str(shared_data)))
+    assert len(human_agreement.trials(config)) == len(human_agreement.NAMES) and not capsys.readouterr().out
 
 
 def test_unknown_attacks_are_refused(tmp_path, capsys):

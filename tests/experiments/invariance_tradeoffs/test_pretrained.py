@@ -86,6 +86,19 @@ def test_the_dense_layer_of_a_released_network_reads_channels_last():
     np.testing.assert_allclose(channels_last @ params["dense0"]["kernel"], expected)
 
 
+def test_other_files_have_another_digest(tmp_path):
+    arrays = {f"{i}.bias": np.zeros(1, np.float32) for i in (0, 2, 5, 7)}
+    arrays |= {f"{i}.weight": np.zeros((1, 1, 4, 4), np.float32) for i in (0, 2)}
+    arrays |= {"5.weight": np.zeros((100, 1568), np.float32), "7.weight": np.zeros((10, 100), np.float32)}
+    digests = []
+    for name, bias in (("one", 0), ("same", 0), ("other", 1)):
+        (tmp_path / name / "convex_adversarial").mkdir(parents=True)
+        changed = arrays | {"7.bias": np.float32([bias])}
+        np.savez(tmp_path / name / "convex_adversarial" / "mnist.npz", **changed)
+        digests.append(pretrained.pretrained(tmp_path / name)["Wong & Kolter, linf 0.1"].digest)
+    assert digests[0] == digests[1] != digests[2] and len(digests[0]) == 12
+
+
 def test_folders_of_released_networks_are_optional_unless_they_are_named(tmp_path):
     assert pretrained.pretrained(None, tmp_path) == {}
     with pytest.raises(FileNotFoundError, match=r"has none of abs/vanilla_cnn\.npz.*leave --pretrained-dir out"):

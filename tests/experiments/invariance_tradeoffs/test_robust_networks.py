@@ -53,12 +53,28 @@ def test_the_radius_is_a_third_in_the_first_epoch():
         return attack.run(key, logits_fn, x, labels, eps=eps, **rest)
 
     radii, attack = [], pgd(linf(), steps=1)
-    loss_fn = robust_networks.loss_of("small CNN", attack._replace(run=noted), 0.3, 2, None)
-    images, labels = np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32)
+    loss_fn = robust_networks.loss_of("small CNN", attack._replace(run=noted), 2, None)
+    batch = np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32), np.float32([[0.1, 0.3]] * 2)
     params = robust_networks.network("small CNN").init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     for step in range(4):
-        loss_fn(params, jax.random.key(0), (images, labels), step)
+        loss_fn(params, jax.random.key(0), batch, step)
     assert radii == pytest.approx([0.1] * 2 + [0.3] * 2)
+
+
+def test_all_radii_share_one_loss_and_start_at_a_third(monkeypatch, tmp_path):
+    def train(params, loss_fn, arrays, settings, **rest):
+        trained.append((loss_fn, arrays[2]))
+
+    trained = []
+    monkeypatch.setattr(common, "train", train)
+    data = Dataset(np.zeros((8, 28, 28, 1), np.uint8), np.zeros(8, np.int32), 10, 256)
+    attack = robust_networks.adversary("linf", 1)
+    for eps in (0.3, 0.6):
+        config = robustness_costs.PRESETS["smoke"]
+        robust_networks.train(config, "small CNN", attack, eps, data, seed=0, folder=tmp_path)
+    assert trained[0][0] is trained[1][0]  # so that the step is compiled once
+    for (_, radii), eps in zip(trained, (0.3, 0.6), strict=True):
+        np.testing.assert_array_equal(radii, np.float32([[eps / 3, eps]] * 8))
 
 
 @pytest.mark.slow

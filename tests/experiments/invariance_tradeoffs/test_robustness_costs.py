@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments import common
 from experiments.invariance_tradeoffs import robustness_costs
 
 
@@ -27,6 +28,13 @@ def test_robustness_costs_run(smoke):
     # the second network has another radius of training and other parameters
     assert robust["clean"] != plain["clean"] and 0 <= robust["robust"] <= robust["clean"] + 0.2
     assert smoke.pictures == {"agreement"}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_a_norm_without_a_radius_is_refused_before_any_work(norm, tmp_path):
+    with pytest.raises(SystemExit, match="linf and l1 need at least one radius each"):
+        common.main(robustness_costs.EXPERIMENT, ["smoke", f"--{norm}", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_network_without_an_adversary_serves_both_norms():
