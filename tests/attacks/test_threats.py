@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax.attacks import Threat, l0, l1, l2, linf
+from invjax.attacks import Threat, l0, l1, l2, linf, pgd
 
 SHAPE = (3, 4, 2)
 SIZE = 24
@@ -253,7 +253,7 @@ def test_a_sparse_step_is_not_spent_on_pixels_stuck_at_the_box(threat):
 
 def test_l0_moves_whole_pixels_and_no_more_than_eps():
     gradient = jnp.array([[1.0, -1.0], [5.0, 0.1], [0.0, 3.0]])
-    step = l0().ascent(gradient, jnp.full((3, 2), 0.5), 2.0)
+    step = l0(channels=True).ascent(gradient, jnp.full((3, 2), 0.5), 2.0)
     np.testing.assert_array_equal(jnp.sign(step), [[0, 0], [1, 1], [0, 1]])
 
 
@@ -385,6 +385,29 @@ def test_no_choice_of_pixels_is_nearer_than_the_l0_projection(eps, float64):
     expected = [l0_reference(a, b, eps, (0.0, 1.0)) for a, b in zip(z, x, strict=True)]
     np.testing.assert_allclose(((p - z) ** 2).sum((1, 2, 3)), expected, rtol=1e-12)
     assert LENGTH["l0"](p - x).max() <= eps
+
+
+def test_l0_of_a_table_changes_single_features_as_brute_force_does():
+    """The best change of one feature of a linear model is known: the largest gain among all features and both ends."""
+    rng = np.random.default_rng(0)
+    x, w = rng.uniform(0.2, 0.8, (16, 12)).astype(np.float32), rng.normal(size=(12, 2)).astype(np.float32)
+    logits = x @ w
+    labels = logits.argmax(1).astype(np.int32)
+    gain = (w[:, 1] - w[:, 0]) * np.where(labels == 0, 1, -1)[:, None]
+    best = np.maximum(gain * (1 - x), -gain * x).max(1)
+    expected = best > np.abs(logits[:, 0] - logits[:, 1])
+    found = pgd(l0(), steps=10)(jax.random.key(0), lambda z: z @ w, x, labels, eps=1)
+    changed = (np.asarray(found.x) != x).sum(1)
+    assert changed.max() == 1 and found.distance.tolist() == changed.tolist()
+    np.testing.assert_array_equal(found.success, expected)
+    assert 0 < expected.sum() < 16
+
+
+@pytest.mark.parametrize(("shape", "channels", "pixels"), [((4, 3), None, 12), ((4, 3), True, 4), ((4, 3, 2), None, 12),
+                                                           ((4, 3, 2), False, 24), ((5,), None, 5)])  # fmt: skip
+def test_what_a_pixel_is_follows_the_axes_of_an_example(shape, channels, pixels):
+    x = jnp.full(shape, 0.5)
+    assert float(l0(channels=channels).distance(x + 0.1, x)) == pixels
 
 
 def test_l0_counts_pixels_exactly_where_the_radius_is_a_rounded_number():
