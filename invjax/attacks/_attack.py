@@ -257,7 +257,14 @@ def check_result(attack: Attack, result: AttackResult) -> None:
 
 
 def sound(result: AttackResult) -> Bool[Array, " batch"]:
-    """Where an attack met neither NaN logits nor gradients that are not finite."""
+    """Where an attack met neither NaN logits nor gradients that are not finite.
+
+    Args:
+        result: the result of an attack on B images.
+
+    Returns:
+        `[B]`, one truth value for each image.
+    """
     return result.finite_gradients & ~jnp.isnan(result.loss)
 
 

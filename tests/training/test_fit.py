@@ -335,6 +335,14 @@ def test_a_training_with_numbers_and_float64_parameters_resumes(tmp_path):
     chex.assert_trees_all_equal(resumed.params, whole.params)
 
 
+@pytest.fixture
+def heard():
+    """SIGINT raises KeyboardInterrupt, also in tests that were started in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def counting(folder, num_steps, batches=lambda step: (np.zeros(1, np.float32),), **options):
     """A training whose parameter is the number of steps done."""
     optimizer = optax.sgd(1.0)
@@ -344,7 +352,7 @@ def counting(folder, num_steps, batches=lambda step: (np.zeros(1, np.float32),),
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_saves_it_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_finishes_the_step_saves_it_and_says_how_to_go_on(tmp_path, number, heard):
     def at_step_3(step):
         if step == 2:
             os.kill(os.getpid(), number)
@@ -359,7 +367,7 @@ def test_a_signal_finishes_the_step_saves_it_and_says_how_to_go_on(tmp_path, num
     assert float(state.params) == 6 and [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_training_without_a_folder_gives_its_state_to_who_interrupts_it():
+def test_a_training_without_a_folder_gives_its_state_to_who_interrupts_it(heard):
     def at_step_2(step):
         if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
@@ -370,7 +378,7 @@ def test_a_training_without_a_folder_gives_its_state_to_who_interrupts_it():
     assert float(stopped.value.state.params) == 2
 
 
-def test_a_second_signal_stops_at_once():
+def test_a_second_signal_stops_at_once(heard):
     def twice(step):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -400,7 +408,7 @@ def test_a_finished_training_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [True, False], ids=["folder", "no folder"])
-def test_a_signal_in_the_last_step_is_not_lost(tmp_path, folder):
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path, folder, heard):
     def at_the_end(step):
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
