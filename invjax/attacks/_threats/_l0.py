@@ -16,9 +16,9 @@ def l0(box: Box = (0.0, 1.0), *, channels: bool | None = None) -> Threat:
     or a gray image `[H, W]`, every value is a pixel of its own.
 
     `project` clips to the box and keeps the `eps` pixels whose change brings the result nearest to `z`; this is the
-    exact projection. A step of length s moves each of the `eps` pixels of largest gradient by `40 s / eps` of the range.
-    The projection ranks pixels by their change, so a new pixel has to move far in a single step: short steps never
-    replace the pixels of a random start.
+    exact projection. A step of length s moves each of the `eps` pixels of largest gradient by `40 s / eps` of the
+    range. The projection ranks pixels by their change, so a new pixel has to move far in a single step: short steps
+    never replace the pixels of a random start.
 
     >>> l0().project(jnp.array([[0.9], [0.6]]), jnp.array([[0.5], [0.5]]), 1).ravel().tolist()
     [0.8999999761581421, 0.5]
