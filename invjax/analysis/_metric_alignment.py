@@ -29,7 +29,7 @@ def _norm(distance):
 
 
 NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {name: _norm(THREATS[name]().distance) for name in sorted(THREATS)}
-"""The norms of one change `[..., C]`, by name; l0 counts the pixels that differ in any channel."""
+"""The norms of one change, by name, as the threats define them; l0 counts the pixels of `[H, W, C]`."""
 
 Distances = Float[np.ndarray, "rows columns"]
 

@@ -76,7 +76,7 @@ def test_one_point_a_class_is_drawn_anew_from_its_class():
 
 
 def test_the_norms_are_those_of_the_threats():
-    change = np.array([[0.5, 0.0], [0.0, 0.0], [-1.0, 0.25]], np.float32)
+    change = np.array([[[0.5, 0.0]], [[0.0, 0.0]], [[-1.0, 0.25]]], np.float32)  # 3 pixels of 2 channels
     expected = {"l0": 2, "l1": 1.75, "l2": np.sqrt(1.3125), "linf": 1}
     assert list(NORMS) == sorted(THREATS)
     assert {name: float(norm(change)) for name, norm in NORMS.items()} == pytest.approx(expected)
