@@ -1,4 +1,4 @@
-"""Half precision: what is stored may be 16 bits wide, and what is summed, searched or compared is at least 32."""
+"""Precision: images and parameters may have 16 bits, but sums, distances and searches use at least 32."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 
 def wide(x: Any) -> jax.Array:
-    """`x` in float32, unchanged if it is as wide already."""
+    """`x` in float32, or unchanged if it has at least 32 bits."""
     x = jnp.asarray(x)
     return x.astype(wide_dtype(x.dtype))
 
 
 def wide_dtype(dtype: Any) -> Any:
-    """float32, or `dtype` itself if it is as wide."""
+    """float32, or `dtype` itself if it has at least 32 bits."""
     return jnp.promote_types(dtype, jnp.float32)
 
 

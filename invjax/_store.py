@@ -43,21 +43,20 @@ def local_path(path: str | Path) -> Path:
 
 
 _HELD: set[Path] = set()
-"""The folders that this process holds; a lock of the system is not for a process against itself."""
+"""The folders that this process holds, because a lock of the system does not keep out its own process."""
 
 
 @contextmanager
-def sole_writer(directory: Path | None, *, wait: bool = False) -> Iterator[None]:
+def sole_writer(directory: Path | None) -> Iterator[None]:
     """Hold a folder while a run writes to it. The lock ends with the process, however it ends.
 
     Several hosts that run one program together take no lock.
 
     Args:
         directory: the folder; None holds nothing.
-        wait: whether to wait until another process leaves the folder.
 
     Raises:
-        ValueError: another run holds the folder, and `wait` is false.
+        ValueError: another run holds the folder.
     """
     if directory is None or fcntl is None or jax.process_count() > 1:
         yield
@@ -69,7 +68,7 @@ def sole_writer(directory: Path | None, *, wait: bool = False) -> Iterator[None]
         raise ValueError(busy)
     with (directory / ".lock").open("a") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # forked workers do not inherit it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked workers do not inherit it
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(busy) from error
         except OSError:  # this file system has no locks

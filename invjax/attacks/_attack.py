@@ -38,8 +38,8 @@ class AttackResult(NamedTuple):
         distance: `[B]`, the distance of `x` from the original, in the units of `eps`.
         loss: `[B]`, the loss that the attack maximises, at `x`; NaN where the model gives NaN logits.
         trace: `[B, steps]`, the loss after each step.
-        finite_gradients: `[B]`, whether all gradients on the way were finite. Their other entries count as 0, so an
-            attack is weak where this is false. True for attacks without gradients.
+        finite_gradients: `[B]`, whether all gradients that the attack met were finite. NaN and infinite entries count
+            as 0, so the attack is weak where this is false. It is true for attacks without gradients.
     """
 
     x: Float[Array, "batch ..."]
@@ -147,7 +147,7 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps") -> 
     Args:
         threat: the threat, which gives the unit of the radius.
         eps: the radius.
-        x: `[B, ...]` images, for the warning; None does not look for it.
+        x: `[B, ...]`, the images; with None there is no warning.
         name: the name of the radius in the message.
 
     Raises:

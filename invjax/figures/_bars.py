@@ -32,16 +32,7 @@ def readings(
             x = j + (i - (len(errors) - 1) / 2) * width
             axes.bar(x, 100 * np.mean(values), 0.9 * width, color=PALETTE[i], label=model if j == 0 else None)
             axes.plot([x] * len(values), 100 * np.asarray(values), "o", color=INK, markersize=3)
-            axes.annotate(
-                f"{100 * np.mean(values):.1f}",
-                (x, 100 * np.max(values)),
-                fontsize=7,
-                ha="center",
-                va="bottom",
-                xytext=(0, 3),
-                textcoords="offset points",
-                color=INK,
-            )
+            _number(axes, x, 100 * np.max(values), f"{100 * np.mean(values):.1f}")
     axes.axhline(100 * chance, color=INK, linestyle="--", linewidth=0.8)
     axes.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     axes.set_xticks(range(len(heads)), heads)
@@ -118,14 +109,11 @@ def _bar(axes, x, width, seen, color, name, published):
     if published is not None:
         star = {"markerfacecolor": "white", "markeredgecolor": INK, "markersize": 8, "linestyle": "", "clip_on": False}
         axes.plot(x - 0.25 * width, published, "*", label="published", **star)
-    return axes.annotate(
-        f"{round(float(np.mean(seen)), 2):.3g}",
-        (x, np.max(seen)),
-        fontsize=7,
-        ha="center",
-        va="bottom",
-        xytext=(0, 3),
-        textcoords="offset points",
-        color=INK,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-    )
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    return _number(axes, x, np.max(seen), f"{round(float(np.mean(seen)), 2):.3g}", bbox=white)
+
+
+def _number(axes, x, height, text, **more):
+    """Write a number above a bar."""
+    return axes.annotate(text, (x, height), fontsize=7, ha="center", va="bottom", xytext=(0, 3),
+                         textcoords="offset points", color=INK, **more)  # fmt: skip

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def save(directory: str | Path, step: int | float, state: Any, keep: int | float
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _failed(directory, step, error) from error
+    _put_back(directory)
     ocp, before = _orbax(), _make_room(directory, step, state)
     try:
         with _manager(directory, keep) as manager:
@@ -143,8 +145,9 @@ def _make_room(directory: Path, step: int, state: Any) -> Path | None:
     Returns:
         Where a checkpoint of this step is kept until the new one is complete.
     """
-    with _manager(directory) as manager:
-        for later in [found for found in steps(directory) if found > step]:
+    later_steps = [found for found in steps(directory) if found > step]
+    with _manager(directory) if later_steps else nullcontext() as manager:  # opening a manager takes time at every save
+        for later in later_steps:
             saved, reason = _read_leaves(manager, later)
             if saved is not None:
                 _same_leaves(directory, later, saved, _leaves(state))  # another model raises a ValueError
@@ -168,6 +171,14 @@ def _make_room(directory: Path, step: int, state: Any) -> Path | None:
     if jax.process_index() == 0:
         os.replace(directory / str(step), before)
     return before
+
+
+def _put_back(directory: Path) -> None:
+    """Give back its name to a checkpoint that was moved for a new one of its step, if that one was never completed."""
+    for before in directory.glob("before-*"):
+        step = before.name.split("-")[1]
+        if jax.process_index() == 0 and not (directory / step).exists():
+            os.replace(before, directory / step)
 
 
 def _free(path: Path) -> Path:
@@ -213,6 +224,7 @@ def restore(directory: str | Path, like: Any) -> Any | None:
         raise ValueError(f"{directory} is the folder of a training; its checkpoints are in {directory / 'checkpoints'}")
     if directory.name.isdigit() and (directory / "state").is_dir():
         raise ValueError(f"{directory} is one checkpoint; give the folder of all of them, {directory.parent}")
+    _put_back(directory)
     with _manager(directory) as manager:
         found_steps = sorted(manager.all_steps(), reverse=True)
         for step in found_steps:

@@ -205,6 +205,7 @@ def test_a_trial_cannot_read_what_does_not_identify_it(counted, tmp_path):
         counted.run(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_contributors_page_runs(tmp_path, monkeypatch):
     text = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(\"\"\"Does a wider.*?)```", text, re.DOTALL)
@@ -231,6 +232,7 @@ def test_a_training_that_is_stopped_ends_the_run_with_one_line_and_goes_on(count
     assert "trial 4 of 4 is done: arm=robust, seed=1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_part_that_two_processes_share_is_made_once(tmp_path):
     program = """
 import sys, time

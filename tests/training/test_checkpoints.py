@@ -135,6 +135,13 @@ def test_a_step_that_cannot_be_saved_again_keeps_its_first_checkpoint(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["10"]
 
 
+def test_a_process_killed_while_it_saves_a_step_again_keeps_the_first_checkpoint(tmp_path):
+    checkpoints.save(tmp_path, 10, tree(1))
+    (tmp_path / "10").rename(tmp_path / "before-10")  # what such a process leaves
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, tree())["weights"], tree(1)["weights"])
+    assert [path.name for path in tmp_path.iterdir()] == ["10"]
+
+
 def test_arrays_of_64_bits_are_kept_whole(tmp_path):
     state = {"n": np.array([2**40 + 5]), "f": np.array([1 / 3])}
     checkpoints.save(tmp_path, 1, state)

@@ -50,6 +50,7 @@ def test_the_rate_and_the_augmentation_depend_on_the_relabelled_data_set(tmp_pat
     assert moved is networks.loss_of(config, None, True, None) and still is networks.loss_of(config, None, False, None)
 
 
+@pytest.mark.slow
 def test_the_radius_of_adversarial_training_grows_over_the_warm_up():
     net, (images, labels) = networks.network(SMALL), arrays(8)
     params, key, batch = net.init(jax.random.key(0), images), jax.random.key(1), (jnp.asarray(images), labels)

@@ -16,6 +16,7 @@ def digits():
     return common.Data("digits", train_size=512).load()[0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_equals_an_uninterrupted_one(digits, tmp_path):
     net = networks.network(networks.Widths(), "linear")
 

@@ -47,6 +47,7 @@ def test_two_agreements_are_apart_where_their_intervals_are():
     )
 
 
+@pytest.mark.slow
 def test_the_radius_is_a_third_in_the_first_epoch():
     def noted(key, logits_fn, x, labels, *, eps, **rest):
         radii.append(float(eps))
