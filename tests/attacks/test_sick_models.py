@@ -11,6 +11,7 @@ import pytest
 from invjax import attacks, evaluation
 from invjax.attacks import apgd, diagnose, fab, fgsm, jit_attack, l0, linf, pgd, smallest, square, transformed
 from invjax.attacks._apgd import apgd_toward
+from invjax.attacks.building import fooled
 
 KEY = jax.random.key(0)
 COUNT = 24
@@ -95,6 +96,14 @@ def test_an_image_near_which_the_logits_are_nan_is_broken():
     with pytest.warns(UserWarning, match="gradients or logits that are NaN or infinite on 4 of 8 images"):
         curve = evaluation.robustness_curve(KEY, attack, hole, params, x, labels, epsilons=[0.02])
     assert curve.accuracy().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_model_that_gives_nan_errs_whatever_the_label_and_reaches_no_target(label):
+    """The argmax of NaN is a class: without care the model would be right on images of this class."""
+    logits = jnp.array([[jnp.nan, jnp.nan], [1.0, jnp.nan], [jnp.nan, 1.0]])
+    labels = jnp.full(3, label)
+    assert fooled(logits, labels).all() and not fooled(logits, labels, targeted=True).any()
 
 
 def test_logits_of_minus_infinity_are_legal():
