@@ -4,11 +4,15 @@ Results, data sets, figures and metrics are written here and nowhere else. (Chec
 `data.load` keeps a cache of decoded images on every host.)
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
+import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,10 +113,29 @@ def write_file(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any
             part.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise OSError(
-            f"could not write {path}: {error.strerror or error}; make room and run again: earlier files "
-            "are complete and will be used"
-        ) from error
+        raise could_not_write(path, error) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; a failure may leave a part of the line, without its end.
+
+    Raises:
+        OSError: as for `write_file`; the lines before are intact.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise could_not_write(path, error) from error
+
+
+def could_not_write(path: str | Path, error: OSError) -> OSError:
+    """The error of a failed write, with the file and the fix in one line."""
+    fix = "make room" if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else "mend this"
+    return OSError(
+        f"could not write {path}: {error.strerror or error}; {fix} and run again: earlier files are complete "
+        "and will be used"
+    )
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -160,11 +183,16 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: the file is damaged.
     """
-    try:
-        with local_path(path).open("rb") as stream, np.load(stream) as file:  # np.load(path) leaves a damaged file open
-            return dict(file)
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it") from error
+    with local_path(path).open("rb") as stream:  # np.load(path) leaves a damaged file open
+        try:
+            with np.load(stream) as file:
+                return dict(file)
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it") from error
+
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, LookupError, RuntimeError, OSError)
+"""What `np.load` raises for files that are damaged."""
 
 
 def digest(arrays: Mapping[str, Any]) -> str:
@@ -236,14 +264,18 @@ class Kept(NamedTuple):
     identity: Mapping[str, Any]
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """Read the arrays, if there are any.
+        """Read the arrays, if there are any. Those of a damaged file are computed again, with a warning.
 
         Raises:
-            ValueError: the file is damaged, or belongs to a run of another identity.
+            ValueError: the file belongs to a run of another identity.
         """
         if self.path is None or not self.path.exists():
             return None
-        arrays = read_arrays(self.path)
+        try:
+            arrays = read_arrays(self.path)
+        except ValueError as error:
+            warnings.warn(f"{self.path} is damaged ({error.__cause__}); it is computed again", stacklevel=3)
+            return None
         found = json.loads(str(arrays.pop(_IDENTITY, "{}")))
         check_same(self.path, found, self.identity, "give another directory, or remove the file")
         return arrays

@@ -5,7 +5,10 @@ Compilation takes most of the time, so XLA is told to optimise little, which mak
 dropped from memory when a worker has grown large.
 """
 
+import contextlib
+import errno
 import gc
+import io
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -76,3 +79,27 @@ def float64():
     """Double precision inside one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """`with read_only():` lets nothing be written. Permissions would not do, because root may write everywhere."""
+
+    def refused(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def reading(path, mode="r", *arguments, **options):
+        return refused(path) if set(mode) & set("wax+") else io_open(path, mode, *arguments, **options)
+
+    @contextlib.contextmanager
+    def blocked():
+        with monkeypatch.context() as patch:
+            for name in ("mkdir", "replace", "rename", "unlink", "rmdir"):
+                patch.setattr(os, name, refused)
+            patch.setattr(os, "access", lambda path, mode, **options: not mode & os.W_OK)
+            patch.setattr(io, "open", reading)
+            patch.setattr("builtins.open", reading)
+            yield
+
+    io_open = io.open
+    return blocked

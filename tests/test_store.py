@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -167,3 +168,34 @@ def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
     kept = _store.Kept(None, {"eps": 0.1})
     kept.save(x=np.arange(3))
     assert kept.load() is None and list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_computed_again(tmp_path):
+    kept = _store.Kept(tmp_path / "kept.npz", {"eps": 0.1})
+    kept.save(x=np.arange(1000))
+    kept.path.write_bytes(kept.path.read_bytes()[:-10])
+    with pytest.warns(UserWarning, match=r"kept\.npz is damaged \(.*\); it is computed again"):
+        assert kept.load() is None
+    kept.save(x=np.arange(4))
+    assert kept.load()["x"].tolist() == [0, 1, 2, 3]
+
+
+def test_any_damage_of_a_compressed_file_is_a_clear_error(tmp_path):
+    path, rng, refused = tmp_path / "file.npz", np.random.default_rng(0), 0
+    _store.write_arrays(path, {"a": np.arange(50), "b": np.asarray("text")}, compress=True)
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            _store.read_arrays(path)
+        except ValueError as error:
+            refused += "is damaged" in str(error)
+    assert refused > 100
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the full device of Linux")
+def test_a_line_that_does_not_fit_on_the_disk_is_one_clear_error():
+    with pytest.raises(OSError, match=r"could not write /dev/full: No space left on device; make room and run again"):
+        _store.append_line(Path("/dev/full"), "a line")

@@ -40,6 +40,8 @@ class Options:
 def execute(experiment: Experiment, preset: str, config: Any, folder: Path, options: Options = Options()) -> list[Row]:
     """Run an experiment in `folder`, or continue an interrupted run, and write its table.
 
+    A finished run in a folder that cannot be written is read.
+
     Returns:
         The rows of the table; none if there are trials left to compute.
     """
@@ -49,6 +51,10 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path, opti
         print("\n".join(f"{'done ' if trial.done else 'to do'}  {trial.name}" for trial in mine))
         return []
     open_run(config, folder)
+    if all(trial.done for trial in trials) and (folder / "table.json").exists() and not os.access(folder, os.W_OK):
+        print((folder / "table.md").read_text())
+        print(f"{folder} cannot be written: its table and figures stay as they are")
+        return [Row(**entry) for entry in json.loads((folder / "table.json").read_text())]
     about = environment(_command(experiment, preset, config))
     run_trials(experiment, config, mine, folder)
     missing = [trial for trial in trials if not trial.done]

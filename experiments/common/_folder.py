@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,13 +85,28 @@ def my_turn(folder: Path) -> Iterator[None]:
 
 def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict, dict]:
     """The result of `compute() -> (numbers, arrays)`, kept in `folder` and read from there the next time."""
+    found = _finished(folder)
+    if found is None:
+        with my_turn(folder):
+            found = _finished(folder)  # another shard may have computed it meanwhile
+            if found is None:
+                values, tensors = compute()
+                write_arrays(folder / "arrays.npz", tensors, compress=True)
+                write_json(folder / "numbers.json", values)  # last: its presence says that the stage is complete
+                found = json.loads((folder / "numbers.json").read_text()), read_arrays(folder / "arrays.npz")
+    return found
+
+
+def _finished(folder: Path) -> tuple[dict, dict] | None:
+    """The numbers and arrays of a stage, or None if there are none or they are damaged."""
     numbers, arrays = folder / "numbers.json", folder / "arrays.npz"
-    with my_turn(folder):
-        if not numbers.exists():
-            values, tensors = compute()
-            write_arrays(arrays, tensors, compress=True)
-            write_json(numbers, values)  # last: its presence says that the stage is complete
-    return json.loads(numbers.read_text()), read_arrays(arrays)
+    if not (numbers.exists() and arrays.exists()):
+        return None
+    try:
+        return json.loads(numbers.read_text()), read_arrays(arrays)
+    except ValueError as error:
+        warnings.warn(f"{folder} is damaged ({error}); it is computed again", stacklevel=3)
+        return None
 
 
 def publish(run: Path, results: Path = RESULTS) -> Path:

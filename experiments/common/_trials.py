@@ -39,7 +39,7 @@ class Trial(NamedTuple):
     @property
     def done(self) -> bool:
         """Whether the trial is complete; `numbers.json` is written last."""
-        return (self.folder / "numbers.json").exists()
+        return all((self.folder / name).exists() for name in ("numbers.json", "arrays.npz"))
 
     @property
     def name(self) -> str:
@@ -117,6 +117,13 @@ def compute(
     write_json(trial.folder / "numbers.json", numbers)  # last: its presence says that the trial is complete
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and run again") from error
+
+
 class Results:
     """Finished trials, selected by their places.
 
@@ -167,7 +174,7 @@ class Results:
         """The number at this key of each trial; a tuple goes into nested numbers."""
         found = []
         for trial in self.trials:
-            value = json.loads((trial.folder / "numbers.json").read_text())
+            value = _read_json(trial.folder / "numbers.json")
             for key in (path,) if isinstance(path, str) else path:
                 if not isinstance(value, dict) or key not in value:
                     raise KeyError(f"{path!r} is no number of the trial {trial.name}")

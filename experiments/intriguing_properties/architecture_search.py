@@ -116,7 +116,7 @@ def evaluator(config: Config, data: Dataset, seed: int) -> Callable[..., list[Ch
     return evaluate
 
 
-def enlarged(config: Config, data: tuple[Dataset, Dataset], seed: int, children: list[Child]) -> dict:
+def enlarged(config: Config, data: tuple[Dataset, Dataset], seed: int, children: list[Child], folder: Path) -> dict:
     """Enlarge the best cells by reward and by clean accuracy, train them longer, and test them."""
     train, test = data
     net, count = network(config.search, config.enlarge), min(config.final_images, len(train.labels) - config.held_out)
@@ -126,7 +126,7 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], seed: int, children:
     train_key, held_key, test_key = jax.random.split(jax.random.key(seed), 3)
     longer = dataclasses.replace(config.train, epochs=config.final_epochs)
     train_all = cell_trainer(net, common.first(train, count), config.eps, longer)
-    trained = train_all(architectures, rates, train_key, seed, "the best, enlarged")
+    trained = train_all(architectures, rates, train_key, seed, "the best, enlarged", folder)
     judged = judge(net, {"FGSM": fgsm(linf()), "PGD": pgd(linf(), steps=config.attack_steps)}, config.eps)
     held = judged(trained, *in_batches(train, slice(-config.held_out, None)), held_key)
     tested = judged(trained, *in_batches(test, slice(config.test_images)), test_key)
@@ -141,7 +141,7 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], seed: int, children:
 def trial(config: Config, data: tuple[Dataset, Dataset], *, seed: int, folder: Path) -> dict:
     """Search, then enlarge, train and test the best cells."""
     children = search(config.search, seed, folder, evaluator(config, data[0], seed))
-    return {"children": children, "enlarged": enlarged(config, data, seed, children)}
+    return {"children": children, "enlarged": enlarged(config, data, seed, children, folder / "enlarged")}
 
 
 def columns(children: list[Child]) -> dict[str, dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +22,10 @@ Trained = tuple[Any, Any]
 
 
 def cell_trainer(net: MaskedNet, data: Dataset, eps: float, settings: common.Train) -> Callable[..., Trained]:
-    """Make `(architectures, learning rates, key, seed, description) -> Trained`: half of each batch is attacked."""
+    """Make `(architectures, learning rates, key, seed, description, folder) -> Trained`.
+
+    Half of each batch is attacked. With a folder, an interrupted training continues from there.
+    """
     attack = step_ll(linf())
 
     def loss_fn(member, params, key, batch, step):
@@ -34,9 +38,16 @@ def cell_trainer(net: MaskedNet, data: Dataset, eps: float, settings: common.Tra
     of_member = net._replace(init=lambda key, member, x: net.init(key, member[0], x))
     train = trainer(of_member, data, loss_fn, optimizer_fn, settings)
 
-    def run(architectures: Convolutions, rates: list[float], key: jax.Array, seed: int, description: str) -> Trained:
+    def run(
+        architectures: Convolutions,
+        rates: list[float],
+        key: jax.Array,
+        seed: int,
+        description: str,
+        folder: Path | None = None,
+    ) -> Trained:
         members = jax.tree.map(jnp.asarray, (architectures, np.array(rates, np.float32)))
-        return train(jax.random.split(key, len(rates)), members, seed, description), members
+        return train(jax.random.split(key, len(rates)), members, seed, description, folder), members
 
     return run
 

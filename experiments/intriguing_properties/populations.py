@@ -1,6 +1,7 @@
 """Functions for experiments on many networks: training on bytes, images in equal batches, rank correlations, tables."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,7 +58,8 @@ def trainer(
         settings: passes and batch size.
 
     Returns:
-        `(keys, members, seed, description) -> params`, where the seed gives the order of the images.
+        `(keys, members, seed, description, folder) -> params`, where the seed gives the order of the images. With a
+        folder, an interrupted training continues from there.
     """
     image, levels, num_steps = one_image(data), data.levels, settings.num_steps(len(data.labels))
 
@@ -68,10 +70,12 @@ def trainer(
         lambda key, member: net.init(key, member, image), loss_of_bytes, lambda member: optimizer_fn(member, num_steps)
     )
 
-    def run(keys: Key, members: Member, seed: int, description: str) -> Params:
+    def run(keys: Key, members: Member, seed: int, description: str, folder: Path | None = None) -> Params:
         order = batches([data.images, data.labels], settings.batch_size, seed)
         per_epoch = settings.steps_per_epoch(len(data.labels))
-        return train(keys, members, order, num_steps, chunk_steps=per_epoch, description=description)[0]
+        return train(keys, members, order, num_steps, chunk_steps=per_epoch, description=description, directory=folder)[
+            0
+        ]
 
     return run
 

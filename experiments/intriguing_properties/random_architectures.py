@@ -159,7 +159,7 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, group: str, seed: in
 
     train = trainer(net, data[0], loss_fn, lambda member, steps: common.adam_cosine(config.train, steps), config.train)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.asarray(ids))
-    params = train(keys, members, seed, f"training {group}")
+    params = train(keys, members, seed, f"training {group}", folder)
     radii = smallest_eps(config, net, params, members, data[1])
     found = []
     for i in range(len(ids)):

@@ -131,7 +131,7 @@ def textures_in(folder: str | os.PathLike[str], shorter_side: int | None = None)
             channel.
         ImportError: Pillow is missing; `invjax[experiments]` installs it.
     """
-    files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    files = sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not files:
         raise ValueError(f"{folder} has no .png, .jpg or .jpeg files; give a folder with one photograph for each class")
     return {path.stem: partial(_crops, str(path), _read_gray(path, shorter_side)) for path in files}

@@ -5,7 +5,10 @@ recipe inside, and the parts are then removed. A resumed run gives the same byte
 """
 
 import json
+import re
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,8 @@ from jax.sharding import Mesh
 from invjax import _check
 from invjax._batching import over_batches
 from invjax._progress import progress
-from invjax._store import Kept, check_same, digest, local_path
-from invjax.features._identity import identity
+from invjax._store import Kept, check_same, digest, local_path, sole_writer
+from invjax.features._identity import comparable, identity
 from invjax.features._storage import Constructed, load, save
 from invjax.types import Key, Params
 
@@ -43,7 +46,9 @@ def construct(
 
     With a `path`, a killed run continues after its last complete part, and a finished data set is loaded. The recipe
     identifies the run: it holds hashes of the parameters, the arrays, the key and the compiled program, and the
-    versions, the backend and the batch size. A file of another recipe at the same path raises an error.
+    versions, the backend and the batch size. A file of another recipe at the same path raises an error. A finished data
+    set is also loaded with another batch size, other devices or another version, because nothing is computed; its
+    recipe says what made it. A damaged part is computed again, with a warning.
 
     Args:
         key: random key.
@@ -64,7 +69,8 @@ def construct(
 
     Raises:
         ValueError: there are no examples, the arrays differ in length, JSON cannot hold the recipe, `make` gives no
-            images or no labels or NaN, or the file or its parts are damaged or belong to another run.
+            images or no labels or NaN, the finished file is damaged, the file or its parts belong to another run, or
+            another process writes them.
         OSError: the disk is full. The parts that exist are complete, and the same call continues from them.
     """
     _check.positive(batch_size=batch_size, part_size=part_size)
@@ -76,26 +82,30 @@ def construct(
         json.dumps(recipe)
     except TypeError as error:
         raise ValueError(f"recipe must hold values that JSON can hold; got {recipe} ({error})") from error
-    recipe = recipe | identity(key, step, params, arrays, batch_size, mesh)
     path = None if path is None else local_path(path)
+    described = partial(identity, key, step, params, arrays)
     if path is not None and path.exists():
         made = load(path)
-        check_same(path, made.recipe, recipe, "give another path, or remove the file")
-        _remove_parts(path)
+        wanted = recipe | described(made.recipe.get("batch_size", batch_size), mesh)
+        check_same(path, *comparable(made.recipe, wanted), "give another path, or remove the file")
+        if not any(_is_of_another(part, made.recipe) for part in _parts(path)):
+            _remove_parts(path)
         return made
 
+    recipe = recipe | described(batch_size, mesh)
     spans = [(start, min(start + part_size, total)) for start in range(0, total, part_size)]
 
     def make_part(span):
         inputs = [np.arange(*span, dtype=np.uint32), *(array[slice(*span)] for array in arrays)]
         return over_batches(partial(step, params, key), inputs, batch_size, mesh)
 
-    found = _all_parts(make_part, spans, path, recipe, description)
-    made = Constructed(found.pop("images"), found.pop("labels"), found, recipe, "")
-    made = made._replace(sha256=digest({"images": made.images, "labels": made.labels, **found}))
-    if path is not None:
-        save(path, made)
-        _remove_parts(path)
+    with sole_writer(None if path is None else _folder(path)):
+        found = _all_parts(make_part, spans, path, recipe, description)
+        made = Constructed(found.pop("images"), found.pop("labels"), found, recipe, "")
+        made = made._replace(sha256=digest({"images": made.images, "labels": made.labels, **found}))
+        if path is not None:
+            save(path, made)
+            _remove_parts(path)
     return made
 
 
@@ -111,6 +121,8 @@ def _all_parts(make_part, spans, path, recipe, description):
     files = [Kept(None if path is None else _part(path, span), recipe) for span in spans]
     # all parts are loaded before any is written, so that several hosts agree on which ones are missing
     parts = [file.load() for file in files]
+    for other in set() if path is None else set(_parts(path)) - {file.path for file in files}:
+        Kept(other, recipe).load()  # a part of another recipe raises an error
     bar = progress(sum(part is not None for part in parts), len(spans), description)
     for number, span in enumerate(spans):
         if parts[number] is None:
@@ -139,10 +151,32 @@ def _part(path: Path, span: tuple[int, int]) -> Path:
     return _folder(path) / f"{span[0]:08}-{span[1]:08}.npz"
 
 
+def _parts(path: Path) -> list[Path]:
+    """The parts on disk, of any recipe and part size."""
+    return [part for part in _folder(path).glob("*.npz") if _PART.fullmatch(part.name)]
+
+
+_PART = re.compile(r"\d{8,}-\d{8,}\.npz")
+"""The names of parts. A folder may hold other files, such as those of a file manager."""
+
+
+def _is_of_another(part: Path, recipe: dict[str, Any]) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damage
+        try:
+            Kept(part, recipe).load()
+        except ValueError:
+            return True
+    return False
+
+
 def _remove_parts(path: Path) -> None:
-    if jax.process_index() == 0 and _folder(path).is_dir():
-        for part in _folder(path).glob("*.npz*"):
-            part.unlink()
+    """Remove the parts, which are not needed any more, and their folder if it holds nothing else."""
+    if jax.process_index() != 0 or not _folder(path).is_dir():
+        return
+    with suppress(OSError):  # the folder cannot be written, or holds other files
+        for part in [*_parts(path), *_folder(path).glob("*.npz.part"), _folder(path) / ".lock"]:
+            part.unlink(missing_ok=True)
         _folder(path).rmdir()
 
 

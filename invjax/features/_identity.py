@@ -1,7 +1,7 @@
 """The identity of a run: all values that a constructed data set depends on, with hashes of the large ones."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -47,3 +47,22 @@ def identity(
         "key_sha256": digest_tree(key),
         "program_sha256": hashlib.sha256(program.encode()).hexdigest(),
     }
+
+
+def comparable(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of two recipes that must agree for a finished data set to be the wanted one.
+
+    These are all but the machine, and the hash of the compiled program, which depends on the machine, where that
+    differs.
+
+    Args:
+        found: the recipe of the finished data set.
+        wanted: the recipe of this run, with the batch size of the finished data set.
+    """
+    left_out = {"devices", "backend", "versions"}
+    if any(found.get(name) != wanted.get(name) for name in ("backend", "versions")):
+        left_out.add("program_sha256")
+    return (
+        {name: value for name, value in found.items() if name not in left_out},
+        {name: value for name, value in wanted.items() if name not in left_out},
+    )

@@ -6,6 +6,7 @@ bit for bit, as an uninterrupted one. (On a GPU this needs `XLA_FLAGS=--xla_gpu_
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,9 @@ from invjax import _check
 from invjax._batching import shard_batch
 from invjax._dtypes import canonical
 from invjax._progress import progress
-from invjax._store import local_path, sole_writer
-from invjax.training import _checkpoints
-from invjax.training._interrupts import Interrupted, delayed_signals
+from invjax._store import local_path
 from invjax.training._log import Row, open_log, read_log
+from invjax.training._resume import resumable
 from invjax.types import Key, LossFn, Params
 
 Batch = Any
@@ -120,7 +120,8 @@ def fit(
     from the newest checkpoint, with the same result as an uninterrupted run.
 
     Args:
-        state: the state to start from if there is no checkpoint.
+        state: the state to start from if there is no checkpoint. It is copied, and stays usable; each step writes its
+            result over the state before it.
         train_step: a step from `make_train_step` or `make_game_step`, which is compiled here. Several runs that pass
             the same function object, with the same shapes, compile it once.
         batches: `step -> batch` of host arrays, a pure function (`data.batches`).
@@ -138,31 +139,30 @@ def fit(
         ValueError: a number is not positive, the checkpoint in `directory` is of another model or past `num_steps`, or
             another process trains in `directory`.
         Interrupted: Ctrl-C or SIGTERM arrived. The step was finished and saved; the exception holds the state. A second
-            Ctrl-C stops at once.
+            Ctrl-C stops at once. Several hosts stop after the same step if one of them gets the signal.
         FloatingPointError: the loss is not finite, or the parameters are not finite when they should be saved.
         OSError: a checkpoint could not be written.
     """
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
     state = canonical(state)
     if mesh is not None:
-        # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
+        # a compiled identity copies the state to all devices: `device_put` does not send typed keys to other hosts
         state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     directory = None if directory is None else local_path(directory)
-    finished = directory is not None and num_steps in _checkpoints.steps(directory / _CHECKPOINTS)
-    with sole_writer(None if finished else directory), delayed_signals() as signalled:
-        if directory is not None:
-            saved = _checkpoints.restore(directory / _CHECKPOINTS, state)
-            state = state if saved is None else saved
+    check = partial(_check_finite, description=description)
+    with resumable(num_steps, directory, save_every, check) as training:
+        saved = training.restore(state)
+        if saved is not None:
+            state = saved
+        elif mesh is None:  # the steps write over their state, so they get a copy of the one that belongs to the caller
+            state = jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=False), state)
         start = int(state.step)
-        if start > num_steps:
-            raise ValueError(
-                f"num_steps={num_steps}, but {directory} is at step {start}; raise num_steps, or use another folder"
-            )
         if start == num_steps:
             return state, read_log(directory, start)
-        step_fn = jax.jit(train_step)
+        step_fn = jax.jit(train_step, donate_argnums=0)  # the old state makes room for the new one
         on_cpus = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-        log, history = open_log(directory, start), []
+        log = open_log(directory, start)
+        history = list(log.rows)
         bar = progress(start, num_steps, description)
         try:
             for done in range(start + 1, num_steps + 1):
@@ -170,30 +170,16 @@ def fit(
                 state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
                 if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
                     jax.block_until_ready(state)
-                stopped = signalled()
                 if done % log_every == 0 or done == num_steps:
                     history.append(_row(done, metrics, description))
                     log.add(history[-1])
                     bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
                 bar.update()
-                if directory is not None and (done % save_every == 0 or done == num_steps or stopped):
-                    _check_finite(state, description)
-                    _checkpoints.save(directory / _CHECKPOINTS, done, state)
-                stopped = signalled() if done == num_steps else stopped  # it may have come during the last save
-                if stopped:
-                    raise Interrupted(_how_to_go_on(stopped, done, directory), state, log.rows + history)
+                training.end_step(done, state, history)
         finally:
             bar.close()
             log.close()
-    return state, log.rows + history
-
-
-def _how_to_go_on(signal: str, done: int, directory: Path | None) -> str:
-    kept = "the exception holds the state" if directory is None else "the same call goes on from there"
-    return f"stopped by {signal} after step {done}; {kept}"
-
-
-_CHECKPOINTS = "checkpoints"
+    return state, history
 
 
 def _row(done, metrics, description):

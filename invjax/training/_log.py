@@ -7,13 +7,16 @@ finite. The event files are in the folder
 
 import json
 import math
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from invjax._store import write_file
+from invjax._store import append_line, could_not_write, write_file
 
 Row = dict[str, float | int]
 """Scalars by name, with their "step"."""
@@ -60,33 +63,72 @@ def open_log(directory: Path | None, last_step: int) -> Log:
     if directory is None:
         return Log([], lambda row: None, lambda: None)
     path, rows = directory / _FILE, read_log(directory, last_step)
-    write_file(path, "".join(map(_line, rows)))
-    events = _event_writer(directory / "tensorboard", last_step)
+    write_file(path, "".join(_line(row) + "\n" for row in rows))
+    if jax.process_index() != 0:
+        return Log(rows, lambda row: None, lambda: None)
+    add_events, close = _event_file(directory / "tensorboard", last_step)
 
     def add(row: Row) -> None:
-        if jax.process_index() != 0:
-            return
-        with path.open("a") as file:
-            file.write(_line(row))
-        if events is not None:
-            for name in row.keys() - {"step"}:
-                events.add_scalar(name, row[name], row["step"])
+        append_line(path, _line(row))
+        add_events(row)
 
-    return Log(rows, add, lambda: None if events is None else events.close())
+    return Log(rows, add, close)
 
 
 def _line(row: dict[str, Any]) -> str:
     finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(finite, allow_nan=False)
 
 
-def _event_writer(folder: Path, last_step: int) -> Any:
-    """A writer of TensorBoard event files, or None without `tensorboardX`."""
-    if jax.process_index() != 0:
-        return None
+def _event_file(folder: Path, last_step: int) -> tuple[Callable[[Row], None], Callable[[], None]]:
+    """Functions that add a row to a TensorBoard event file and close it; they do nothing without `tensorboardX`.
+
+    The `SummaryWriter` of tensorboardX would write in a thread, which ends when the disk is full. The training would
+    then wait for ever for room in its queue.
+    """
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
     except ImportError:
-        return None
-    # TensorBoard hides what earlier processes wrote after this step; the suffix keeps apart files of the same second
-    return SummaryWriter(str(folder), purge_step=last_step + 1, flush_secs=10, filename_suffix=f".{last_step}")
+        return lambda row: None, lambda: None
+
+    def write(**content: Any) -> None:
+        writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    # the last step keeps apart files of the same second
+    path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{last_step}"
+    with _named_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = RecordWriter(str(path))
+        write(file_version="brain.Event:2")
+        # TensorBoard hides what earlier processes wrote from this step on
+        write(step=last_step + 1, session_log=SessionLog(status=SessionLog.START))
+    flushed = time.monotonic()
+
+    def add(row: Row) -> None:
+        nonlocal flushed
+        with _named_errors(path):
+            for name in row.keys() - {"step"}:
+                write(step=int(row["step"]), summary=summary.scalar(name, row[name]))
+            if time.monotonic() > flushed + _FLUSH_SECONDS:
+                writer.flush()
+                flushed = time.monotonic()
+
+    def close() -> None:
+        with _named_errors(path):
+            writer.close()
+
+    return add, close
+
+
+_FLUSH_SECONDS = 10
+"""How often TensorBoard sees new rows."""
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise could_not_write(path, error) from error

@@ -6,8 +6,11 @@ so that Python runs only once for each chunk.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -15,15 +18,25 @@ from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from invjax import _check
 from invjax._progress import progress
+from invjax._store import local_path
 from invjax.training._fit import Batch, init_state, make_train_step
 from invjax.training._over_population import Member, filled, gathered, population_mesh, population_size, spread
+from invjax.training._resume import resumable
 from invjax.types import Key, Params
 
 Keys = Shaped[PRNGKeyArray, " population"]
 """One typed random key for each member."""
 
 Trainer = Callable[..., tuple[Params, Float[np.ndarray, "chunks population"]]]
-"""`(keys, members, batches, num_steps, *, chunk_steps, description) -> (params, losses)`."""
+"""`(keys, members, batches, num_steps, *, chunk_steps, description, directory, save_every) -> (params, losses)`."""
+
+
+class _Population(NamedTuple):
+    """The complete state of the training of a population: its checkpoint."""
+
+    step: np.ndarray
+    members: Any
+    losses: np.ndarray
 
 
 def population_trainer(
@@ -49,6 +62,10 @@ def population_trainer(
         `training.fit`. It returns parameters with a leading axis, and each member's mean loss over each chunk of
         `chunk_steps` steps. A member that diverges affects only its own parameters and losses. A member's result
         depends on the others only through the padded shape.
+
+        With `directory=`, the training writes a checkpoint there after a chunk about every `save_every` steps, and the
+        same call continues from the newest one, with the same result as an uninterrupted training. Ctrl-C and SIGTERM
+        raise `Interrupted` after a chunk, as in `training.fit`.
     """
     mesh = population_mesh() if mesh is None else mesh
 
@@ -73,19 +90,30 @@ def population_trainer(
         *,
         chunk_steps: int = 100,
         description: str = "training a population",
+        directory: str | Path | None = None,
+        save_every: int = 500,
     ) -> tuple[Params, Float[np.ndarray, "chunks population"]]:
-        _check.positive(num_steps=num_steps, chunk_steps=chunk_steps)
+        _check.positive(num_steps=num_steps, chunk_steps=chunk_steps, save_every=save_every)
         _check.divisible("training in chunks of chunk_steps", (num_steps,), chunk_steps, "change one of the two")
         count = population_size((keys, members))
         keys, members = filled((keys, members), mesh.size)
-        state, losses = begin_all((keys, members), ()), []
-        bar = progress(0, num_steps // chunk_steps, description)
-        for start in range(0, num_steps, chunk_steps):
-            chunk = jax.tree.map(lambda *rows: np.stack(rows), *map(batches, range(start, start + chunk_steps)))
-            state, loss = advance_all((state, members), (chunk,))
-            losses.append(gathered(loss, count))
-            bar.update()
-        bar.close()
-        return gathered(state.params, count), np.stack(losses)
+        state = begin_all((keys, members), ())
+        losses = np.full((num_steps // chunk_steps, count), np.nan, jnp.result_type(float))
+        directory = None if directory is None else local_path(directory)
+        with resumable(num_steps, directory, save_every) as training:
+            saved = training.restore(_Population(np.zeros((), np.int32), state, losses))
+            done = 0 if saved is None else int(saved.step)
+            state, losses = (state, losses) if saved is None else (saved.members, np.array(saved.losses))
+            del saved  # its buffers
+            bar = progress(done // chunk_steps, len(losses), description)
+            for start in range(done, num_steps, chunk_steps):
+                done = start + chunk_steps
+                chunk = jax.tree.map(lambda *rows: np.stack(rows), *map(batches, range(start, done)))
+                state, loss = advance_all((state, members), (chunk,))
+                losses[start // chunk_steps] = gathered(loss, count)
+                bar.update()
+                training.end_step(done, _Population(np.asarray(done, np.int32), state, losses), losses)
+            bar.close()
+        return gathered(state.params, count), losses
 
     return train

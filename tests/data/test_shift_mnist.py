@@ -258,6 +258,7 @@ def test_photographs_are_cropped_at_random_in_the_order_of_their_names(tmp_path)
     Image.fromarray(bright).save(tmp_path / "b.png")
     Image.fromarray(dark).convert("RGB").save(tmp_path / "a.JPG")
     (tmp_path / "LICENSE.txt").write_text("no image")
+    (tmp_path / "._a.JPG").write_bytes(b"what a file manager notes of a.JPG")
     textures = textures_in(tmp_path)
     assert list(textures) == ["a", "b"]
     pieces = textures["b"](np.random.default_rng(0), 300, (10, 9))

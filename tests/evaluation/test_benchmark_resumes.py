@@ -175,3 +175,18 @@ def test_a_benchmark_prints_a_summary():
         "clean accuracy 80.0%, robust accuracy 30.0% (95 % interval 10.8% to 60.3%) at eps 0.3 on 10 images; "
         "broken by: a 2, b 3"
     )
+
+
+def test_a_damaged_benchmark_is_computed_again(tmp_path, finished):
+    whole = (finished[0] / "benchmark.npz").read_bytes()
+    (tmp_path / "benchmark.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match=r"benchmark\.npz is damaged .*; it is computed again"):
+        found = run(directory=tmp_path)
+    np.testing.assert_array_equal(found.broken_by, finished[1].broken_by)
+    assert (tmp_path / "benchmark.npz").read_bytes() == whole
+
+
+def test_a_finished_benchmark_is_read_where_nothing_can_be_written(finished, read_only):
+    with read_only():
+        found = run(directory=finished[0])
+    np.testing.assert_array_equal(found.broken_by, finished[1].broken_by)

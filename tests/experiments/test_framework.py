@@ -190,3 +190,17 @@ def test_a_stage_that_is_cut_off_is_computed_again_and_a_complete_one_is_not(tmp
         numbers, arrays = common.stage(tmp_path, compute)
         assert numbers == {"n": 3} and arrays["a"].tolist() == [0, 1, 2]
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", ["numbers.json", "arrays.npz"])
+def test_a_stage_that_is_damaged_is_computed_again(name, tmp_path):
+    def compute():
+        return {"n": 3}, {"a": np.arange(3)}
+
+    common.stage(tmp_path, compute)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="is damaged .*; it is computed again"):
+        numbers, arrays = common.stage(tmp_path, compute)
+    assert numbers == {"n": 3} and arrays["a"].tolist() == [0, 1, 2]
+    assert (tmp_path / name).read_bytes() == whole

@@ -251,3 +251,20 @@ print(common.stage(Path(sys.argv[1]) / "shared" / "network", compute)[0]["error"
     both = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in both] == ["1.5", "1.5"]
     assert (tmp_path / "made").read_text() == "once "
+
+
+def test_a_finished_run_is_read_where_nothing_can_be_written(counted, tmp_path, read_only, capsys):
+    rows = counted.run(tmp_path)
+    with read_only():
+        assert counted.run(tmp_path) == rows and counted.computed == []
+    shown = capsys.readouterr().out
+    assert "plain: error" in shown and "cannot be written: its table and figures stay as they are" in shown
+
+
+def test_a_trial_without_its_arrays_is_computed_again_and_damaged_numbers_are_named(counted, tmp_path):
+    rows = counted.run(tmp_path)
+    (tmp_path / "trials" / "arm=plain,seed=1" / "arrays.npz").unlink()
+    assert counted.run(tmp_path) == rows and counted.computed == [("plain", 1)]
+    (tmp_path / "trials" / "arm=plain,seed=0" / "numbers.json").write_text('{"err')
+    with pytest.raises(SystemExit, match=r"seed=0.numbers\.json is damaged .*; remove it and run again"):
+        counted.run(tmp_path)

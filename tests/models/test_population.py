@@ -1,6 +1,8 @@
 """Masked networks are the networks without padding, and a population is its members trained alone."""
 
+import os
 import re
+import signal
 from functools import partial
 
 import jax
@@ -21,7 +23,7 @@ from invjax.models import (
     num_params,
     without_padding,
 )
-from invjax.training import member_of, over_population, population_mesh, population_trainer
+from invjax.training import Interrupted, _checkpoints, member_of, over_population, population_mesh, population_trainer
 
 WIDTHS = ([5, 0, 0], [7, 3, 0], [2, 7, 6], [7, 7, 7])
 
@@ -238,3 +240,56 @@ def test_convolutions_out_of_range_are_refused(field, values, message):
 def test_bad_sizes_of_a_masked_cnn_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         masked_cnn(10, 4, **arguments)
+
+
+def counted_population(folder, num_steps=6, stop_at=None, devices=2, **options):
+    """Three members whose parameter is the sum of noise and batches; one of them diverges."""
+    train = population_trainer(
+        lambda key, member: jax.random.normal(key, (2,)),
+        lambda member, params, key, batch, step: (
+            (params * (batch.sum() + member * jax.random.normal(key, (2,)))).sum(), {},
+        ),
+        lambda member: optax.adam(jnp.where(member > 2, jnp.inf, 0.1)),
+        mesh=population_mesh(jax.devices()[:devices]),
+    )  # fmt: skip
+    drawn = []
+
+    def batches(step):
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        drawn.append(step)
+        return np.float32([step, 1])
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    try:
+        result = train(keys, jnp.array([1.0, 2.0, 3.0]), batches, num_steps, chunk_steps=2, directory=folder, **options)
+    except Interrupted as stopped:
+        return stopped, drawn
+    return result, drawn
+
+
+def test_a_population_that_is_stopped_goes_on_to_the_same_bits(tmp_path, read_only):
+    (params, losses), _ = counted_population(None)
+    assert losses.shape == (3, 3) and not np.isfinite(params[2]).any() and np.isfinite(params[:2]).all()
+    stopped, drawn = counted_population(tmp_path, stop_at=2)
+    assert "after step 4; the same call goes on from there" in str(stopped) and drawn == [0, 1, 2, 3]
+    assert np.isfinite(stopped.history[:2, :2]).all() and np.isnan(stopped.history[2]).all()
+    again, drawn = counted_population(tmp_path)
+    assert drawn == [4, 5]
+    with read_only():
+        finished, drawn = counted_population(tmp_path)
+    assert drawn == []
+    for found in (again, finished):
+        np.testing.assert_array_equal(found[0], params)
+        np.testing.assert_array_equal(found[1], losses)
+
+
+def test_checkpoints_of_a_population_are_saved_about_every_so_many_steps(tmp_path, monkeypatch):
+    saved, save = [], _checkpoints.save
+    monkeypatch.setattr(
+        _checkpoints, "save", lambda folder, step, state: (saved.append(step), save(folder, step, state))
+    )
+    counted_population(tmp_path, 10, save_every=3, devices=1)
+    assert saved == [4, 6, 10]
+    with pytest.raises(ValueError, match=r"of another model: .*losses is float32\[5,3\] there and float32\[6,3\] here"):
+        counted_population(tmp_path, 12, devices=1)

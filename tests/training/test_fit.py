@@ -430,3 +430,42 @@ def test_ignored_signals_stay_ignored():
         assert float(counting(None, 2, ignored)[0].params) == 2
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_finished_training_is_read_where_nothing_can_be_written(tmp_path, read_only):
+    state, history = counting(tmp_path, 2)
+    with read_only():
+        again, read = counting(tmp_path, 2)
+    assert float(again.params) == float(state.params) and read == history
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+def test_steps_write_over_their_state_and_leave_the_callers_own(devices):
+    mesh = None if devices is None else training.data_mesh(jax.devices()[:devices])
+    step, shape = training.make_train_step(lambda params, key, batch, step: (params.sum(), {}), optax.sgd(1.0)), (13,)
+    start, seen = training.init_state(jax.random.key(0), jnp.zeros(shape), optax.sgd(1.0)), []
+
+    def batches(number):
+        seen.extend(leaf for leaf in jax.live_arrays() if leaf.shape == shape and leaf is not start.params)
+        return (np.zeros(2, np.float32),)
+
+    found = [training.fit(start, step, batches, 3, mesh=mesh)[0] for _ in range(2)]
+    assert not start.params.is_deleted() and float(start.params.sum()) == 0 and int(start.step) == 0
+    assert {float(state.params[0]) for state in found} == {-3.0}
+    before = {id(leaf): leaf for leaf in seen if all(leaf is not state.params for state in found)}
+    assert len(before) >= 6 and all(leaf.is_deleted() for leaf in before.values())
+    again = training.fit(found[0], step, batches, 5, mesh=mesh)[0]  # a state on the mesh is also the caller's own
+    assert float(found[0].params[0]) == -3 and float(again.params[0]) == -5
+
+
+def test_a_state_that_holds_one_array_twice_is_trained():
+    optimizer, params = optax.sgd(1.0), jnp.ones(3)
+    plain = training.make_train_step(lambda params, key, batch, step: (params.sum(), {}), optimizer)
+
+    def step(state, batch):  # the optimizer's state is the newest parameters
+        after, metrics = plain(state._replace(opt_state=optimizer.init(params)), batch)
+        return after._replace(opt_state=after.params), metrics
+
+    start = training.init_state(jax.random.key(0), params, optimizer)._replace(opt_state=params)
+    state, _ = training.fit(start, step, lambda _: (np.zeros(1, np.float32),), 3)
+    np.testing.assert_array_equal([state.params, state.opt_state], -2)

@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,13 @@ import pytest
 from invjax import training
 
 
-def run(folder, num_steps, metrics=lambda step: {}, log_every=1):
+def run(folder, num_steps, metrics=lambda step: {}, log_every=1, **options):
     """A training whose loss is the number of the step."""
     optimizer = optax.sgd(0.0)
     step_fn = training.make_train_step(lambda params, key, batch, step: (params + step, metrics(step)), optimizer)
     start = training.init_state(jax.random.key(0), jnp.zeros(()), optimizer)
     batch = (np.zeros(1, np.float32),)
-    return training.fit(start, step_fn, lambda _: batch, num_steps, directory=folder, log_every=log_every)[1]
+    return training.fit(start, step_fn, lambda _: batch, num_steps, directory=folder, log_every=log_every, **options)[1]
 
 
 def scalars(folder):
@@ -65,3 +66,36 @@ def test_a_metric_that_is_not_finite_is_null_in_the_file_and_nan_in_the_history(
 def test_a_metric_with_a_name_of_the_log_is_refused(name):
     with pytest.raises(ValueError, match=f"a metric named '{name}', which the training logs itself; rename it"):
         run(None, 1, lambda step: {name: step})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the full device of Linux")
+@pytest.mark.parametrize("file", ["metrics.jsonl", "tensorboard"])
+def test_a_disk_that_is_full_while_metrics_are_written_is_one_clear_error(tmp_path, monkeypatch, file):
+    whole = run(tmp_path / "whole", 30, save_every=2)
+    run(tmp_path / "full", 5, save_every=2)
+    opened, folder = Path.open, tmp_path / "full"
+
+    def full(path, mode="r", *arguments, **options):
+        path = Path("/dev/full") if path.name == file and mode == "a" else path
+        return opened(path, mode, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        if file == "tensorboard":
+            patch.setattr("tensorboardX.record_writer.open_file", lambda path: opened(Path("/dev/full"), "wb"))
+        with pytest.raises(
+            OSError, match=rf"could not write .*{file}.*: No space left on device; make room"
+        ) as refused:
+            run(folder, 30, save_every=2)
+    assert "\n" not in str(refused.value)
+    assert run(folder, 30, save_every=2) == whole
+    assert (folder / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+
+def test_half_a_line_is_written_again(tmp_path):
+    """A process that is killed leaves a part of a line, and lines of steps after its last checkpoint."""
+    run(tmp_path, 4, save_every=2)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 5, "loss": 4.0}\n{"step": 6, "lo')
+    assert [row["step"] for row in run(tmp_path, 6)] == [1, 2, 3, 4, 5, 6]
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]

@@ -1,10 +1,12 @@
 """Two processes, one device each, train as one process with two devices does."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +73,71 @@ def test_two_processes_train_checkpoint_resume_and_evaluate_as_one(tmp_path):
     np.testing.assert_allclose(together["logits"], alone["logits"], rtol=1e-4, atol=1e-5)
     metrics = [(tmp_path / name / "run" / "metrics.jsonl").read_text().count("\n") for name in ("one", "two")]
     assert metrics == [9, 9]
+
+
+STOPPED = """
+    import os, signal, sys, time
+    import jax
+    process, port, folder, num_steps = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background ignore it
+    jax.config.update("jax_num_cpu_devices", 1)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+    import jax.numpy as jnp, numpy as np, optax
+    from invjax import training
+
+    def batches(step):
+        time.sleep(0.02)
+        return (np.ones((2, 1), np.float32),)
+
+    optimizer = optax.sgd(1.0)
+    step = training.make_train_step(lambda params, key, batch, step: (-(params * batch[0]).mean(), {}), optimizer)
+    start = training.init_state(jax.random.key(0), jnp.zeros(()), optimizer)
+    try:
+        state, history = training.fit(start, step, batches, num_steps, mesh=training.data_mesh(), directory=folder,
+                                      log_every=1, save_every=1000)
+    except training.Interrupted as stopped:
+        print(stopped)
+        state, history = stopped.state, stopped.history
+    assert [row["step"] for row in history] == list(range(1, int(state.step) + 1)) == list(range(1, len(history) + 1))
+    assert float(state.params) == len(history)
+    print("AT", len(history), flush=True)
+"""
+
+
+def start_two(folder: Path, num_steps: int) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(STOPPED), str(i), port, str(folder), str(num_steps)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+
+
+def ends(running: list[subprocess.Popen]) -> list[list[str]]:
+    """What each process prints, without what its libraries print."""
+    found = [process.communicate(timeout=120) for process in running]
+    for process, (_, errors) in zip(running, found, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [[line for line in shown.splitlines() if not line.startswith("[")] for shown, _ in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_stops_both_after_the_same_saved_step(tmp_path, number):
+    running = start_two(tmp_path, 2000)
+    metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert all(process.poll() is None for process in running) and time.monotonic() < deadline
+        time.sleep(0.02)
+    running[1].send_signal(number)
+    first, second = ends(running)
+    step = int(first[-1].removeprefix("AT "))
+    assert first == second == [f"stopped by SIGTERM after step {step}; the same call goes on from there", f"AT {step}"]
+    assert 3 <= step < 2000 and (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert ends(start_two(tmp_path, step + 2)) == [[f"AT {step + 2}"]] * 2
