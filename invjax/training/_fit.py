@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
-from invjax._batching import shard_batch
+from invjax._batching import same_on_hosts, shard_batch
 from invjax._dtypes import canonical
 from invjax._progress import progress
 from invjax._store import local_path, sole_writer
@@ -135,8 +135,9 @@ def fit(
         The final state and the logged metrics, each `{"step": ..., "loss": ..., ...}`.
 
     Raises:
-        ValueError: a number is not positive, the checkpoint in `directory` is of another model or past `num_steps`, or
-            another process trains in `directory`.
+        ValueError: a number is not positive, the checkpoint in `directory` is of another model or past `num_steps`,
+            another process trains in `directory`, or several hosts start from different states or draw different
+            batches.
         Interrupted: Ctrl-C or SIGTERM arrived. The step was finished and saved; the exception holds the state. A second
             Ctrl-C stops at once.
         FloatingPointError: the loss is not finite, or the parameters are not finite when they should be saved.
@@ -145,6 +146,7 @@ def fit(
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
     state = canonical(state)
     if mesh is not None:
+        same_on_hosts(mesh, "states", state, "make the state from the same key on every host, as init_state does")
         # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
         state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     directory = None if directory is None else local_path(directory)
@@ -167,6 +169,8 @@ def fit(
         try:
             for done in range(start + 1, num_steps + 1):
                 batch = batches(done - 1)
+                if done == start + 1:
+                    same_on_hosts(mesh, "batches", batch, "pass whole batches, of which each host keeps its part")
                 state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
                 if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
                     jax.block_until_ready(state)
