@@ -105,7 +105,8 @@ def over_batches(
     Raises:
         ValueError: there are no examples, the arrays differ in length, or the batch size is not positive.
     """
-    _check.positive(batch_size=batch_size)
+    _check.function("function", function, "of arrays [B, ...]")
+    _check.count(batch_size=batch_size)
     if mesh is not None:
         batch_size += -batch_size % mesh.size
     lengths = {len(array) for array in arrays}
@@ -144,14 +145,14 @@ def correct(
         ValueError: the model does not return logits `[N, K]` or returns NaN, or labels have another shape or are out of
             range.
     """
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    _check.count(batch_size=batch_size)
+    _check.examples("images", images)
+    _check.one_each("labels", labels, images)
+    example = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+    _check.labels(labels, _check.logits_of(partial(jax.jit(apply_fn), params), example, None))
     same_on_hosts(mesh, "parameters", params, "load the same checkpoint on every host")
     logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
-    if logits.ndim != 2 or labels.shape != (len(images),):
-        raise ValueError(
-            f"the model must give logits [{len(images)}, classes] and labels must be [{len(images)}]; got "
-            f"{logits.shape} and {labels.shape}; pass one label for each image"
-        )
-    _check.labels(labels, logits.shape[1])
     _check.no_nan("the model's logits", logits)
     return logits.argmax(1) == labels
 

@@ -5,7 +5,7 @@ function of the step. A run that is killed and started again on the same devices
 bit for bit, as an uninterrupted one. (On a GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from invjax import _check
 from invjax._batching import same_on_hosts, shard_batch
 from invjax._dtypes import canonical
+from invjax._explain import described
 from invjax._progress import progress
 from invjax._store import local_path, sole_writer
 from invjax.training import _checkpoints
@@ -62,7 +63,12 @@ def init_state(key: Key, params: Params, optimizer: optax.GradientTransformation
         key: random key of the run.
         params: initial parameters of the model.
         optimizer: the optimizer that will update them.
+
+    Raises:
+        ValueError: `key` is no random key, or `optimizer` no optimizer of optax.
     """
+    _check.key(key)
+    check_optimizer(optimizer)
     params = canonical(params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
@@ -77,16 +83,51 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
 
     Returns:
         `(state, batch) -> (state, metrics)`; the metrics also hold "loss".
+
+    Raises:
+        ValueError: `loss_fn` is no function, or `optimizer` no optimizer of optax. When the step is traced: the loss
+            is not one number with a dictionary of metrics, each one number.
     """
+    _check.function("loss_fn", loss_fn, "(params, key, batch, step) -> (loss, metrics)")
+    check_optimizer(optimizer)
 
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, key, batch, state.step)
+        loss_of = with_metrics(loss_fn, "loss_fn")
+        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, key, batch, state.step)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.key), named(metrics, loss=loss)
 
     return train_step
+
+
+def check_optimizer(optimizer: Any, name: str = "optimizer") -> None:
+    """Refuse anything but an optimizer of optax, such as the learning rate or the function that makes it."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(f"{name} must be made by optax; got {described(optimizer)}; such as optax.adam(1e-3)")
+
+
+def with_metrics(loss_fn: Callable[..., Any], name: str) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """The loss, after a check of its result while it is traced.
+
+    Raises:
+        ValueError: the result is not one number with a dictionary of metrics, each one number.
+    """
+
+    def checked(*arguments):
+        result = loss_fn(*arguments)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+            raise ValueError(f"{name} must return (loss, metrics); got {described(result)}; write return loss, {{}}")
+        numbers = {"the loss": result[0]} | {f"the metric {key!r}": value for key, value in result[1].items()}
+        for what, value in numbers.items():
+            if jnp.shape(value):
+                raise ValueError(
+                    f"{what} of {name} must be one number; got shape {jnp.shape(value)}; return its mean over the batch"
+                )
+        return result
+
+    return checked
 
 
 def named(metrics: Metrics, **own: jax.Array) -> Metrics:
@@ -143,7 +184,8 @@ def fit(
         FloatingPointError: the loss is not finite, or the parameters are not finite when they should be saved.
         OSError: a checkpoint could not be written.
     """
-    _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
+    _check.count(num_steps=num_steps, save_every=save_every, log_every=log_every)
+    _check_parts(state, train_step, batches)
     state = canonical(state)
     if mesh is not None:
         same_on_hosts(mesh, "states", state, "make the state from the same key on every host, as init_state does")
@@ -190,6 +232,13 @@ def fit(
             bar.close()
             log.close()
     return state, log.rows + history
+
+
+def _check_parts(state, train_step, batches):
+    if not isinstance(state, TrainState):
+        raise ValueError(f"state must be a TrainState; got {described(state)}; use init_state(key, params, optimizer)")
+    _check.function("train_step", train_step, "(state, batch) -> (state, metrics); use make_train_step(loss_fn, ...)")
+    _check.function("batches", batches, "step -> batch; use data.batches([x, y], batch_size, seed)")
 
 
 def _how_to_go_on(signal: str, done: int, directory: Path | None) -> str:

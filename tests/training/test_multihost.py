@@ -51,9 +51,7 @@ def start(program: str, processes: int, *arguments: str) -> list[subprocess.Pope
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", textwrap.dedent(program)]
     return [
-        subprocess.Popen(
-            [*command, str(i), str(processes), port, *arguments], env=environment, stderr=subprocess.PIPE
-        )
+        subprocess.Popen([*command, str(i), str(processes), port, *arguments], env=environment, stderr=subprocess.PIPE)
         for i in range(processes)
     ]
 
