@@ -84,6 +84,7 @@ def _check_examples(net, *pairs):
         _check.finite("features", features)
         x = jax.ShapeDtypeStruct((1, *features.shape[1:]), features.dtype)
         logits = jax.eval_shape(lambda x: net.apply(net.init(jax.random.key(0), x), x), x)
+        _check.logits_shape(logits, x.shape)
         _check.labels(labels, logits.shape[-1])
 
 

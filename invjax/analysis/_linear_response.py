@@ -175,6 +175,8 @@ def _direction(logits, pull, x, labels, kind):
 
 def check_response(logits, gamma):
     """Refuse logits and a Gamma that differ in shape, hold no images, or are not finite."""
+    _check.array("logits", logits)
+    _check.array("gamma", gamma)
     if logits.ndim != 2 or logits.shape[1] < 2 or logits.shape != gamma.shape:
         raise ValueError(
             f"logits and gamma must both be [N, classes] with 2 classes or more; got {logits.shape} and {gamma.shape}"

@@ -120,6 +120,7 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
             `margins`.
         NotImplementedError: a primitive has no rule; the message names it. See `register_rule`.
     """
+    _check.function("fn", fn, "x -> outputs")
     _check.one_of("intermediate", intermediate, ("crown", "ibp"))
     check_region(region)
     box = box_of(region).lower

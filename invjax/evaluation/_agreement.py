@@ -78,7 +78,8 @@ def agreement(
             raise ValueError(f"people see the original class in every image of {name!r}; leave this set out")
     images = np.concatenate([of_set.images[of_set.changed] for of_set in examples.values()])
     model = partial(jax.jit(apply_fn), params)
-    classes = _check.logits_of(model, images[: options.batch_size], None)
+    batch = jax.ShapeDtypeStruct((options.batch_size, *images.shape[1:]), images.dtype)
+    classes = _check.logits_of(model, batch, None)
     if classes != 10:
         raise ValueError(
             f"the model must return logits [{len(images)}, 10]; got {(len(images), classes)}; use a model of ten digits"

@@ -5,6 +5,7 @@ Source: Wallace 2019, *A Discussion of ...: Learning from Incorrectly Labeled Da
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
@@ -47,7 +48,8 @@ def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh:
         ValueError: the model makes no errors, its logits are NaN, or the labels have another shape or are out of range.
     """
     _check.examples("images", images)
-    num_classes = _check.logits_of(logits_fn, images[:500], None)
+    batch = jax.ShapeDtypeStruct((500, *images.shape[1:]), images.dtype)
+    num_classes = _check.logits_of(logits_fn, batch, None)
     _check.one_each("labels", labels, images)
     _check.labels(labels, num_classes)
     logits = over_batches(logits_fn, [images], mesh=mesh)

@@ -119,15 +119,19 @@ def with_metrics(loss_fn: Callable[..., Any], name: str) -> Callable[..., tuple[
         result = loss_fn(*arguments)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
             raise ValueError(f"{name} must return (loss, metrics); got {described(result)}; write return loss, {{}}")
-        numbers = {"the loss": result[0]} | {f"the metric {key!r}": value for key, value in result[1].items()}
-        for what, value in numbers.items():
-            if jnp.shape(value):
-                raise ValueError(
-                    f"{what} of {name} must be one number; got shape {jnp.shape(value)}; return its mean over the batch"
-                )
+        _check_numbers({"loss": result[0], **result[1]}, name)
         return result
 
     return checked
+
+
+def _check_numbers(metrics, name):
+    for what, value in metrics.items():
+        if jnp.shape(value):
+            raise ValueError(
+                f"the metric {what!r} of {name} must be one number; got shape {jnp.shape(value)}; return its mean over "
+                "the batch"
+            )
 
 
 def named(metrics: Metrics, **own: jax.Array) -> Metrics:
@@ -187,10 +191,7 @@ def fit(
     _check.count(num_steps=num_steps, save_every=save_every, log_every=log_every)
     _check_parts(state, train_step, batches)
     state = canonical(state)
-    if mesh is not None:
-        same_on_hosts(mesh, "states", state, "make the state from the same key on every host, as init_state does")
-        # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
-        state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
+    state = state if mesh is None else _replicated(mesh, state)
     directory = None if directory is None else local_path(directory)
     finished = directory is not None and num_steps in _checkpoints.steps(directory / _CHECKPOINTS)
     with sole_writer(None if finished else directory), delayed_signals() as signalled:
@@ -214,6 +215,8 @@ def fit(
                 if done == start + 1:
                     same_on_hosts(mesh, "batches", batch, "pass whole batches, of which each host keeps its part")
                 state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
+                if done == start + 1:
+                    _check_numbers(metrics, "train_step")
                 if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
                     jax.block_until_ready(state)
                 stopped = signalled()
@@ -232,6 +235,12 @@ def fit(
             bar.close()
             log.close()
     return state, log.rows + history
+
+
+def _replicated(mesh, state):
+    same_on_hosts(mesh, "states", state, "make the state from the same key on every host, as init_state does")
+    # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
+    return jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
 
 
 def _check_parts(state, train_step, batches):

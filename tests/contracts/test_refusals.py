@@ -422,11 +422,35 @@ OTHERS = {  # name: (call, what the message says)
     "a slice without a model": (
         lambda: analysis.decision_slice(PARAMS, X[0], X[1], X[2]), "logits_fn must be a function x -> logits; got a"
     ),
+    "a crossing of lists": (
+        lambda: analysis.linear_epsilon([[1.0, 0.0]], [[1.0, 0.0]]), "logits must be an array; got a list of 1; convert"
+    ),
+    "a bootstrap with a seed": (
+        lambda: analysis.power_law(np.arange(1.0, 9), quantile=0.5, key=0), "key must be a random key; got 0; write"
+    ),
+    "bounds of parameters": (
+        lambda: bounds.ibp(PARAMS, bounds.linf_box(X, 0.1)), "fn must be a function x -> outputs; got a mapping"
+    ),
+    "linear bounds of parameters": (
+        lambda: bounds.crown(PARAMS, bounds.linf_box(X, 0.1)), "fn must be a function x -> outputs; got a mapping"
+    ),
     "a segment of lists": (
         lambda: analysis.decision_segment(MODEL, X.tolist(), X), "first must be an array; got a list of 6; convert it"
     ),
     "a head with a seed": (
         lambda: analysis.train_head(0, models.mlp(3), (X, LABELS), epochs=1), "key must be a random key; got 0; write"
+    ),
+    "a head of one logit": (
+        lambda: analysis.train_head(KEY, models.mlp(1), (X, LABELS), epochs=1), "two classes need two logits, such as"
+    ),
+    "a voter of one logit": (
+        lambda: attacks.judge([lambda x: x.sum((1, 2, 3))])(X), "two classes need two logits, such as [-z, z]"
+    ),
+    "agreement on one logit": (
+        lambda: evaluation.agreement(
+            lambda p, x: x.sum((1, 2, 3)), None, {"a": data.HumanLabelled(X, LABELS + 1, X, LABELS, LABELS, "l0", None)}
+        ),
+        "two classes need two logits, such as [-z, z]",
     ),
     "a head of columns": (
         lambda: analysis.train_head(KEY, models.mlp(3), (X, LABELS[:, None]), epochs=1), "got (6, 1); use labels[:, 0]"
@@ -441,7 +465,7 @@ OTHERS = {  # name: (call, what the message says)
         lambda: trained(NoAux.alone), "loss_fn must return (loss, metrics); got a number; write return loss, {}"
     ),
     "a loss of each": (
-        lambda: trained(NoAux.each), "the loss of loss_fn must be one number; got shape (4,); return its mean"
+        lambda: trained(NoAux.each), "the metric 'loss' of loss_fn must be one number; got shape (4,); return"
     ),
     "a metric of each": (
         lambda: trained(NoAux.metric), "the metric 'error' of loss_fn must be one number; got shape (4,)"
@@ -457,6 +481,10 @@ OTHERS = {  # name: (call, what the message says)
         lambda: training.make_game_step(ran, optax.sgd(1), optax.sgd(1), 1), "game must be a training.Game; got the"
     ),
     "a state of parameters": (lambda: fit(state=PARAMS), "state must be a TrainState; got a mapping of ['w']; use"),
+    "a step with a metric of each": (
+        lambda: fit(train_step=lambda state, batch: (state, {"loss": batch}), batches=lambda step: np.zeros(4)),
+        "the metric 'loss' of train_step must be one number; got shape (4,); return its mean over the batch",
+    ),
     "no step": (lambda: fit(train_step=None), "train_step must be a function (state, batch) -> (state, metrics); use"),
     "arrays as batches": (
         lambda: fit(batches=[X, LABELS]), "batches must be a function step -> batch; use data.batches([x, y]"

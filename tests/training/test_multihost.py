@@ -108,6 +108,11 @@ DIFFERENT = """
     ],
 )
 def test_hosts_that_would_compute_different_things_stop_at_once(change, message):
-    for process in start(DIFFERENT, 2, change):
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode and message in errors.decode(), errors.decode()[-2000:]
+    processes = start(DIFFERENT, 2, change)
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode and message in errors.decode(), errors.decode()[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
