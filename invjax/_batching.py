@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
+from invjax._store import digest_tree
 from invjax.types import ApplyFn, Params
 
 
@@ -56,6 +57,31 @@ def shard_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(spread, batch)
 
 
+def same_on_hosts(mesh: Mesh | None, what: str, tree: Any, fix: str) -> None:
+    """Check by a hash that each of several hosts passes the same values, if the mesh spans all hosts.
+
+    Args:
+        mesh: a mesh from `data_mesh`; with None, or on devices of one host, there is nothing to check.
+        what: the name of the values in the message.
+        tree: a pytree of arrays, whole on every host.
+        fix: what to do, the end of the message.
+
+    Raises:
+        ValueError: a host passes other values than the first one; all hosts raise the error.
+    """
+    hosts = set() if mesh is None else {device.process_index for device in mesh.devices.flat}
+    if len(hosts) < 2 or len(hosts) < jax.process_count():  # the comparison needs an answer of every host
+        return
+    own = np.frombuffer(bytes.fromhex(digest_tree(tree)), np.uint32)
+    found = np.asarray(multihost_utils.process_allgather(own)).reshape(jax.process_count(), -1)
+    differ = np.flatnonzero((found != found[:1]).any(1)).tolist()
+    if differ:
+        raise ValueError(f"{what} must be the same on every host; got others on hosts {differ} than on host 0; {fix}")
+
+
+_WHOLE = "pass the same whole arrays on every host, of which each host computes its part"
+
+
 def over_batches(
     function: Callable[..., Any], arrays: Sequence[Any], batch_size: int = 500, mesh: Mesh | None = None
 ) -> Any:
@@ -79,17 +105,20 @@ def over_batches(
     Raises:
         ValueError: there are no examples, the arrays differ in length, or the batch size is not positive.
     """
-    _check.positive(batch_size=batch_size)
+    _check.function("function", function, "of arrays [B, ...]")
+    _check.count(batch_size=batch_size)
     if mesh is not None:
         batch_size += -batch_size % mesh.size
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the split of the data")
     (total,) = lengths
-    pieces = []
+    pieces: list[Any] = []
     for start in range(0, total, batch_size):
         batch = [np.asarray(array[start : start + batch_size]) for array in arrays]
         size = len(batch[0])
+        if not start:
+            same_on_hosts(mesh, "data sets", [np.asarray(total), *batch], _WHOLE)
         batch = [np.concatenate([b, np.repeat(b[:1], batch_size - size, axis=0)]) for b in batch]
         out = function(*(shard_batch(mesh, batch) if mesh is not None else batch))
         pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
@@ -116,13 +145,14 @@ def correct(
         ValueError: the model does not return logits `[N, K]` or returns NaN, or labels have another shape or are out of
             range.
     """
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    _check.count(batch_size=batch_size)
+    _check.examples("images", images)
+    _check.one_each("labels", labels, images)
+    example = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+    _check.labels(labels, _check.logits_of(partial(jax.jit(apply_fn), params), example, None))
+    same_on_hosts(mesh, "parameters", params, "load the same checkpoint on every host")
     logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
-    if logits.ndim != 2 or labels.shape != (len(images),):
-        raise ValueError(
-            f"the model must give logits [{len(images)}, classes] and labels must be [{len(images)}]; got "
-            f"{logits.shape} and {labels.shape}; pass one label for each image"
-        )
-    _check.labels(labels, logits.shape[1])
     _check.no_nan("the model's logits", logits)
     return logits.argmax(1) == labels
 

@@ -4,10 +4,16 @@ Shapes and dtypes are checked while tracing, at no cost at run time. Values (lab
 arrays only. Inside `jit` these checks do nothing, so functions that take a user's data call them before they compile.
 """
 
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from invjax._explain import described, other_form
+
+_UNITS = {"eps": "radius, such as 8 / 255"}
 
 
 def concrete(x: Any) -> bool:
@@ -20,15 +26,72 @@ def known(x: Any) -> bool:
     return concrete(x) and getattr(x, "is_fully_addressable", True)
 
 
+def key(value: Any, name: str = "key") -> None:
+    """Check that `value` is one random key."""
+    dtype = getattr(value, "dtype", None)
+    raw = dtype == np.uint32 and np.ndim(value) > 0  # the data of a key, as `jax.random.PRNGKey` gives them
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    if np.ndim(value) > (0 if typed else 1) and (typed or raw):
+        raise ValueError(f"{name} must be one random key; got {len(value)} of them; take one, or map over them")
+    if not (typed or raw):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        fix = f"write jax.random.key({value if whole else 'seed'})"
+        if not (whole or value is None):
+            fix = "it comes before functions, parameters and data, as in jax.random.key(seed)"
+        raise ValueError(f"{name} must be a random key; got {described(value)}; {fix}")
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """The seed as an integer, if it is a whole number from 0 on, or an array of one."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        got = "a random key" if jax.dtypes.issubdtype(getattr(value, "dtype", int), jax.dtypes.prng_key) else value
+        raise ValueError(f"{name} must be a whole number, 0 or more; got {got}; such as {name}=0")
+    return whole
+
+
+def function(name: str, value: Any, form: str) -> None:
+    """Check that `value` can be called; `form` says with which arguments, as in "x -> logits"."""
+    if not callable(value):
+        record = callable(getattr(value, "apply", None)) and not isinstance(value, Mapping)
+        fix = "pass its field apply" if record else "the order is key, functions, parameters, data"
+        raise ValueError(f"{name} must be a function {form}; got {described(value)}; {fix}")
+
+
 def positive(**values: Any) -> None:
     """Check that every keyword is a number above zero, or an array of such numbers."""
     for name, value in values.items():
-        if concrete(value) and not np.all(np.asarray(value) > 0):
+        if not concrete(value):
+            continue
+        if not _numeric(value):
+            raise ValueError(f"{name} must be a positive number; got {described(value)}")
+        if not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name} must be positive; got {name}={value}")
+
+
+def count(**values: Any) -> None:
+    """Check that every keyword is a whole number above zero."""
+    for name, value in values.items():
+        try:
+            operator.index(value)
+        except TypeError as error:
+            raise ValueError(f"{name} must be a whole number; got {described(value)}; such as {name}=10") from error
+        positive(**{name: value})
+
+
+def _numeric(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    dtype = np.asarray(value).dtype if dtype is None else dtype
+    return any(jax.dtypes.issubdtype(dtype, kind) for kind in (np.number, np.bool_))
 
 
 def number(name: str, value: Any) -> None:
     """Check that `value` is one number and not negative."""
+    if concrete(value) and np.ndim(value) == 0 and not _numeric(value):
+        raise ValueError(f"{name} must be one number; got {described(value)}; give the {_UNITS.get(name, 'number')}")
     if np.ndim(value) != 0:
         raise ValueError(
             f"{name} must be one number; got an array of shape {np.shape(value)}; "
@@ -38,34 +101,144 @@ def number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must not be negative; got {name}={value}")
 
 
-def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
-    """Check that `x` is floating point, finite, and inside `box`."""
+def array(name: str, x: Any) -> None:
+    """Check that `x` is an array of NumPy or JAX, or has a shape and a dtype like one."""
+    if isinstance(x, jax.core.Tracer | jax.Array | np.ndarray | np.generic):
+        return
+    try:
+        np.dtype(x.dtype), tuple(x.shape)
+    except (TypeError, AttributeError) as error:
+        foreign = type(x).__module__.partition(".")[0] == "torch"
+        fix = f"{name}.numpy()" if foreign else f"numpy.asarray({name})"
+        raise ValueError(f"{name} must be an array; got {described(x)}; convert it with {fix}") from error
+
+
+def examples(name: str, x: Any) -> None:
+    """Check that `x` is an array `[B, ...]` of one example or more."""
+    array(name, x)
+    if not x.shape or not x.shape[0]:
+        fix = "check the split of the data" if x.shape else f"a single example needs a batch axis, {name}[None]"
+        raise ValueError(f"{name} must hold at least one example; got shape {x.shape}; {fix}")
+
+
+def real(name: str, x: Any) -> None:
+    """Check that `x` holds one or more examples of finite floats."""
+    examples(name, x)
     floating(name, x)
     finite(name, x)
+
+
+def ids(value: Any, count: int) -> None:
+    """Check that `value` holds one integer for each of `count` images."""
+    array("ids", value)
+    if value.shape != (count,):
+        raise ValueError(f"ids must have shape [{count}], one for each image; got {value.shape}; such as positions")
+    if not jax.numpy.issubdtype(value.dtype, jax.numpy.integer):
+        raise ValueError(f"ids must be integers; got dtype {value.dtype}; use the positions in the data set")
+
+
+def one_each(name: str, y: Any, x: Any) -> None:
+    """Check that `y` holds one value for each example of `x`."""
+    array(name, y)
+    if y.shape == x.shape[:1]:
+        return
+    fix = "pass those of the same images"
+    if len(y.shape) == 2 and y.shape[0] == x.shape[0]:
+        fix = f"use {name}[:, 0]" if y.shape[1] == 1 else f"use {name}.argmax(1), which undoes a one-hot code"
+    elif not y.shape or y.shape == (1,):
+        fix = f"a single image needs a batch axis, x[None], and its label, too: numpy.array([{name}])"
+    raise ValueError(f"{name} must have shape [{x.shape[0]}], one for each image; got {y.shape}; {fix}")
+
+
+def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
+    """Check that `x` is an array of one example or more, floating point, finite, and inside `box`."""
+    real(name, x)
     if concrete(x) and x.size:
         low, high = float(np.min(np.asarray(x))), float(np.max(np.asarray(x)))
         slack = 1e-6 * max(1.0, abs(high))
         if low < box[0] - slack or high > box[1] + slack:
+            fix = "scale them"
+            if tuple(box) == (0, 1) and low >= 0 and 2 <= high <= 255:
+                fix = f"scale them: {name} / 255"
+            elif tuple(box) == (0, 1) and low >= -1 and high <= 1:
+                fix = f"scale them: ({name} + 1) / 2; for images in [-1, 1] that the model takes so, box=(-1, 1)"
             raise ValueError(
-                f"{name} must lie in {box}; got values from {low:.4g} to {high:.4g}; scale them, or pass the "
+                f"{name} must lie in {box}; got values from {low:.4g} to {high:.4g}; {fix}, or pass the "
                 "model's own range as box= of the threat (for a model of standardised images: interop.normalized)"
             )
 
 
-def logits_of(logits_fn: Any, x: Any, labels: Any) -> int:
-    """Check that `logits_fn(x)` is `[B, K]` with K >= 2, and that there is one label for each example; return K."""
-    shape = jax.eval_shape(logits_fn, x)
-    if getattr(shape, "ndim", None) != 2 or shape.shape[0] != x.shape[0] or shape.shape[1] < 2:
+def logits_of(logits_fn: Any, x: Any, labels: Any, name: str = "labels") -> int:
+    """Check that `logits_fn(x)` is `[B, K]` with K >= 2, and that there is one label for each example.
+
+    Args:
+        logits_fn: the model, which is traced for its shapes.
+        x: `[B, ...]` images.
+        labels: `[B]`, or None if there are none.
+        name: the name of the labels in the message.
+
+    Returns:
+        The number of classes K.
+    """
+    function("logits_fn", logits_fn, "x -> logits")
+    if labels is not None:
+        one_each(name, labels, x)
+    try:
+        found = jax.eval_shape(logits_fn, x)
+    except Exception as error:
+        fix = other_form(logits_fn, x)
+        if fix is None:
+            raise
+        raise ValueError(f"the model does not take images {x.shape}; {fix}") from error
+    logits_shape(found, x.shape, other_form(logits_fn, x) if getattr(found, "ndim", 2) == 1 else None)
+    return found.shape[1]
+
+
+def logits_shape(found: Any, images: tuple[int, ...], fix: str | None = None) -> None:
+    """Check that the output of a model for images of this shape is `[B, K]` with K >= 2."""
+    shape, count = getattr(found, "shape", None), images[0]
+    if shape is not None and len(shape) == 2 and shape[0] == count and shape[1] >= 2:
+        return
+    got = shape if shape is not None else f"{len(jax.tree.leaves(found))} outputs"
+    if shape is None:
+        fix = "return the logits alone"
+    elif shape in ((count,), (count, 1)):
+        fix = "two classes need two logits, such as [-z, z]"
+    raise ValueError(
+        f"the model must map images {images} to logits [{count}, classes]; got {got}; "
+        f"{fix or 'return a row of logits for each image'}"
+    )
+
+
+def per_example(name: str, values: Any, count: int) -> None:
+    """Check that a function gave one value for each of `count` images."""
+    if values.shape != (count,):
         raise ValueError(
-            f"the model must map images {x.shape} to logits [{x.shape[0]}, classes]; got "
-            f"{getattr(shape, 'shape', jax.tree.structure(shape))}; two classes need two logits, such as [-z, z]"
+            f"the {name} must give one value for each image, [{count}]; got {values.shape}; leave out the mean"
         )
-    if labels.shape != x.shape[:1]:
-        raise ValueError(
-            f"labels must have shape [{x.shape[0]}], one for each image; got {labels.shape}; "
-            "use argmax on one-hot labels"
-        )
-    return shape.shape[1]
+
+
+def sized(name: str, x: Any, shape: tuple[int, ...]) -> None:
+    """Check that `x` holds examples of this shape."""
+    if x.shape[1:] == shape:
+        return
+    fix = f"crop or resize them, or build the model for shape={tuple(x.shape[1:])}"
+    if x.shape == shape:
+        fix = f"a single image needs a batch axis, {name}[None]"
+    elif len(shape) > 1 and x.shape[1:] == (shape[-1], *shape[:-1]):
+        fix = f"the channel is the last axis, so pass jnp.moveaxis({name}, 1, -1)"
+    elif len(shape) > 1 and shape[-1] == 1 and x.shape[1:] == shape[:-1]:
+        fix = f"add the axis of the channel, {name}[..., None]"
+    raise ValueError(f"{name} must have shape [batch, {', '.join(map(str, shape))}]; got {tuple(x.shape)}; {fix}")
+
+
+def logits(value: Any) -> None:
+    """Check that `value` holds logits `[B, K]` with K >= 2."""
+    array("logits", value)
+    if len(value.shape) != 2 or value.shape[1] < 2:
+        single = len(value.shape) == 1 or value.shape[1:] == (1,)
+        fix = "two classes need two logits, such as [-z, z]" if single else "give one row for each example"
+        raise ValueError(f"logits must be [batch, classes], 2 classes or more; got {value.shape}; {fix}")
 
 
 def divisible(what: str, sizes: tuple[int, ...], by: int, fix: str) -> None:
@@ -75,7 +248,8 @@ def divisible(what: str, sizes: tuple[int, ...], by: int, fix: str) -> None:
 
 
 def floating(name: str, x: Any) -> None:
-    """Check that `x` has a floating dtype: images in [0, 1] and not bytes."""
+    """Check that `x` is an array with a floating dtype: images in [0, 1] and not bytes."""
+    array(name, x)
     if not jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
         raise ValueError(
             f"{name} must be floating point; got dtype {x.dtype}; convert bytes with data.as_float({name})"
@@ -98,15 +272,19 @@ def no_nan(name: str, x: Any) -> None:
             raise ValueError(f"{name} holds {bad} NaN values of {x.size}; check the parameters and the images")
 
 
-def labels(y: Any, num_classes: int) -> None:
+def labels(y: Any, num_classes: int, name: str = "labels") -> None:
     """Check that `y` holds class indices of `num_classes` classes."""
+    array(name, y)
     if not jax.numpy.issubdtype(y.dtype, jax.numpy.integer):
-        raise ValueError(f"labels must be integer class indices; got dtype {y.dtype}; use argmax on one-hot labels")
+        raise ValueError(
+            f"{name} must be integer class indices; got dtype {y.dtype}; use argmax on one-hot labels, or "
+            f"{name}.astype(int)"
+        )
     if concrete(y) and y.size:
         low, high = int(np.min(np.asarray(y))), int(np.max(np.asarray(y)))
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"labels must be in [0, {num_classes}); got values from {low} to {high}; "
+                f"{name} must be in [0, {num_classes}); got values from {low} to {high}; "
                 "check num_classes, or subtract the smallest label"
             )
 

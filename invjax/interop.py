@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from invjax import _check
+from invjax._explain import described
 from invjax.types import ApplyFn, Array, Params
 
 PerChannel = float | int | Sequence[float | int] | Float[Array, "..."]
@@ -44,14 +45,19 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
         `apply_fn` and `params`.
 
     Raises:
-        ValueError: `module` is no linen module, `variables` has no "params", or the arguments include `rngs` or
-            `mutable`, because an attack cannot keep a new state.
+        ValueError: `module` is no linen module or has no such method, `variables` has no "params", or the arguments
+            include `rngs` or `mutable`, because an attack cannot keep a new state.
     """
-    if not (callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None))):
-        raise ValueError(f"module must be a flax linen module, with init and apply; got {_short(module)}")
+    parts = (getattr(module, name, None) for name in ("init", "apply"))
+    if isinstance(module, type) or not all(map(callable, parts)):
+        fix = "make an instance of it" if isinstance(module, type) else "use from_nnx or from_equinox for their modules"
+        raise ValueError(f"module must be a flax linen module, with init and apply; got {described(module)}; {fix}")
+    method = apply_arguments.get("method", "__call__")
+    if isinstance(method, str) and not hasattr(module, method):
+        raise ValueError(f"module must give logits by {method}; got {described(module)} without it; pass method=")
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise ValueError(
-            f'variables must hold "params" beside its other collections; got {_short(variables)}; '
+            f'variables must hold "params" beside its other collections; got {described(variables)}; '
             'pass all that module.init returned, or {"params": params}'
         )
     if "rngs" in apply_arguments:
@@ -61,13 +67,6 @@ def from_linen(module: Any, variables: Mapping[str, Any], **apply_arguments: Any
             f"mutable must be left out; got mutable={apply_arguments['mutable']}; use the module's evaluation mode"
         )
     return lambda params, x: module.apply(params, x, **apply_arguments), variables
-
-
-def _short(value: Any) -> str:
-    """What the value is, in a few words."""
-    if isinstance(value, Mapping):
-        return f"a mapping of {sorted(map(str, value))}"
-    return f"{type(value).__module__}.{type(value).__name__}"
 
 
 def from_nnx(model: Any, **call_arguments: Any) -> tuple[ApplyFn, Params]:
@@ -83,13 +82,16 @@ def from_nnx(model: Any, **call_arguments: Any) -> tuple[ApplyFn, Params]:
         `params`: call `from_nnx` again.
 
     Raises:
-        ValueError: `model` is no nnx module, or a part of it is in training mode. (Without this error its dropout would
-            draw the same mask in every call, and its batch norm would mix the images of a batch.)
+        ValueError: `model` is no nnx module that can be called, or a part of it is in training mode. (Without this
+            error its dropout would draw the same mask in every call, and its batch norm would mix the images of a
+            batch.)
     """
     from flax import nnx
 
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"model must be a flax nnx module; got {_short(model)}; use from_linen for a linen module")
+        fix = "make an instance of it" if isinstance(model, type) else "use from_linen for a linen module"
+        raise ValueError(f"model must be a flax nnx module; got {described(model)}; {fix}")
+    _check.function("model", model, "x -> logits")
     modes = {"deterministic": False, "use_running_average": False}
     training = [
         f"{'.'.join(map(str, path)) or 'the model'} ({type(part).__name__}, {name}={value})"
@@ -132,7 +134,8 @@ def from_equinox(model: Any, *call_arguments: Any, **named_arguments: Any) -> tu
     except ImportError as error:
         raise ImportError("from_equinox needs equinox: pip install equinox") from error
     if not (isinstance(model, equinox.Module) and callable(model)):
-        raise ValueError(f"model must be an equinox module with __call__; got {_short(model)}")
+        fix = "make an instance of it" if isinstance(model, type) else "use from_linen or from_nnx for modules of flax"
+        raise ValueError(f"model must be an equinox module with __call__; got {described(model)}; {fix}")
     params, static = equinox.partition(model, equinox.is_array)
 
     def apply_fn(params, x):
@@ -161,9 +164,10 @@ def normalized(apply_fn: ApplyFn, mean: PerChannel, std: PerChannel) -> ApplyFn:
         `(params, x [B, ..., C] in [0, 1]) -> logits`.
 
     Raises:
-        ValueError: `mean` or `std` is not one number or one number for each channel, is NaN, or `std` is not positive.
-            When called: the images have another number of channels.
+        ValueError: `mean` or `std` is not one number or one number for each channel, is NaN, or `std` is not positive;
+            or all are above 1, as those of bytes are. When called: the images have another number of channels.
     """
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
     mean, std = (np.asarray(value, np.float64) for value in (mean, std))
     for name, value in {"mean": mean, "std": std}.items():
         if value.ndim > 1 or not np.isfinite(value).all():
@@ -173,6 +177,11 @@ def normalized(apply_fn: ApplyFn, mean: PerChannel, std: PerChannel) -> ApplyFn:
             )
     if not (std > 0).all():
         raise ValueError(f"std must be positive; got std={std.tolist()}; use 1 for a channel that never varies")
+    if (mean > 1).all() and (std > 1).all():
+        raise ValueError(
+            f"mean and std must be those of images in [0, 1]; got mean={mean.tolist()} and std={std.tolist()}; divide "
+            "both by 255 if they are of bytes, or standardise other data inside of apply_fn"
+        )
     if mean.ndim == std.ndim == 1 and mean.size != std.size:
         raise ValueError(
             f"mean and std must be of the same channels; got {mean.size} and {std.size} numbers; give one for each"

@@ -55,12 +55,16 @@ REFUSED = {  # name: (call, message)
         "eps must be one number; got an array of shape (2,); call once for each, or use evaluation.robustness_curve",
     ),
     "number-list": (lambda: _check.number("radius", [0.1]), "radius must be one number; got an array of shape (1,)"),
+    "within-empty": (
+        lambda: _check.within("x", np.zeros((0, 2)), (0.0, 1.0)),
+        "x must hold at least one example; got shape (0, 2); check the split of the data",
+    ),
     "within-bytes": (lambda: _check.within("x", np.zeros(2, np.uint8), (0.0, 1.0)), "x must be floating point"),
     "within-nan": (lambda: _check.within("x", np.array([np.nan, 0.5]), (0.0, 1.0)), "x holds 1 NaN or infinite values"),
     "within-infinite": (lambda: _check.within("x", np.array([-np.inf]), (-np.inf, np.inf)), "x holds 1 NaN or inf"),
     "within-high": (
         lambda: _check.within("images", np.array([0.0, 255.0]), (0.0, 1.0)),
-        "images must lie in (0.0, 1.0); got values from 0 to 255; scale them, or pass the model's own range as box=",
+        "images must lie in (0.0, 1.0); got values from 0 to 255; scale them: images / 255, or pass",
     ),
     "within-low": (
         lambda: _check.within("x", jnp.array([-1.5, 0.0]), (-1.0, 1.0)),
@@ -81,11 +85,11 @@ REFUSED = {  # name: (call, message)
     ),
     "logits-of-tuple": (
         lambda: _check.logits_of(lambda x: (x, x), np.zeros((3, 5)), np.zeros(3, int)),
-        "to logits [3, classes]; got PyTreeDef((*, *))",
+        "to logits [3, classes]; got 2 outputs; return the logits alone",
     ),
     "logits-of-labels": (
         lambda: _check.logits_of(lambda x: x, np.zeros((3, 5)), np.zeros((3, 5), int)),
-        "labels must have shape [3], one for each image; got (3, 5); use argmax on one-hot labels",
+        "labels must have shape [3], one for each image; got (3, 5); use labels.argmax(1), which undoes",
     ),
     "one_of": (
         lambda: _check.one_of("preset", "minst", {"mnist": 0, "digits": 1}),
@@ -108,7 +112,6 @@ ACCEPTED = {
     "within": lambda: [_check.within("x", np.array([0.0, 1.0], d), (0.0, 1.0)) for d in (np.float32, jnp.bfloat16)],
     "within-rounding": lambda: _check.within("x", np.array([-1e-7, 1 + 1e-7]), (0.0, 1.0)),
     "within-no-bounds": lambda: _check.within("x", np.array([-1e9, 1e9]), (-np.inf, np.inf)),
-    "within-empty": lambda: _check.within("x", np.zeros((0, 2)), (0.0, 1.0)),
     "one_of": lambda: _check.one_of("preset", "mnist", ("mnist", "digits")),
 }
 

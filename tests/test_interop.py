@@ -341,6 +341,18 @@ class KeyedMlp(eqx.Module):
         return scale * self.dense(x)
 
 
+class Parts(nn.Module):
+    """A module that has no logits of its own."""
+
+
+class NnxParts(nnx.Module):
+    """A module that has no logits of its own."""
+
+
+class EqxParts(eqx.Module):
+    """A module that has no logits of its own."""
+
+
 def test_arguments_of_the_call_reach_nnx_and_equinox_models():
     x = np.random.default_rng(0).random((3, 4)).astype(np.float32)
     model = WithArguments(nnx.Rngs(0))
@@ -356,15 +368,45 @@ def test_arguments_of_the_call_reach_nnx_and_equinox_models():
     [
         (
             lambda: interop.from_linen(lambda x: x, {"params": {}}),
-            "must be a flax linen module, with init and apply; got b",
+            "must be a flax linen module, with init and apply; got the function <lambda>; use from_nnx",
         ),
         (
             lambda: interop.from_nnx(nn.Dense(3)),
-            "must be a flax nnx module; got flax.linen.*; use from_linen",
+            "must be a flax nnx module; got a flax.linen.*; use from_linen",
         ),
-        (lambda: interop.from_equinox(nn.Dense(3)), "must be an equinox module with __call__; got flax.linen"),
+        (
+            lambda: interop.from_equinox(nn.Dense(3)),
+            "equinox module with __call__; got a flax.linen.*; use from_linen or",
+        ),
+        (
+            lambda: interop.from_linen(LinenModel, {"params": {}}),
+            "with init and apply; got the class LinenModel; make an instance of it",
+        ),
+        (lambda: interop.from_nnx(NnxModel), "flax nnx module; got the class NnxModel; make an instance of it"),
+        (lambda: interop.from_equinox(KeyedMlp), "with __call__; got the class KeyedMlp; make an instance of it"),
+        (
+            lambda: interop.from_linen(Parts(), {"params": {}}),
+            "logits by __call__; got a .*Parts without it",
+        ),
+        (
+            lambda: interop.from_linen(LinenModel(), {"params": {}}, method="head"),
+            "module must give logits by head; got a .*LinenModel without it; pass method",
+        ),
+        (lambda: interop.from_nnx(NnxParts()), "model must be a function x -> logits; got a .*NnxParts"),
+        (lambda: interop.from_equinox(EqxParts()), "must be an equinox module with __call__; got a .*EqxParts"),
     ],
-    ids=["a function as linen", "linen as nnx", "linen as equinox"],
+    ids=[
+        "a function as linen",
+        "linen as nnx",
+        "linen as equinox",
+        "a linen class",
+        "an nnx class",
+        "an equinox class",
+        "linen without a call",
+        "linen without a method",
+        "nnx without a call",
+        "equinox without a call",
+    ],
 )
 def test_a_model_of_another_kind_is_refused_when_it_is_given(call, message):
     with pytest.raises(ValueError, match=message):

@@ -147,6 +147,8 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         description=f"{experiment.item}. Presets: {presets}.",
     )
     config, options = given.settings, given.options
+    if options.out == Path():
+        raise SystemExit("--out must name a folder of its own; got '' or '.'; such as --out runs/mine")
     folder = options.out or Path("runs") / experiment.name / f"{preset}-{name_of_data(config)}"
     try:
         return execute(experiment, preset, config, folder.expanduser(), options)

@@ -7,6 +7,8 @@ from invjax import _check
 
 def check_points(**points):
     """Refuse points of different shapes, with integers or with values that are not finite."""
+    for name, point in points.items():
+        _check.array(name, point)
     shapes = {name: point.shape for name, point in points.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"points must have the same shape; got {shapes}; reshape or crop them")
@@ -17,11 +19,7 @@ def check_points(**points):
 
 def check_logits(logits, count):
     """Refuse logits that are not `[count, classes]`."""
-    if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 2:
-        raise ValueError(
-            f"logits_fn must map {count} examples to logits [{count}, classes]; got {logits.shape}; "
-            "two classes need two logits, such as [-z, z]"
-        )
+    _check.logits_shape(logits, (count,))
 
 
 def check_finite(logits, fix):

@@ -4,6 +4,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from invjax import _check
 from invjax._batching import over_batches
 from invjax.analysis._decision_checks import check_finite, check_logits, check_points
 from invjax.types import Array, LogitsFn
@@ -40,6 +41,7 @@ def decision_segment(
         ValueError: the batches have different shapes or an integer dtype or contain NaN; the resolution is below 2; the
             logits are not `[B, K]` or not finite.
     """
+    _check.function("logits_fn", logits_fn, "x -> logits")
     check_points(first=first, second=second)
     if resolution < 2:
         raise ValueError(f"resolution must be 2 or more points on each line, because both ends count; got {resolution}")

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
+from invjax import _check
 from invjax._batching import over_batches
 from invjax.analysis._decision_checks import check_finite, check_logits, check_points
 from invjax.types import Array, LogitsFn
@@ -106,6 +107,7 @@ def decision_slice(
         ValueError: the points have different shapes or an integer dtype, contain NaN or lie on one line; the extent is
             not two ascending ranges; the resolution is below 2; the logits are not `[B, K]` or not finite.
     """
+    _check.function("logits_fn", logits_fn, "x -> logits")
     check_points(origin=origin, first=first, second=second)
     shape, dtype = origin.shape, np.asarray(origin).dtype
     start, one, two = (np.asarray(point, np.float64).ravel() for point in (origin, first, second))

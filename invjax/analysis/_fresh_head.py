@@ -53,6 +53,7 @@ def train_head(
         ValueError: a label is not a class of the head, features contain NaN, or a batch is larger than the training
             set.
     """
+    _check.key(key)
     _check_examples(net, train)
     # in float32 the mean of many equal values may differ from them, and their std from zero
     mean, std = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64)
@@ -78,9 +79,12 @@ def train_head(
 
 def _check_examples(net, *pairs):
     for features, labels in pairs:
+        _check.examples("features", features)
+        _check.one_each("labels", labels, features)
         _check.finite("features", features)
         x = jax.ShapeDtypeStruct((1, *features.shape[1:]), features.dtype)
         logits = jax.eval_shape(lambda x: net.apply(net.init(jax.random.key(0), x), x), x)
+        _check.logits_shape(logits, x.shape)
         _check.labels(labels, logits.shape[-1])
 
 
@@ -116,6 +120,7 @@ def fresh_head(
         ValueError: a label is not a class of the head, features contain NaN, or a batch is larger than the training
             set.
     """
+    _check.key(key)
     _check_examples(net, train, test)
     apply = jax.jit(
         train_head(

@@ -34,9 +34,8 @@ def logit_jacobian(
         TypeError: the mode is "fwd" and the model is a `memory_saving` net, which has a reverse mode only; use `chain`.
     """
     _check.one_of("mode", mode, ("rev", "fwd"))
-    _check.floating("x", x)
-    _check.finite("x", x)
-    num_classes = _check.logits_of(logits_fn, x, jax.ShapeDtypeStruct(x.shape[:1], jnp.int32))
+    _check.real("x", x)
+    num_classes = _check.logits_of(logits_fn, x, None)
     vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
     logits_fn, x = fast_convs(logits_fn), jnp.asarray(x)
     if mode == "fwd":

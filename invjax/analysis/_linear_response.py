@@ -148,7 +148,11 @@ def dataset_response(
         return found.logits, found.gamma
 
     _check.one_of("direction", direction, DIRECTIONS)
-    _check.labels(labels, jax.eval_shape(apply_fn, params, jnp.asarray(np.asarray(images[:1]))).shape[-1])
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    _check.examples("images", images)
+    _check.floating("images", images)
+    _check.one_each("labels", labels, images)
+    _check.labels(labels, _check.logits_of(partial(apply_fn, params), jnp.asarray(np.asarray(images[:1])), None))
     logits, found = over_batches(partial(run, params), [images, labels], batch_size, mesh)
     check_response(logits, found)
     return logits, found
@@ -156,8 +160,7 @@ def dataset_response(
 
 def _prepare(logits_fn, x, labels, kind) -> tuple[Callable, jax.Array]:
     _check.one_of("direction", kind, DIRECTIONS)
-    _check.floating("x", x)
-    _check.finite("x", x)
+    _check.real("x", x)
     _check.labels(labels, _check.logits_of(logits_fn, x, labels))
     return fast_convs(logits_fn), jnp.asarray(x)
 
@@ -172,6 +175,8 @@ def _direction(logits, pull, x, labels, kind):
 
 def check_response(logits, gamma):
     """Refuse logits and a Gamma that differ in shape, hold no images, or are not finite."""
+    _check.array("logits", logits)
+    _check.array("gamma", gamma)
     if logits.ndim != 2 or logits.shape[1] < 2 or logits.shape != gamma.shape:
         raise ValueError(
             f"logits and gamma must both be [N, classes] with 2 classes or more; got {logits.shape} and {gamma.shape}"

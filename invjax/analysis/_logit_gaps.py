@@ -31,8 +31,7 @@ def logit_gaps(logits: Logits) -> Float[Array, "batch others"]:
     Raises:
         ValueError: there are fewer than two classes, or logits are not finite.
     """
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits must be [N, classes] with 2 classes or more; got {logits.shape}")
+    _check.logits(logits)
     _check.finite("logits", logits)
     ordered = jnp.sort(jnp.asarray(logits), axis=1, descending=True)
     return ordered[:, :1] - ordered[:, 1:]

@@ -52,6 +52,8 @@ def distances(x: Float[Array, "examples ..."], references: Float[Array, "referen
         ValueError: the norm is unknown, or images and references have different shapes.
     """
     _check.one_of("norm", norm, NORMS)
+    _check.array("x", x)
+    _check.array("references", references)
     if x.shape[1:] != references.shape[1:]:
         raise ValueError(f"references must have the shape of x, {x.shape[1:]}; got {references.shape[1:]}; resize them")
     fixed = jnp.asarray(references)
@@ -164,7 +166,8 @@ def one_point_accuracy(
     Raises:
         ValueError: the shapes do not match, or `draws` is below 1.
     """
-    _check.positive(draws=draws)
+    _check.key(key)
+    _check.count(draws=draws)
     _check_shapes(found, labels, reference_labels)
     order = np.asarray(jax.random.uniform(key, (draws, len(reference_labels))))
     classes = np.unique(reference_labels)

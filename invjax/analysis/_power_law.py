@@ -93,7 +93,9 @@ def power_law(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1; got {confidence}")
-    _check.positive(num_resamples=num_resamples)
+    _check.count(num_resamples=num_resamples)
+    if key is not None:
+        _check.key(key)
     logs, seen, cutoff, total = _below(radii, upto, quantile, resolution)
     exponent, count = float(seen.sum() / logs.sum()), len(logs)
     if key is None:

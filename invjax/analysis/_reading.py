@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from invjax import _check
 from invjax.losses import cross_entropy, error_rate
 
 
@@ -43,7 +44,13 @@ def reading(logits: np.ndarray, labels: np.ndarray) -> Reading:
 
     Returns:
         The error, the cross-entropy and the bound on the information.
+
+    Raises:
+        ValueError: logits are not `[N, K]`, or labels have another shape or are out of range.
     """
+    _check.logits(logits)
+    _check.one_each("labels", labels, logits)
+    _check.labels(labels, logits.shape[1])
     counts = np.bincount(labels)
     frequencies = counts[counts > 0] / labels.size
     loss = float(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)).mean())

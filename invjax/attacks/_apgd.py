@@ -17,16 +17,16 @@ from invjax import _check
 from invjax.attacks._apgd_search import ascend, expand
 from invjax.attacks._apgd_sparse import ascend_radii
 from invjax.attacks._attack import Attack, recipe
-from invjax.attacks._gradient import Loss
+from invjax.attacks._gradient import Loss, loss_values
 from invjax.attacks._ranks import over_ranks, wrong_class
-from invjax.attacks._threats import Threat, check_supported, linf
+from invjax.attacks._threats import Threat, check_supported, check_threat, linf
 from invjax.attacks.building import example_keys, finish, fooled, prepare
 from invjax.losses import log_odds, targeted_dlr
 
 
 def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable) -> Attack:
     """The attack that climbs `objective_for(logits_fn, x, labels)`."""
-    _check.positive(steps=steps)
+    _check.count(steps=steps)
     check_supported("apgd", threat, "order")
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
@@ -74,11 +74,12 @@ def apgd(threat: Threat | None = None, *, steps: int = 100, loss: Loss = log_odd
     def objective_for(logits_fn, x, labels):
         def objective(z):
             logits = logits_fn(z)
-            return loss(logits, labels), fooled(logits, labels)
+            return loss_values(loss, logits, labels), fooled(logits, labels)
 
         return objective
 
-    threat = linf() if threat is None else threat
+    _check.function("loss", loss, "(logits, labels) -> [B]")
+    threat = check_threat(linf() if threat is None else threat)
     return _auto_pgd(recipe("apgd", threat, steps=steps, loss=loss), threat, steps, objective_for)
 
 
@@ -105,7 +106,7 @@ def apgd_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) ->
 
         return objective
 
-    threat = linf() if threat is None else threat
+    threat = check_threat(linf() if threat is None else threat)
     return _auto_pgd(recipe("apgd_toward", threat, rank=rank, steps=steps), threat, steps, objective_for)
 
 

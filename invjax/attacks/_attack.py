@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 
 from invjax import _check
 from invjax._dtypes import wide_dtype
+from invjax.attacks._fixes import instead_of_attack
 from invjax.attacks._threats import Threat
 from invjax.types import ApplyFn, Array, Key, Labels, LogitsFn, Params, PerExample, Scalar
 
@@ -81,7 +82,13 @@ class Attack(NamedTuple):
         ids: Any = None,
     ) -> AttackResult:
         """Run the attack on a batch; outside of `jit`, NaN logits are refused, and bad gradients give a warning."""
+        _check.key(key)
+        _check.function("logits_fn", logits_fn, "x -> logits")
+        _check.examples("x", x)
+        _check.one_each("labels", labels, x)
         check_radius(self.threat, eps)
+        if ids is not None:
+            _check.ids(ids, len(x))
         result = self.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
         check_result(self, result)
         return result
@@ -119,11 +126,10 @@ def check_attack(attack: Any) -> None:
     Raises:
         ValueError: `attack` is not an `Attack`.
     """
-    if not isinstance(attack, Attack):
-        raise ValueError(
-            f"attack must be an attacks.Attack; got {attack!r}; "
-            "wrap a function as Attack(function, threat, targeted, recipe)"
-        )
+    if isinstance(attack, Attack):
+        return
+    got, fix = instead_of_attack(attack)
+    raise ValueError(f"attack must be an attacks.Attack; got {got}; {fix}")
 
 
 def check_images(attack: Attack, x: Array, name: str = "x") -> None:
@@ -204,6 +210,7 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
             the labels or the radius, or the model gives NaN logits on an image that the attack found.
     """
     check_attack(attack)
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
 
     @jax.jit
     def run(key, params, x, labels, eps, step_size, ids):
@@ -222,8 +229,11 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         step_size: Scalar | None = None,
         ids: Any = None,
     ) -> AttackResult:
+        _check.key(key)
         check_images(attack, x)
         check_radius(attack.threat, eps, x)
+        if ids is not None:
+            _check.ids(ids, len(x))
         _check.labels(labels, _check.logits_of(partial(shaped, params), x, labels))
         if step_size is not None:
             _check.number("step_size", step_size)

@@ -21,7 +21,7 @@ from invjax.attacks._attack import Attack, AttackResult, recipe
 from invjax.attacks._combine import worst_of
 from invjax.attacks._fab import fab_toward
 from invjax.attacks._square import square
-from invjax.attacks._threats import Threat, check_supported
+from invjax.attacks._threats import Threat, check_supported, check_threat
 from invjax.attacks.building import where
 
 
@@ -53,7 +53,8 @@ def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, que
     Raises:
         ValueError: one of the attacks does not support the threat, or there are fewer than two classes.
     """
-    check_supported("AutoAttack", threat, "order", "to_hyperplane")
+    check_supported("AutoAttack", check_threat(threat), "order", "to_hyperplane")
+    _check.count(num_classes=num_classes, steps=steps, queries=queries)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2; got num_classes={num_classes}; give the number of logits")
     targets = min(9, num_classes - 1)

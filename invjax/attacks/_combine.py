@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from invjax import _check
+from invjax import _check, _explain
 from invjax.attacks._attack import Attack, check_attack
 from invjax.attacks.building import same_threat, where
 
@@ -25,6 +25,8 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
         ValueError: no attacks, something that is not an `Attack`, attacks of different threats, or both targeted and
             untargeted attacks.
     """
+    if not isinstance(attacks, list | tuple) or isinstance(attacks, Attack):
+        raise ValueError(f"worst_of needs a list of attacks; got {_explain.described(attacks)}; write worst_of([...])")
     attacks = tuple(attacks)
     if not attacks:
         raise ValueError("worst_of needs at least one attack; got none")
@@ -72,7 +74,7 @@ def restarts(attack: Attack, n: int) -> Attack:
     Raises:
         ValueError: `n` is below 1, or `attack` is not an `Attack`.
     """
-    _check.positive(n=n)
+    _check.count(n=n)
     check_attack(attack)
 
     def repeated(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):

@@ -13,7 +13,7 @@ from invjax.attacks._attack import Attack, check_attack, check_radius
 from invjax.attacks._checks import CHECKS, Evidence, Finding
 from invjax.attacks._gradient import pgd
 from invjax.attacks._square import square
-from invjax.attacks._threats import Threat, linf
+from invjax.attacks._threats import Threat, check_threat, linf
 from invjax.attacks.building import value_and_gradient
 from invjax.losses import cross_entropy, margin
 from invjax.types import ApplyFn, Array, Key, Labels, Params, Scalar
@@ -59,7 +59,6 @@ def collect(
     low, high = (edge if np.isfinite(edge) else far for edge, far in zip(threat.box, (-10, 10), strict=True))
     box = float(threat.distance(jnp.full_like(inside[0], high), jnp.full_like(inside[0], low)))
     radii = (0.5 * float(eps), float(eps), 2 * float(eps), box)
-    searchable = x.ndim == 4 and min(x.shape[1:3]) >= 4 and threat.order is not None
     success, finite = zip(*map(rate(attack), radii), strict=True)
     loss_gradient, logit_gradient = (np.asarray(g) for g in largest_gradients(params, x))
     return Evidence(
@@ -72,7 +71,7 @@ def collect(
         logit_gradient=logit_gradient,
         radii=radii,
         success=success,
-        blind=rate(square(threat, queries=queries))(eps)[0] if searchable else None,
+        blind=rate(square(threat, queries=queries))(eps)[0] if threat.order is not None else None,
         by_margin=rate(pgd(threat, loss=margin))(eps)[0],
         labels=np.asarray(labels),
         finite_gradients=min(finite),
@@ -104,7 +103,7 @@ def diagnose(
         eps: the radius to evaluate.
         threat: the distance that `eps` bounds, and the range of pixel values; `linf()` by default.
         attack: the attack to check; `pgd(threat)` by default.
-        queries: the number of queries of the random search, which runs on images `[B, H, W, C]` only.
+        queries: the number of queries of the random search, which needs a threat that is a norm.
         show: a function that prints each finding, or one sentence if there is none; None prints nothing.
 
     Returns:
@@ -118,13 +117,15 @@ def diagnose(
     Source: Athalye et al. 2018, *Obfuscated Gradients Give a False Sense of Security*, section 3.1; Carlini et al.
     2019, *On Evaluating Adversarial Robustness*.
     """
-    threat = linf() if threat is None else threat
+    _check.key(key)
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    threat = check_threat(linf() if threat is None else threat)
     if attack is not None:
         check_attack(attack)
         if attack.targeted:
             raise ValueError(f"attack must be untargeted; got {attack.recipe}; make it with targeted=False")
     check_radius(threat, eps)
-    _check.floating("x", x)
+    _check.real("x", x)
     _check.labels(labels, _check.logits_of(lambda x: apply_fn(params, x), x, labels))
     evidence = collect(key, apply_fn, params, x, labels, eps, threat, attack or pgd(threat), queries)
     said = ((check.__name__.replace("_", " "), check(evidence)) for check in CHECKS)

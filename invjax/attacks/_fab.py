@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from invjax import _check
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._ranks import over_ranks, wrong_class
-from invjax.attacks._threats import Threat, check_supported, linf
+from invjax.attacks._threats import Threat, check_supported, check_threat, linf
 from invjax.attacks.building import finish, fooled, prepare, value_and_gradient, where
 
 DRIFT = 0.1
@@ -59,8 +59,8 @@ def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> 
     Raises:
         ValueError: the threat has no `to_hyperplane`, or `steps` is below 1.
     """
-    _check.positive(steps=steps)
-    threat = linf() if threat is None else threat
+    _check.count(steps=steps)
+    threat = check_threat(linf() if threat is None else threat)
     check_supported("fab", threat, "to_hyperplane")
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):

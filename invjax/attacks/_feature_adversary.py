@@ -9,7 +9,7 @@ from invjax import _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
 from invjax.attacks._attack import AttackResult, warn_of_gradients
-from invjax.attacks._threats import Threat, l2
+from invjax.attacks._threats import Threat, check_threat, l2
 from invjax.attacks.building import climb
 from invjax.types import Array, Scalar
 
@@ -49,11 +49,13 @@ def feature_adversary(
 
     Source: Sabour et al. 2016, *Adversarial Manipulation of Deep Representations*. They use L-BFGS in an linf ball.
     """
-    threat = l2() if threat is None else threat
-    _check.positive(steps=steps)
+    _check.function("features_fn", features_fn, "x -> features")
+    threat = check_threat(l2() if threat is None else threat)
+    _check.count(steps=steps)
     _check.within("x", x, threat.box)
     _check.number("eps", eps)
-    found = jax.eval_shape(features_fn, x).shape
+    _check.array("targets", targets)
+    found = getattr(jax.eval_shape(features_fn, x), "shape", None)
     if found != targets.shape:
         raise ValueError(
             f"targets must have the shape of the features, {found}; got {targets.shape}; compute them with features_fn"

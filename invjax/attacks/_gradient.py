@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks._attack import Attack, recipe
-from invjax.attacks._threats import Threat, linf
+from invjax.attacks._threats import Threat, check_threat, linf
 from invjax.attacks.building import climb, example_keys, finish, fooled, prepare
 from invjax.losses import log_odds
 from invjax.types import Labels, Logits, PerExample
@@ -43,8 +43,9 @@ def _climbing(
     targeted: bool = False,
 ) -> Attack:
     """The attack that climbs `objective_for(logits_fn, x, labels)`, from a random point of the ball or from x."""
-    _check.positive(steps=steps)
-    threat = linf() if threat is None else threat
+    _check.count(steps=steps)
+    _check.function("loss", loss, "(logits, labels) -> [B]")
+    threat = check_threat(linf() if threat is None else threat)
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
@@ -61,6 +62,17 @@ def _climbing(
     if targeted:
         settings["targeted"] = True
     return Attack(attack, threat, targeted, recipe(name, threat, **settings))
+
+
+def loss_values(loss: Loss, logits: Logits, labels: Labels) -> PerExample:
+    """The loss of each image.
+
+    Raises:
+        ValueError: the loss does not give one value for each image.
+    """
+    values = loss(logits, labels)
+    _check.per_example("loss", values, len(logits))
+    return values
 
 
 def _whole_step(name: str, one_step: Attack, loss: Loss) -> Attack:
@@ -100,13 +112,17 @@ def pgd(
     Returns:
         An `Attack`, whose `step_size` is `2.5 * eps / steps` by default.
 
+    Raises:
+        ValueError: `threat` is no `Threat`, `steps` is no positive whole number, or `loss` is no function. When the
+            attack runs: the loss does not give one value for each image.
+
     Source: Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*.
     """
 
     def objective_for(logits_fn, x, labels):
         def objective(z):
             logits = logits_fn(z)
-            return (-1 if targeted else 1) * loss(logits, labels), fooled(logits, labels, targeted)
+            return (-1 if targeted else 1) * loss_values(loss, logits, labels), fooled(logits, labels, targeted)
 
         return objective
 
@@ -124,6 +140,9 @@ def fgsm(threat: Threat | None = None, *, loss: Loss = log_odds, targeted: bool 
     Returns:
         An `Attack`, whose `step_size` is `eps` by default.
 
+    Raises:
+        ValueError: as for `pgd`.
+
     Source: Goodfellow et al. 2015, *Explaining and Harnessing Adversarial Examples*.
     """
     return _whole_step("fgsm", pgd(threat, steps=1, loss=loss, random_start=False, targeted=targeted), loss)
@@ -137,6 +156,9 @@ def step_ll(threat: Threat | None = None) -> Attack:
 
     Returns:
         An untargeted `Attack`: any wrong prediction is a success.
+
+    Raises:
+        ValueError: as for `pgd`.
 
     Source: Kurakin et al. 2017, *Adversarial Machine Learning at Scale*.
     """
@@ -154,6 +176,9 @@ def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = l
     Returns:
         An untargeted `Attack`: any wrong prediction is a success. Its `step_size` is `2.5 * eps / steps` by default.
 
+    Raises:
+        ValueError: as for `pgd`.
+
     Source: Kurakin et al. 2017, *Adversarial Machine Learning at Scale*.
     """
 
@@ -162,7 +187,7 @@ def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = l
 
         def objective(z):
             logits = logits_fn(z)
-            return -loss(logits, least_likely), fooled(logits, labels)
+            return -loss_values(loss, logits, least_likely), fooled(logits, labels)
 
         return objective
 

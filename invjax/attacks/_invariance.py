@@ -56,6 +56,7 @@ def decisions(judge, images, batch_size):
     """The class that the judge sees in each image, `[B]`, or -1."""
     answers = over_batches(judge, [images], batch_size)
     if answers.ndim == 2:
+        _check.logits_shape(answers, images.shape)
         _check.finite("the judge's logits", answers)
         return answers.argmax(1)
     if answers.shape != (len(images),) or not np.issubdtype(answers.dtype, np.integer):

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
+from invjax import _check
 from invjax.types import Array, LogitsFn
 
 
@@ -67,10 +68,10 @@ def votes(voters: Sequence[LogitsFn], x: Array) -> Int[Array, "batch classes"]:
     Raises:
         ValueError: the logits of a voter are not `[B, K]` with the same K for all.
     """
-    shapes = [jax.eval_shape(voter, x).shape for voter in voters]
-    if len(set(shapes)) != 1 or len(shapes[0]) != 2 or shapes[0][0] != len(x):
+    classes = [_check.logits_of(voter, x, None) for voter in voters]
+    if len(set(classes)) != 1:
         raise ValueError(
-            f"every voter must map images {x.shape} to logits [{len(x)}, classes]; got {shapes}; "
+            f"every voter must map images {x.shape} to logits [{len(x)}, classes]; got {classes} classes; "
             "give all voters the same classes"
         )
     x = jnp.asarray(x)

@@ -43,6 +43,8 @@ def metamers(model: InvertibleClassifier, params: Params, logits_from: Images, n
         ValueError: the two batches differ in shape, or the images hold NaN or have another shape or dtype than the
             model takes.
     """
+    _check.array("logits_from", logits_from)
+    _check.array("nuisance_from", nuisance_from)
     if logits_from.shape != nuisance_from.shape:
         raise ValueError(
             f"metamers pairs images one to one; got logits_from {logits_from.shape} and "
@@ -95,6 +97,8 @@ def interpolate(
 
     Source: Jacobsen et al. 2019, figure 7.
     """
+    for name, value in {"first": first, "second": second, "weights": weights}.items():
+        _check.array(name, value)
     if first.shape != second.shape:
         raise ValueError(
             f"interpolate pairs images one to one; got first {first.shape} and second {second.shape}; "

@@ -141,11 +141,7 @@ def _checked_classes(x, labels, bank):
         raise ValueError(
             f"x must have images of the bank's size {bank.images.shape[1:]}; got {x.shape[1:]}; resize them"
         )
-    if labels.shape != x.shape[:1] or not len(x):
-        raise ValueError(
-            f"labels must have shape [{len(x)}], one label for each image, and x must have one or more images; "
-            f"got labels of shape {labels.shape}"
-        )
+    _check.one_each("labels", labels, x)
     classes = np.unique(bank.labels).tolist()
     if unknown := sorted(set(np.asarray(labels).tolist()) - set(classes)):
         raise ValueError(f"the bank has no image of the classes {unknown} of x; add some, or leave these images out")

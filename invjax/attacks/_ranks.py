@@ -31,7 +31,7 @@ def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **setti
     Raises:
         ValueError: `targets` is below 1. When the attack runs: `targets` is not less than the number of classes.
     """
-    _check.positive(targets=targets)
+    _check.count(targets=targets)
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         classes = _check.logits_of(logits_fn, x, labels)

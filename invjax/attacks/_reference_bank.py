@@ -66,8 +66,8 @@ def reference_bank(images: Images, labels: Labels, *, norm: str, components: int
     """
     _check.one_of("norm", norm, NORMS)
     _check.within("images", images, (0.0, 1.0))
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"labels must have shape [{len(images)}], one for each image; got {labels.shape}")
+    _check.one_each("labels", labels, images)
+    _check.labels(labels, np.iinfo(np.int32).max)
     if len(np.unique(labels)) < 2:
         raise ValueError(
             f"the bank must hold images of two classes or more; got {np.unique(labels).tolist()}; add other classes"

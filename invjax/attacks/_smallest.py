@@ -55,7 +55,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
     Raises:
         ValueError: `steps` is below 1, or `attack` is not an `Attack`.
     """
-    _check.positive(steps=steps)
+    _check.count(steps=steps)
     check_attack(attack)
 
     def bisected(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
@@ -130,9 +130,11 @@ def line_search(
         ValueError: `direction` has another shape than `x`, `points` or `steps` is below 1, or the images, the labels
             or `eps` are such that every attack refuses them.
     """
-    _check.positive(points=points, steps=steps)
+    _check.count(points=points, steps=steps)
+    _check.within("x", x, box)
+    _check.array("direction", direction)
     if direction.shape != x.shape:
-        raise ValueError(f"direction must have the shape of x, {x.shape}; got {direction.shape}")
+        raise ValueError(f"direction must have the shape of x, {x.shape}; got {direction.shape}; use attack_direction")
     logits_fn, x, eps = prepare(logits_fn, x, labels, eps, box)
 
     def wrong(t):

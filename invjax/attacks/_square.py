@@ -1,11 +1,18 @@
 r"""Square: random search with squares, which needs the model's logits but no gradient.
 
 Each query changes one random square of the image. The change is kept if it raises the loss, and the squares shrink over
-the queries. The module `_square_proposals` draws the changes.
+the queries. The module `_square_proposals` draws the changes. Examples that are no images have other windows:
+
+- `[T, C]`, sequences: a segment of time steps in the place of the square, with a sign for each channel;
+- `[D]`, rows of a table: a random set of features, because their order means nothing;
+- `[..., H, W, C]`, such as videos: the same square in every frame, with a sign for each frame and channel;
+- images with a side below 4: a segment of the pixels, row by row.
 
 Source: Andriushchenko et al. 2020, *Square Attack*, algorithm 1; the l1 form: Croce & Hein 2021, *Mind the Box*.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -15,7 +22,7 @@ import numpy as np
 from invjax import _check
 from invjax.attacks import _square_proposals as proposals
 from invjax.attacks._attack import Attack, recipe
-from invjax.attacks._threats import Threat, check_supported, linf
+from invjax.attacks._threats import Threat, check_supported, check_threat, linf
 from invjax.attacks.building import example_keys, finish, fooled, prepare, where
 from invjax.losses import margin
 
@@ -23,30 +30,47 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The numbers of queries after which the fraction of changed pixels is halved, in a run of 10,000 queries."""
 
 
-def square_sizes(
-    queries: int, height: int, width: int, fraction: float, order: float | int, rescale: bool = True
-) -> np.ndarray:
-    """The side of the square of each query, `[queries]`.
+def square_sizes(queries: int, *sizes: int, fraction: float, order: float | int, rescale: bool = True) -> np.ndarray:
+    """The side of the window of each query, `[queries]`.
 
     Args:
         queries: number of queries.
-        height: height of the image, in pixels.
-        width: width of the image, in pixels.
-        fraction: fraction of the pixels that the first square covers.
-        order: order of the norm. The squares of a finite order have an odd side of at least 3.
+        *sizes: height and width of the image in pixels, or the length of a line.
+        fraction: fraction of the pixels that the first window covers.
+        order: order of the norm. The windows of a finite order have an odd side of at least 3, where they fit.
         rescale: whether to stretch the schedule, published for 10,000 queries, to `queries`.
     """
     position = np.arange(queries) * (10_000 / queries if rescale else 1)
     fractions = fraction / 2.0 ** np.searchsorted(_HALVINGS, position.astype(int), side="left")
-    sides = np.round(np.sqrt(fractions * height * width)).astype(int)
-    largest = min(height, width)
+    covered = fractions * math.prod(sizes)
+    sides = np.round(np.sqrt(covered) if len(sizes) == 2 else covered).astype(int)
+    largest = min(sizes)
     if order == np.inf:
         return np.clip(sides, 1, largest)
     return np.clip(np.maximum(sides, 3) // 2 * 2 + 1, 1, largest if largest % 2 else largest - 1)
 
 
+def _arranged(shape: tuple[int, ...]) -> tuple[tuple[int, ...], Callable, Callable]:
+    """The canvas of examples of this shape, and the functions `[B, ...] -> canvases` and back."""
+    if len(shape) == 3 and min(shape[:2]) >= 4:
+        return shape, lambda x: x, lambda z: z
+    if len(shape) > 3 and min(shape[-3:-1]) >= 4:  # frames become channels
+        (height, width, channels), frames = shape[-3:], math.prod(shape[:-3])
+
+        def arrange(x):
+            return jnp.moveaxis(x.reshape(-1, frames, height, width, channels), 1, 3).reshape(-1, height, width, merged)
+
+        def restore(z):
+            return jnp.moveaxis(z.reshape(-1, height, width, frames, channels), 3, 1).reshape(-1, *shape)
+
+        merged = frames * channels
+        return (height, width, merged), arrange, restore
+    line = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (math.prod(shape), 1)
+    return line, lambda x: x.reshape(len(x), *line), lambda z: z.reshape(len(z), *shape)
+
+
 def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float = 0.8, rescale: bool = True) -> Attack:
-    """The Square attack on images `[B, H, W, C]`.
+    """The Square attack on images `[B, H, W, C]`, and on examples of any other shape (see above).
 
     >>> from invjax import attacks
     >>> logits_fn = lambda x: jnp.stack([1 - x.mean((1, 2, 3)), x.mean((1, 2, 3))], -1)
@@ -64,25 +88,24 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         An untargeted `Attack` that ignores `step_size`.
 
     Raises:
-        ValueError: the threat is not a norm, `queries` is below 1, or `fraction` is outside (0, 1]. When the attack
-            runs: the images are not `[B, H, W, C]` with sides of at least 4.
+        ValueError: the threat is not a norm, `queries` is below 1, or `fraction` is outside (0, 1].
+
+    Source: Andriushchenko et al. 2020. The windows of examples that are no images are ours.
     """
-    _check.positive(queries=queries)
-    threat = linf() if threat is None else threat
+    _check.count(queries=queries)
+    threat = check_threat(linf() if threat is None else threat)
     check_supported("square", threat, "order")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1]; got {fraction}; the default is 0.8")
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         del step_size
-        logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
-        if x.ndim != 4 or min(x.shape[1:3]) < 4:
-            raise ValueError(
-                f"square needs images [B, H, W, C] with sides of at least 4; got {x.shape}; use pgd or apgd for others"
-            )
-        sizes = square_sizes(queries, *x.shape[1:3], fraction, threat.order, rescale)
+        logits_fn, given, eps = prepare(logits_fn, x, labels, eps, threat.box)
+        shape, arrange, restore = _arranged(given.shape[1:])
+        x = arrange(given)
+        sizes = square_sizes(queries, *shape[:-1], fraction=fraction, order=threat.order, rescale=rescale)
         sides, which = np.unique(sizes, return_inverse=True)
-        canvas = proposals.canvas(threat, eps, x.shape[1:], sides, x.dtype)
+        canvas = proposals.canvas(threat, eps, shape, sides, x.dtype, unordered=given.ndim == 2)
         keys, flat = example_keys(key, ids, len(x)), threat.order == np.inf
         start = jax.vmap(partial(proposals.stripes if flat else proposals.tiles, canvas))
         propose = jax.vmap(
@@ -90,7 +113,7 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         )
 
         def evaluate(z):
-            logits = logits_fn(z)
+            logits = logits_fn(restore(z))
             return margin(logits, labels), fooled(logits, labels)
 
         def query(carry, i):
@@ -105,6 +128,6 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         first = start(jax.vmap(jax.random.fold_in, (0, None))(keys, queries), x)
         steps = (jnp.arange(queries), jnp.asarray(sizes), jnp.asarray(which.ravel()))
         (found, value, _), trace = jax.lax.scan(query, (first, *evaluate(first)), steps)
-        return finish(logits_fn, threat.distance, found, x, labels, value, trace.T)
+        return finish(logits_fn, threat.distance, restore(found), given, labels, value, trace.T)
 
     return Attack(attack, threat, False, recipe("square", threat, queries=queries, fraction=fraction, rescale=rescale))

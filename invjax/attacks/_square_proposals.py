@@ -1,11 +1,13 @@
-r"""The proposals of Square for one image: a square of `+eps` or `-eps` in linf, a moved bump in norms of finite order.
+r"""The proposals of Square for one example: a window of `+eps` or `-eps` in linf, a moved bump in other norms.
 
-In a norm of finite order, a proposal moves the budget of one square to another square, in the shape of a smooth bump
-and its negative. All functions here take one image `[H, W, C]`.
+In a norm of finite order, a proposal moves the budget of one window to another window, in the shape of a smooth bump
+and its negative. All functions here take one example on a canvas: an image `[H, W, C]`, whose windows are squares, or a
+line `[T, C]`, whose windows are segments.
 
 Source: Andriushchenko et al. 2020, *Square Attack*, algorithms 2 and 3; the l1 form: Croce & Hein 2021, *Mind the Box*.
 """
 
+from functools import reduce
 from typing import NamedTuple, cast
 
 import jax
@@ -23,8 +25,9 @@ class Canvas(NamedTuple):
         threat: the geometry.
         order: the order of the threat's norm.
         eps: the radius.
-        shape: `(H, W, C)` of an image.
-        patterns: `[sizes, L, L]`, a bump for each side of the schedule, padded to the longest side of the image.
+        shape: `(H, W, C)` of an image, or `(T, C)` of a line.
+        patterns: `[sizes, L, L]` or `[sizes, L]`, a bump for each side of the schedule, padded to the longest side.
+        unordered: whether a window of a line is a random set of its positions, because the order means nothing.
     """
 
     threat: Threat
@@ -32,32 +35,41 @@ class Canvas(NamedTuple):
     eps: Scalar
     shape: tuple[int, ...]
     patterns: Array
+    unordered: bool = False
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the positions: `(0, 1)` of an image, `(0,)` of a line."""
+        return tuple(range(len(self.shape) - 1))
 
 
-def bump(side: int) -> np.ndarray:
-    """A bump `[side, side]` of Euclidean length 1, with two halves of opposite sign that rise to their centers."""
+def bump(side: int, dimensions: int = 2) -> np.ndarray:
+    """A bump `[side, side]` or `[side]` of Euclidean length 1, with two halves of opposite sign that rise to their
+    centers.
+    """
 
-    def half(rows, columns):
-        out = np.zeros((rows, columns))
-        top, left = rows // 2, columns // 2
-        for ring in range(max(top, left) + 1):
-            out[max(top - ring, 0) : top + ring + 1, max(left - ring, 0) : left + ring + 1] += 1 / (ring + 1) ** 2
+    def half(*sizes):
+        out = np.zeros(sizes)
+        for ring in range(max(sizes) // 2 + 1):
+            out[tuple(slice(max(n // 2 - ring, 0), n // 2 + ring + 1) for n in sizes)] += 1 / (ring + 1) ** 2
         return out / np.linalg.norm(out)
 
-    upper = side // 2
-    halves = [half(upper, side)] if upper else []
-    both = np.concatenate([*halves, -half(side - upper, side)])
+    upper, across = side // 2, (side,) * (dimensions - 1)
+    halves = [half(upper, *across)] if upper else []
+    both = np.concatenate([*halves, -half(side - upper, *across)])
     return both / np.linalg.norm(both)
 
 
-def canvas(threat: Threat, eps: Scalar, shape: tuple[int, ...], sides: np.ndarray, dtype: jnp.dtype) -> Canvas:
-    """The settings of an attack on images of this shape with squares of these sides."""
-    longest = max(shape[:2])
+def canvas(
+    threat: Threat, eps: Scalar, shape: tuple[int, ...], sides: np.ndarray, dtype: jnp.dtype, unordered: bool = False
+) -> Canvas:
+    """The settings of an attack on examples of this shape with windows of these sides."""
+    longest, dimensions = max(shape[:-1]), len(shape) - 1
     if threat.order == np.inf:
-        patterns = np.zeros((1, longest, longest))
-    else:
-        patterns = np.stack([np.pad(bump(int(s)), (0, longest - s)) for s in sides])  # square, to be transposed
-    return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype))
+        patterns = np.zeros((1, *(longest,) * dimensions))
+    else:  # square, to be transposed
+        patterns = np.stack([np.pad(bump(int(s), dimensions), (0, longest - s)) for s in sides])
+    return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype), unordered)
 
 
 def _sign(key, shape, like):
@@ -65,15 +77,24 @@ def _sign(key, shape, like):
 
 
 def _corner(key, side, shape):
-    """A random position at which a square of this side fits into the image."""
-    top, left = jax.random.split(key)
-    return jax.random.randint(top, (), 0, shape[0] - side + 1), jax.random.randint(left, (), 0, shape[1] - side + 1)
+    """A random position at which a window of this side fits into the canvas."""
+    keys = jax.random.split(key, len(shape) - 1)
+    return tuple(jax.random.randint(k, (), 0, n - side + 1) for k, n in zip(keys, shape[:-1], strict=True))
 
 
 def _window(corner, side, shape):
-    """`[H, W]`, whether a pixel is inside the square."""
-    (top, left), rows, columns = corner, jnp.arange(shape[0])[:, None], jnp.arange(shape[1])[None]
-    return (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+    """`[H, W]` or `[T]`, whether a position is inside the window."""
+    grid = jnp.meshgrid(*map(jnp.arange, shape[:-1]), indexing="ij", sparse=True)
+    inside = [(at >= start) & (at < start + side) for at, start in zip(grid, corner, strict=True)]
+    return reduce(jnp.logical_and, inside)
+
+
+def _mixed(canvas, key):
+    """A function that puts the positions of an unordered canvas into a random order, and changes no other canvas."""
+    if not canvas.unordered:
+        return lambda positions: positions
+    order = jax.random.permutation(jax.random.fold_in(key, 0), canvas.shape[0])
+    return lambda positions: positions[order]
 
 
 def _length(change, order, axes=None):
@@ -87,8 +108,8 @@ def _length(change, order, axes=None):
 
 
 def _length_inside(change, window, order):
-    """The length inside a window, for each channel: `[1, 1, C]`."""
-    return _length(change * window[..., None], order, (0, 1))
+    """The length inside a window, for each channel: `[1, 1, C]` or `[1, C]`."""
+    return _length(change * window[..., None], order, tuple(range(window.ndim)))
 
 
 def _to_surface(canvas, change, image):
@@ -99,61 +120,65 @@ def _to_surface(canvas, change, image):
 
 
 def stripes(canvas: Canvas, key: Array, image: Array) -> Array:
-    """The start in linf: vertical stripes of `+eps` or `-eps` in each channel."""
-    _, width, channels = canvas.shape
-    return canvas.threat.project(image + canvas.eps * _sign(key, (1, width, channels), image), image, canvas.eps)
+    """The start in linf: vertical stripes of `+eps` or `-eps` in each channel; on a line, a sign for each value."""
+    *across, width, channels = canvas.shape
+    signs = _sign(key, (*[1] * len(across), width, channels), image)
+    return canvas.threat.project(image + canvas.eps * signs, image, canvas.eps)
 
 
 def tiles(canvas: Canvas, key: Array, image: Array) -> Array:
-    """The start in a norm of finite order: five times five bumps of random sign."""
-    height, width, channels = canvas.shape
-    side = min(height, width) // 5
-    grid = jnp.asarray(np.tile(bump(side), (5, 5)) if side else np.zeros((0, 0)), image.dtype)
-    pad = ((0, height - grid.shape[0]), (0, width - grid.shape[1]))
-    signs = jnp.repeat(jnp.repeat(_sign(key, (5, 5, channels), image), side, 0), side, 1)
+    """The start in a norm of finite order: five times five bumps of random sign, or five on a line."""
+    *sizes, channels = canvas.shape
+    side, tiled = min(sizes) // 5, (5,) * len(sizes)
+    grid = jnp.asarray(np.tile(bump(side, len(sizes)), tiled) if side else np.zeros([0] * len(sizes)), image.dtype)
+    pad = tuple((0, size - used) for size, used in zip(sizes, grid.shape, strict=True))
+    signs = _sign(key, (*tiled, channels), image)
+    for axis in canvas.axes:
+        signs = jnp.repeat(signs, side, axis)
     return _to_surface(canvas, jnp.pad(grid, pad)[..., None] * jnp.pad(signs, (*pad, (0, 0))), image)
 
 
 def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, index: Array) -> Array:
-    """The proposal in linf: a square of `+eps` or `-eps` in each channel.
+    """The proposal in linf: a window of `+eps` or `-eps` in each channel.
 
     Args:
         canvas: the settings that all proposals share.
         key: random key.
         z: the best image so far.
         image: the original image.
-        side: side of the square.
+        side: side of the window.
         index: position of the side among the patterns; not used here.
     """
     corner_key, sign_key = jax.random.split(key)
-    window = _window(_corner(corner_key, side, canvas.shape), side, canvas.shape)
-    change = 2 * canvas.eps * window[..., None] * _sign(sign_key, (1, 1, canvas.shape[2]), image)
+    window = _mixed(canvas, key)(_window(_corner(corner_key, side, canvas.shape), side, canvas.shape))
+    signs = _sign(sign_key, (*[1] * window.ndim, canvas.shape[-1]), image)
+    change = 2 * canvas.eps * window[..., None] * signs
     return canvas.threat.project(z + change, image, canvas.eps)
 
 
 def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, index: Array) -> Array:
-    """The proposal in a norm of finite order: a square receives the budget of another square and all unused budget.
+    """The proposal in a norm of finite order: a window receives the budget of another one and all unused budget.
 
     Args:
         canvas: the settings that all proposals share.
         key: random key.
         z: the best image so far.
         image: the original image.
-        side: side of the squares.
+        side: side of the windows.
         index: position of the side among the patterns.
     """
-    order, (height, width, channels) = canvas.order, canvas.shape
+    order, (*sizes, channels), mixed = canvas.order, canvas.shape, _mixed(canvas, key)
     first, second, sign_key, turn_key = jax.random.split(key, 4)
     corner = _corner(first, side, canvas.shape)
-    here = _window(corner, side, canvas.shape)
-    there = _window(_corner(second, side, canvas.shape), side, canvas.shape)
+    here = mixed(_window(corner, side, canvas.shape))
+    there = mixed(_window(_corner(second, side, canvas.shape), side, canvas.shape))
     change, pattern = z - image, canvas.patterns[index]
     turned = jnp.where(jax.random.bernoulli(turn_key), pattern.T, pattern)
-    pattern = jnp.roll(turned[:height, :width], corner, (0, 1))
+    pattern = mixed(jnp.roll(turned[tuple(slice(size) for size in sizes)], corner, canvas.axes))
     unused = jnp.maximum(canvas.eps**order - _length(change, order) ** order, 0) / channels
     budget = (unused + _length_inside(change, here | there, order) ** order) ** (1 / order)
     old = change * here[..., None] / jnp.maximum(_length_inside(change, here, order), 1e-12)
-    new = old + pattern[..., None] * _sign(sign_key, (1, 1, channels), image)
+    new = old + pattern[..., None] * _sign(sign_key, (*[1] * len(sizes), channels), image)
     new = new * budget / jnp.maximum(_length_inside(new, here, order), 1e-12)
     change = jnp.where(here[..., None], new, jnp.where(there[..., None], 0, change))
     return _to_surface(canvas, change, image)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from invjax import _check
 from invjax._warps import IDENTITY, warp
 from invjax.attacks._attack import Attack, check_attack
-from invjax.attacks._gradient import Loss
+from invjax.attacks._gradient import Loss, loss_values
 from invjax.attacks.building import example_keys, fooled, prepare
 from invjax.losses import margin
 
@@ -49,9 +49,11 @@ def transformed(
 
     Raises:
         ValueError: a range is negative, `tries` is below 1, `pixels` is neither word, or `attack` is not an `Attack`.
+            When the attack runs: the images are not `[B, H, W, C]`.
     """
     check_attack(attack)
-    _check.positive(tries=tries)
+    _check.count(tries=tries)
+    _check.function("loss", loss, "(logits, labels) -> [B]")
     _check.number("rotation", rotation)
     _check.number("shift", shift)
     _check.one_of("pixels", pixels, ("after", "before"))
@@ -59,6 +61,8 @@ def transformed(
 
     def spatial(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, attack.threat.box)
+        if x.ndim != 4:
+            raise ValueError(f"transformed turns images [B, H, W, C]; got {x.shape}; use the attack without transforms")
         spatial_key, attack_key = jax.random.split(key)
 
         def drawn(i):
@@ -69,7 +73,7 @@ def transformed(
         def moved(z, transforms):
             return jax.vmap(warp)(z, transforms)
 
-        losses = jax.lax.map(lambda i: loss(logits_fn(moved(x, drawn(i))), labels), jnp.arange(tries))
+        losses = jax.lax.map(lambda i: loss_values(loss, logits_fn(moved(x, drawn(i))), labels), jnp.arange(tries))
         # where the model gives NaN it makes no prediction, which is what an untargeted attack wants
         losses = jnp.where(jnp.isnan(losses), jnp.inf, losses)
         hardest = losses.argmin(0) if attack.targeted else losses.argmax(0)

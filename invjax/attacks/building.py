@@ -31,7 +31,7 @@ from invjax.attacks._attack import (
     sound,
     warn_of_gradients,
 )
-from invjax.attacks._threats import Threat
+from invjax.attacks._threats import Threat, check_threat
 from invjax.types import Array, Box, Key, Labels, LogitsFn, PerExample, Scalar
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "check_images",
     "check_radius",
     "check_result",
+    "check_threat",
     "climb",
     "example_keys",
     "finish",
@@ -111,8 +112,9 @@ def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
     Raises:
         ValueError: `ids` has another shape than `[count]`.
     """
-    if ids is not None and ids.shape != (count,):
-        raise ValueError(f"ids must have shape [{count}], one for each image; got {ids.shape}")
+    _check.key(key)
+    if ids is not None:
+        _check.ids(ids, count)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count) if ids is None else ids)
 
 

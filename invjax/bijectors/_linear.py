@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax import _check
 from invjax._dtypes import wide
 from invjax.bijectors._bijector import Bijector, no_logdet, stateless
 
@@ -66,7 +67,11 @@ def permute(seed: int) -> Bijector:
 
     Args:
         seed: selects the permutation, which is part of the architecture, not of the parameters.
+
+    Raises:
+        ValueError: the seed is negative or no whole number.
     """
+    seed = _check.seed(seed)
 
     def order(channels):
         return np.random.default_rng(seed).permutation(channels)

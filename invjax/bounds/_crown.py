@@ -59,9 +59,10 @@ def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str 
         NotImplementedError: a primitive has no rule; the message names it. See `register_rule`.
     """
     _check.one_of("method", method, METHODS)
-    region, graph = _prepare(logits_fn, region)
+    check_region(region)
     num_classes = _check.logits_of(logits_fn, box_of(region).lower, labels)
     _check.labels(labels, num_classes)
+    region, graph = _prepare(logits_fn, region)
 
     def of_example(region, label):
         others = jnp.arange(num_classes - 1)
@@ -119,6 +120,7 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
             `margins`.
         NotImplementedError: a primitive has no rule; the message names it. See `register_rule`.
     """
+    _check.function("fn", fn, "x -> outputs")
     _check.one_of("intermediate", intermediate, ("crown", "ibp"))
     check_region(region)
     box = box_of(region).lower

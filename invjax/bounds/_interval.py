@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from invjax import _check
 from invjax.bounds._graph import Graph, Variable, trace
 from invjax.bounds._regions import Interval, Region, check_region
 
@@ -72,6 +73,7 @@ def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
             draws random numbers.
         NotImplementedError: a primitive has no rule; the message names it.
     """
+    _check.function("fn", fn, "x -> outputs")
     if not isinstance(interval, Interval):
         raise ValueError(f"ibp needs an Interval; got {type(interval).__name__}; use linf_box, or crown for an l2_ball")
     check_region(interval)

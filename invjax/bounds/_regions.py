@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from invjax import _check
+from invjax import _check, _explain
 from invjax.types import Array, Box, PerExample, Scalar
 
 
@@ -103,6 +103,10 @@ def check_region(region: Region) -> None:
         ValueError: the ends are integers or NaN, a lower end is above its upper end, the arrays have different shapes,
             or a radius is negative or NaN.
     """
+    if not isinstance(region, Interval | Ball):
+        raise ValueError(
+            f"region must be an Interval or a Ball; got {_explain.described(region)}; use linf_box(x, eps)"
+        )
     lower, upper = box_of(region)
     for name, end in (("lower", lower), ("upper", upper)):
         _check.floating(name, end)

@@ -114,10 +114,12 @@ def smoothed(
         ValueError: `sigma` or a count is not positive, `alpha` is outside (0, 1), the images are integers or contain
             NaN or are too coarse for the noise, or the output of the model is not `[B, K]`.
     """
-    _check.positive(sigma=sigma, trials=trials, selection=selection)
+    _check.key(key)
+    _check.function("logits_fn", logits_fn, "x -> logits")
+    _check.positive(sigma=sigma)
+    _check.count(trials=trials, selection=selection)
     _check_probability(alpha)
-    _check.floating("x", x)
-    _check.finite("x", x)
+    _check.real("x", x)
     given = jnp.asarray(x)
     spacing = float(jnp.finfo(given.dtype).eps) * float(jnp.abs(given).max(initial=0))
     if sigma < spacing:
@@ -126,7 +128,7 @@ def smoothed(
             "swallow the noise; pass float32 images, or scale them to [0, 1]"
         )
     x = wide(given)
-    num_classes = _check.logits_of(logits_fn, given, jax.ShapeDtypeStruct(x.shape[:1], jnp.int32))
+    num_classes = _check.logits_of(logits_fn, given, None)
     keys = example_keys(key, ids, len(x))
 
     def answers(first, count):

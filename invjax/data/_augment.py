@@ -55,7 +55,8 @@ def augment(
     Raises:
         ValueError: the images are not floats, a number is negative, or the scale is 1 or more.
     """
-    _check.floating("images", images)
+    _check.key(key)
+    _check.real("images", images)
     numbers = {"rotation": rotation, "shift": shift, "scale": scale, "shear": shear, "elastic": elastic}
     for name, value in numbers.items():
         _check.number(name, value)
@@ -88,7 +89,8 @@ def uneven_ink(key: Key, images: Images, *, faintest: Scalar = 0.3) -> Float[Arr
     Raises:
         ValueError: the images are not floats, or `faintest` is outside [0, 1].
     """
-    _check.floating("images", images)
+    _check.key(key)
+    _check.real("images", images)
     _check.number("faintest", faintest)
     if _check.concrete(faintest) and not faintest <= 1:
         raise ValueError(f"faintest must be at most 1, which changes nothing; got faintest={faintest}")

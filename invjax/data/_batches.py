@@ -29,7 +29,8 @@ def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
         seed: the seed of all permutations.
 
     Raises:
-        ValueError: the lengths differ, a float array holds NaN, or the batch is larger than the data.
+        ValueError: the lengths differ, a float array holds NaN, the batch is larger than the data, or the seed is
+            negative.
     """
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1:
@@ -40,7 +41,8 @@ def batches(arrays: Sequence[Any], batch_size: int, seed: int) -> Batches:
     for array in arrays:
         if isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.floating):
             _check.finite("batches", array)
-    _check.positive(batch_size=batch_size)
+    _check.count(batch_size=batch_size)
+    seed = _check.seed(seed)
     if batch_size > length:
         raise ValueError(
             f"batch_size must be at most {length}, the number of examples; got {batch_size}; choose smaller batches"

@@ -64,7 +64,7 @@ def binary_shift(data: Dataset, variant: str, seed: int, *, row: int = 0, column
         ValueError: the variant is unknown; the code does not fit into the image; the images are not uint8 arrays, or
             are brighter than their levels; or the labels are not class indices.
     """
-    images = _checked_images(data, variant)
+    images, seed = _checked_images(data, variant), _check.seed(seed)
     height, width = images.shape[1:3]
     per_column = height - row
     last_column = column + (data.num_classes - 1) // max(per_column, 1)
@@ -117,7 +117,7 @@ def texture_shift(
             the images; a number is out of range; the images are not uint8 arrays, or are brighter than their levels; or
             the labels are not class indices.
     """
-    digits = _checked_images(data, variant)
+    digits, seed = _checked_images(data, variant), _check.seed(seed)
     _check.positive(contrast=contrast)
     if not 0 <= brightness <= 1:
         raise ValueError(f"brightness must be in [0, 1]; got {brightness}; give it as a fraction of full intensity")

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from invjax import _check
+from invjax import _check, _explain
 from invjax._batching import over_batches
 from invjax.data import HumanLabelled
 from invjax.evaluation._intervals import wilson
-from invjax.evaluation._options import Options
+from invjax.evaluation._options import Options, check_options
 from invjax.types import ApplyFn, Params
 
 
@@ -64,17 +64,27 @@ def agreement(
 
     Source: Tramèr et al. 2020, table 2.
     """
+    check_options(options)
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    if not isinstance(examples, Mapping) or not all(isinstance(of, HumanLabelled) for of in examples.values()):
+        raise ValueError(
+            f"examples must be sets by name; got {_explain.described(examples)}; pass data.human_labelled(), or "
+            '{"mine": data.HumanLabelled(...)}'
+        )
     if not examples:
         raise ValueError("examples must hold one set or more; got none; pass data.human_labelled()")
     for name, of_set in examples.items():
         if not of_set.changed.any():
             raise ValueError(f"people see the original class in every image of {name!r}; leave this set out")
     images = np.concatenate([of_set.images[of_set.changed] for of_set in examples.values()])
-    logits = over_batches(partial(jax.jit(apply_fn), params), [images], options.batch_size, options.mesh)
-    if logits.shape != (len(images), 10):
+    model = partial(jax.jit(apply_fn), params)
+    batch = jax.ShapeDtypeStruct((options.batch_size, *images.shape[1:]), images.dtype)
+    classes = _check.logits_of(model, batch, None)
+    if classes != 10:
         raise ValueError(
-            f"the model must return logits [{len(images)}, 10]; got {logits.shape}; use a model of the ten digits"
+            f"the model must return logits [{len(images)}, 10]; got {(len(images), classes)}; use a model of ten digits"
         )
+    logits = over_batches(model, [images], options.batch_size, options.mesh)
     _check.finite("the model's logits", logits)
     ends = np.cumsum([of_set.changed.sum() for of_set in examples.values()])
     seen = dict(zip(examples, np.split(logits.argmax(1), ends[:-1]), strict=True))

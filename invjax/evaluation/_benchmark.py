@@ -14,9 +14,9 @@ from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Stage, Threat, autoattack_stages
-from invjax.attacks.building import check_images, check_radius, same_threat, sound, warn_of_gradients
+from invjax.attacks.building import check_images, check_radius, check_threat, same_threat, sound, warn_of_gradients
 from invjax.evaluation._intervals import wilson
-from invjax.evaluation._options import Options, kept
+from invjax.evaluation._options import Options, check_options, kept
 from invjax.types import ApplyFn, Key, Params
 
 
@@ -122,11 +122,15 @@ def benchmark(
 
     Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness*.
     """
-    _check.positive(batch_size=options.batch_size)
-    _check.within("images", images, threat.box)
-    images, labels = np.asarray(images), np.asarray(labels)
+    check_options(options)
+    _check.key(key)
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    _check.within("images", images, check_threat(threat).box)
     check_radius(threat, eps, images)
-    num_classes = _check.logits_of(partial(apply_fn, params), images[:1], labels[:1])
+    _check.one_each("labels", labels, images)
+    images, labels = np.asarray(images), np.asarray(labels)
+    num_classes = _check.logits_of(partial(apply_fn, params), images[:1], None)
+    _check.labels(labels, num_classes)
     stages = autoattack_stages(threat, num_classes=num_classes) if stages is None else tuple(stages)
     _check_stages(stages, threat, images)
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)

@@ -17,7 +17,7 @@ from invjax._batching import correct, over_batches
 from invjax._progress import progress
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
 from invjax.evaluation._curve import Curve, sorted_radii
-from invjax.evaluation._options import Options, kept
+from invjax.evaluation._options import Options, check_options, kept
 from invjax.types import ApplyFn, Box, Params
 
 # Certificates exist for these balls alone: `bounds` computes bounds over boxes and over l2 balls.
@@ -61,9 +61,12 @@ def certificate_curve(
             another shape, or the directory belongs to another run.
         NotImplementedError: the model has a primitive without a rule; see `bounds.register_rule`.
     """
+    check_options(options)
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
     _check.one_of("norm", norm, tuple(REGIONS))
     _check.one_of("method", method, METHODS)
     _check.within("images", images, box)
+    _check.one_each("labels", labels, images)
     grid, labels = sorted_radii(epsilons), np.asarray(labels)
     batch_size, mesh = options.batch_size, options.mesh
     right = correct(apply_fn, params, images, labels, batch_size, mesh)

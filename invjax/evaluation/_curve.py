@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax import _check
 from invjax._batching import cached, correct, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.attacks import Attack
 from invjax.attacks.building import check_images, check_radius, sound, warn_of_gradients
-from invjax.evaluation._options import Options, kept
+from invjax.evaluation._options import Options, check_options, kept
 from invjax.types import ApplyFn, Key, Params
 
 
@@ -45,9 +46,14 @@ def sorted_radii(epsilons: Sequence[float | int] | np.ndarray) -> np.ndarray:
     Raises:
         ValueError: `epsilons` is not a list of one or more non-negative numbers.
     """
-    grid = np.asarray(epsilons, np.float64)
+    try:
+        grid = np.asarray(epsilons, np.float64)
+    except (TypeError, ValueError):
+        grid = np.zeros(())
     if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
-        raise ValueError(f"epsilons must be a list of non-negative numbers; got {epsilons}")
+        one = isinstance(epsilons, float | int)
+        fix = f"write [{epsilons}]" if one else "such as [2 / 255, 4 / 255, 8 / 255]"
+        raise ValueError(f"epsilons must be a list of non-negative numbers; got {epsilons}; {fix}")
     return np.sort(grid)
 
 
@@ -96,13 +102,17 @@ def robustness_curve(
         ValueError: the attack is targeted, a radius is negative, images are NaN or outside of the box, logits are NaN,
             labels have another shape or are out of range, or the directory belongs to another run.
     """
-    grid, labels = sorted_radii(epsilons), np.asarray(labels)
+    check_options(options)
+    _check.key(key)
+    grid = sorted_radii(epsilons)
     vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
     check_images(attack, images, "images")
     if attack.targeted:
         raise ValueError(f"attack must be untargeted; got {attack.recipe}; make it with targeted=False")
     for eps in grid:
         check_radius(attack.threat, eps, images, "a radius of epsilons")
+    _check.one_each("labels", labels, images)
+    labels = np.asarray(labels)
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
     store = kept(options, "curve.npz", params, images, labels, right,
                  attack=attack.recipe, epsilons=grid.tolist(), key=digest_tree(key))  # fmt: skip

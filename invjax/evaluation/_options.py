@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from invjax import _check, _explain
 from invjax._store import Kept, digest, digest_tree, local_path
 from invjax.types import Params
 
@@ -24,6 +25,19 @@ class Options(NamedTuple):
     batch_size: int = 128
     mesh: Mesh | None = None
     directory: str | Path | None = None
+
+
+def check_options(options: Any) -> None:
+    """Check the options of an evaluation.
+
+    Raises:
+        ValueError: they are no `Options`, or the batch size is not a positive whole number.
+    """
+    if not isinstance(options, Options):
+        raise ValueError(
+            f"options must be evaluation.Options; got {_explain.described(options)}; write Options(batch_size=128)"
+        )
+    _check.count(batch_size=options.batch_size)
 
 
 def kept(

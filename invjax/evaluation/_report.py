@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from invjax import _check, _explain
 from invjax._batching import correct
 from invjax._progress import progress
 from invjax.evaluation._certificate import certificate_curve
 from invjax.evaluation._invariance import ChangedImages, Invariance, check_changed, invariance
-from invjax.evaluation._options import Options
+from invjax.evaluation._options import Options, check_options
 from invjax.evaluation._sensitivity import Sensitivity, ThreatModel, check_threat, sensitivity
 from invjax.types import ApplyFn, Key, Params
 
@@ -102,11 +103,16 @@ def report(
         ValueError: there are no threats or two of one name; changed images are not one for each image, or have a class
             that the model does not have; otherwise as for `robustness_curve` and `certificate_curve`.
     """
-    names = [model.attack.threat.name for model in threats]
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"threats must be one or more, of different names; got {names}")
+    check_options(options)
+    _check.key(key)
+    if isinstance(threats, ThreatModel) or not isinstance(threats, Sequence):
+        raise ValueError(f"threats must be a list; got {_explain.described(threats)}; write [ThreatModel(...)]")
     for model in threats:
         check_threat(model, images)
+    names = [model.attack.threat.name for model in threats]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"threats must be one or more, of different names; got {names}; report on each by itself")
+    _check.one_each("labels", labels, images)
     labels = np.asarray(labels)
     changed = {} if changed is None else changed
     for name, given in changed.items():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax import _check
+from invjax import _check, _explain
 from invjax._batching import cached, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._store import digest_tree
@@ -66,12 +66,17 @@ def check_threat(model: ThreatModel, images: np.ndarray) -> None:
         ValueError: the attack is not an untargeted `Attack`, the radius is negative, images lie outside of the box,
             `certify` is not a method, or its threat has no certificate.
     """
+    if not isinstance(model, ThreatModel):
+        raise ValueError(
+            f"threats must hold evaluation.ThreatModel(attack, eps); got {_explain.described(model)}; such as "
+            "ThreatModel(attacks.pgd(attacks.linf()), 8 / 255)"
+        )
     check_images(model.attack, images, "images")
     name = model.attack.threat.name
     if model.attack.targeted:
         raise ValueError(f"the attack in {name} must be untargeted; got {model.attack.recipe}; make it targeted=False")
     check_radius(model.attack.threat, model.eps, images, f"eps of {name}")
-    _check.positive(bisections=model.bisections)
+    _check.count(bisections=model.bisections)
     if model.certify is not None:
         _check.one_of("certify", model.certify, METHODS)
         _check.one_of("a threat to certify", name, tuple(REGIONS))

@@ -73,7 +73,9 @@ def construct(
             another process writes them.
         OSError: the disk is full. The parts that exist are complete, and the same call continues from them.
     """
-    _check.positive(batch_size=batch_size, part_size=part_size)
+    _check.key(key)
+    _check.function("make", make, "(params, key, ids, *batch) -> arrays by name")
+    _check.count(batch_size=batch_size, part_size=part_size)
     total = _length(arrays)
     batch_size += 0 if mesh is None else -batch_size % mesh.size
     part_size += -part_size % batch_size
@@ -180,13 +182,11 @@ def _remove_parts(path: Path) -> None:
         _folder(path).rmdir()
 
 
-def check_data(images: np.ndarray, labels: np.ndarray) -> None:
+def check_data(images: np.ndarray, labels: np.ndarray, name: str = "labels") -> None:
     """Check that there are images, and one label for each.
 
     Raises:
         ValueError: there are no images, or the labels have another shape.
     """
-    if not len(images):
-        raise ValueError(f"images must hold at least one; got shape {images.shape}; check the data's split")
-    if labels.shape != (len(images),):
-        raise ValueError(f"labels must be one for each of the {len(images)} images; got shape {labels.shape}")
+    _check.examples("images", images)
+    _check.one_each(name, labels, images)

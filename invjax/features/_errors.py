@@ -5,6 +5,7 @@ Source: Wallace 2019, *A Discussion of ...: Learning from Incorrectly Labeled Da
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
@@ -46,13 +47,13 @@ def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh:
     Raises:
         ValueError: the model makes no errors, its logits are NaN, or the labels have another shape or are out of range.
     """
+    _check.examples("images", images)
+    batch = jax.ShapeDtypeStruct((500, *images.shape[1:]), images.dtype)
+    num_classes = _check.logits_of(logits_fn, batch, None)
+    _check.one_each("labels", labels, images)
+    _check.labels(labels, num_classes)
     logits = over_batches(logits_fn, [images], mesh=mesh)
-    if logits.ndim != 2 or labels.shape != (len(images),):
-        raise ValueError(
-            f"logits_fn must give [{len(images)}, K], with one label each; got {logits.shape} and {labels.shape}"
-        )
     _check.finite("the model's logits", logits)
-    _check.labels(labels, logits.shape[1])
     predicted = logits.argmax(1).astype(np.int32)
     ids = np.flatnonzero(predicted != labels)
     if not ids.size:

@@ -83,7 +83,9 @@ def robustify(
         ValueError: there are no images, the images are not finite floats inside the box, `x0` has another shape, the
             features do not have the batch as their first axis, or a number is not positive.
     """
-    _check.positive(steps=steps)
+    _check.key(key)
+    _check.function("features_fn", features_fn, "x -> features")
+    _check.count(steps=steps)
     _check.number("step_size", step_size)
     _check.number("noise", noise)
     _check.one_of("keep", keep, ("last", "best"))
@@ -129,11 +131,12 @@ def check_features(features_fn: LogitsFn, x: Array, num_classes: int | None) -> 
     Raises:
         ValueError: there are no images, or the features are not `[B, ...]`.
     """
-    if not len(x):
-        raise ValueError(f"x must hold at least one image; got shape {x.shape}; check the data's split")
+    _check.examples("x", x)
     shape = getattr(jax.eval_shape(features_fn, x), "shape", None)
     if not shape or len(shape) < 2 or shape[0] != len(x):
-        raise ValueError(f"features_fn must map images {x.shape} to features [{len(x)}, ...]; got {shape}")
+        raise ValueError(
+            f"features_fn must map images {x.shape} to features [{len(x)}, ...]; got {shape}; keep the batch axis first"
+        )
     if num_classes is not None and shape[1:] == (num_classes,):
         warnings.warn(
             f"features_fn gives {shape}, as many values as there are classes: are these the logits? "

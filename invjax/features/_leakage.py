@@ -49,6 +49,8 @@ def leakage_probe(
     Raises:
         ValueError: labels are out of range, features are NaN, or a batch is larger than the data set.
     """
+    _check.key(key)
+    _check.function("features_fn", features_fn, "x -> features")
     _check.labels(made.labels, num_classes)
     _check.labels(test[1], num_classes)
     train, held = (over_batches(features_fn, [images], mesh=mesh) for images in (made.images, test[0]))

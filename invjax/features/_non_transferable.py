@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from invjax import _check
 from invjax._conv import fast_convs
 from invjax.attacks import Attack, Threat, l2
-from invjax.attacks.building import climb, finish, fooled, prepare, recipe
+from invjax.attacks.building import check_threat, climb, finish, fooled, prepare, recipe
 from invjax.losses import cross_entropy
 from invjax.types import Labels
 
@@ -42,8 +42,9 @@ def non_transferable(
         ValueError: when called, if the logits have another shape, the labels are not classes, or the numbers of labels
             and targets differ.
     """
-    _check.positive(steps=steps)
-    threat = l2() if threat is None else threat
+    _check.function("ensemble_fn", ensemble_fn, "x -> logits [models, B, K]")
+    _check.count(steps=steps)
+    threat = check_threat(l2() if threat is None else threat)
 
     def attack(key, logits_fn, x, targets, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, targets, eps, threat.box)

@@ -11,9 +11,9 @@ import numpy as np
 
 from invjax import _check
 from invjax.attacks import Attack
-from invjax.attacks.building import check_images
+from invjax.attacks.building import check_images, check_radius
 from invjax.features._construction import check_data, construct
-from invjax.features._relabelling import check_targeted, check_targets, relabel_by_attack
+from invjax.features._relabelling import check_targeted, relabel_by_attack
 from invjax.features._storage import Constructed
 from invjax.types import ApplyFn, Key, Params, Scalar
 
@@ -59,10 +59,13 @@ def relabelled_dataset(
         ValueError: as in `relabel_by_attack` and `construct`.
         OSError: as in `construct`.
     """
-    check_data(images, targets)
+    _check.key(key)
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    check_data(images, targets, "targets")
     check_targeted(attack)
     check_images(attack, images, "images")
-    check_targets(targets, _check.logits_of(partial(apply_fn, params), images[:1], targets[:1]))
+    check_radius(attack.threat, eps)
+    _check.labels(targets, _check.logits_of(partial(apply_fn, params), images[:1], None), "targets")
 
     def make(params, key, ids, x, t):
         found = relabel_by_attack(key, attack, partial(apply_fn, params), x, t, eps=eps, step_size=step_size, ids=ids)

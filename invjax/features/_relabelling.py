@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks import Attack, AttackResult
-from invjax.attacks.building import check_attack, fooled
+from invjax.attacks.building import check_attack, check_images, fooled
 from invjax.types import Array, Key, Labels, LogitsFn, Scalar
 
 
@@ -50,26 +50,13 @@ def relabel_by_attack(
         ValueError: there are no images, the targets are not classes of the model or not one for each image, the attack
             is untargeted, or the attack refuses its input.
     """
-    if not len(x):
-        raise ValueError(f"x must hold at least one image; got shape {x.shape}; check the data's split")
-    num_classes = _check.logits_of(logits_fn, x, targets)
-    check_targets(targets, num_classes)
+    _check.key(key)
     check_targeted(attack)
+    check_images(attack, x)
+    _check.labels(targets, _check.logits_of(logits_fn, x, targets, "targets"), "targets")
     targets = jnp.asarray(targets)
     found = attack(key, logits_fn, x, targets, eps=eps, step_size=step_size, ids=ids)
     return found._replace(success=fooled(logits_fn(jnp.asarray(found.x)), targets, targeted=True))
-
-
-def check_targets(targets: Labels, num_classes: int) -> None:
-    """Check that targets are classes of the model.
-
-    Raises:
-        ValueError: a target is not in `[0, num_classes)`.
-    """
-    try:
-        _check.labels(targets, num_classes)
-    except ValueError as error:
-        raise ValueError(f"targets: {error}") from error
 
 
 def check_targeted(attack: Attack) -> None:

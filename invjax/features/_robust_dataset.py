@@ -60,9 +60,12 @@ def robust_dataset(
         ValueError: as in `robustify` and `construct`, or if there is not one label for each image.
         OSError: as in `construct`.
     """
+    _check.key(key)
+    _check.function("features_fn", features_fn, "(params, x) -> features")
     _check.one_of("start", start, ("images", "noise"))
     check_data(images, labels)
     _check.within("images", images, (0.0, 1.0))
+    _check.labels(labels, np.iinfo(np.int32).max)
     check_features(partial(features_fn, params), images[:1], int(np.max(labels)) + 1)
     draws, search = jax.random.split(key)
     arrays: list[Any] = [images, labels, np.full(len(images), -1, np.int32)]

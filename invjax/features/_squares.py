@@ -38,7 +38,8 @@ def adversarial_squares(
     Raises:
         ValueError: a number is outside of its range.
     """
-    _check.positive(count=count, side=side)
+    _check.key(key)
+    _check.count(count=count, side=side)
     if not 0 <= spread < 1:
         raise ValueError(f"spread must be in [0, 1), or the two colors overlap; got spread={spread}")
     if not 0 <= flip < 0.5:

@@ -32,6 +32,7 @@ def random_targets(key: Key, labels: Labels, *, num_classes: int, exclude_true: 
     Raises:
         ValueError: `labels` are not classes, or `num_classes` is below 2.
     """
+    _check.key(key)
     _check_classes(labels, num_classes)
     keys = example_keys(key, None, len(labels))
     if not exclude_true:
@@ -61,6 +62,10 @@ def next_targets(labels: Labels, *, num_classes: int) -> Int[Array, " batch"]:
 
 
 def _check_classes(labels, num_classes):
+    _check.count(num_classes=num_classes)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2; got num_classes={num_classes}")
+    _check.array("labels", labels)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be [B], one for each image; got {labels.shape}; use argmax on one-hot labels")
     _check.labels(labels, num_classes)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
+from invjax.losses._classification import check_logits
 from invjax.types import Labels, Logits, PerExample
 
 
@@ -29,7 +30,7 @@ def log_odds(logits: Logits, labels: Labels) -> PerExample:
     Raises:
         ValueError: a label is not a class index of the K classes.
     """
-    _check.labels(labels, logits.shape[-1])
+    check_logits(logits, labels)
     return jax.nn.logsumexp(_without(logits, labels), axis=-1) - _of(logits, labels)
 
 
@@ -48,7 +49,7 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
 
     Source: Carlini & Wagner 2017.
     """
-    _check.labels(labels, logits.shape[-1])
+    check_logits(logits, labels)
     return _without(logits, labels).max(-1) - _of(logits, labels)
 
 
@@ -108,5 +109,6 @@ def _without(logits, labels):
 
 
 def _need_classes(logits, least, name):
+    _check.logits(logits)
     if logits.shape[-1] < least:
         raise ValueError(f"{name} needs at least {least} classes; got logits of {logits.shape}; use margin")

@@ -24,7 +24,7 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     Raises:
         ValueError: a label is not a class index of the K classes. Inside `jit` labels cannot be checked.
     """
-    _check.labels(labels, logits.shape[-1])
+    check_logits(logits, labels)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1, mode="fill", fill_value=jnp.nan)
     return jnp.where(labels < 0, jnp.nan, -chosen[:, 0])
 
@@ -58,5 +58,20 @@ def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
 
     Returns:
         The fraction, a number in [0, 1].
+
+    Raises:
+        ValueError: a label is not a class index of the K classes.
     """
+    check_logits(logits, labels)
     return (logits.argmax(-1) != labels).mean()
+
+
+def check_logits(logits: Logits, labels: Labels) -> None:
+    """Check that logits are `[B, K]` with two classes or more, and that labels `[B]` are class indices.
+
+    Raises:
+        ValueError: they are not.
+    """
+    _check.logits(logits)
+    _check.one_each("labels", labels, logits)
+    _check.labels(labels, logits.shape[1])

@@ -25,9 +25,11 @@ def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Flo
         The noisy images, `[B, ...]`, in float32 if `x` is narrower.
 
     Raises:
-        ValueError: `levels` is not positive.
+        ValueError: `levels` is not positive, or the images are integers or outside [0, 1].
     """
-    _check.positive(levels=levels)
+    _check.key(key)
+    _check.count(levels=levels)
+    _check.within("x", x, (0.0, 1.0))
     x = wide(x)  # bfloat16 has 256 numbers between 1/2 and 1: no room for noise in the bins of bytes
     # The noise stays below 1 by the largest rounding error, so that no value reaches the next bin.
     below_one = 1 - levels * jnp.finfo(x.dtype).eps

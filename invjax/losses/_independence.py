@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from invjax import _check
 from invjax.losses._classification import cross_entropy
 from invjax.losses._density import bits_per_dim
 from invjax.types import Array, Code, Key, Labels, Logits, PerExample, Scalar
@@ -166,6 +167,7 @@ def independence_cross_entropy(
     Returns:
         The loss and its parts.
     """
+    _check.key(key)
     ce = cross_entropy(code.logits, labels)
     nuisance = adversary(key, nuisance_logits, labels)
     bits = bits_per_dim(code, logdet, levels)

@@ -114,9 +114,9 @@ def mnist_shaped(x: Array) -> None:
     Raises:
         ValueError: `x` has an integer dtype or another shape.
     """
+    _check.array("x", x)
     _check.floating("x", x)
-    if x.shape[1:] != (28, 28, 1):
-        raise ValueError(f"analysis by synthesis is built for images [B, 28, 28, 1]; got x.shape={x.shape}")
+    _check.sized("x", x, (28, 28, 1))
 
 
 def encode(vae: ClassVae, x: Images) -> tuple[Latents, Latents]:

@@ -68,8 +68,8 @@ def fit_gaussian_classes(
             numbers that are not positive; too many components.
     """
     _check.positive(num_classes=num_classes, components=components, min_std=min_std)
-    _check.floating("x", x)
-    _check.finite("x", x)
+    _check.real("x", x)
+    _check.one_each("labels", labels, x)
     _check.labels(labels, num_classes)
     labels = np.asarray(labels)
     flat = np.asarray(x).reshape(len(x), -1)

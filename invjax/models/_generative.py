@@ -59,10 +59,8 @@ def generative_classifier(
             an integer dtype, NaN, or fewer than K + 2 values; `min_std` is not positive; `rounds` is negative.
     """
     _check.positive(num_classes=num_classes, min_std=min_std)
-    _check.floating("x", x)
-    _check.finite("x", x)
-    if len(labels) != len(x):
-        raise ValueError(f"x and labels must have one length; got {len(x)} images and {len(labels)} labels")
+    _check.real("x", x)
+    _check.one_each("labels", labels, x)
     _check.labels(labels, num_classes)
     counts = np.bincount(np.asarray(labels), minlength=num_classes)
     if counts.min() < 2:

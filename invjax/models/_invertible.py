@@ -59,11 +59,8 @@ def invertible_classifier(bijector: Bijector, shape: Sequence[int], num_classes:
         raise ValueError(f"num_classes must be in [1, {math.prod(shape)}) for images of {shape}; got {num_classes}")
 
     def check(x):
-        if x.shape[1:] != shape:
-            raise ValueError(
-                f"images must have shape [batch, {', '.join(map(str, shape))}]; got {x.shape}; reshape them, "
-                f"or build the model for shape={x.shape[1:]}"
-            )
+        _check.array("images", x)
+        _check.sized("images", x, shape)
         _check.floating("images", x)
         _check.finite("images", x)
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks import Attack, Loss
+from invjax.attacks.building import check_attack
 from invjax.losses import cross_entropy
 from invjax.types import ApplyFn, LossFn, Scalar, Schedule
 
@@ -49,9 +50,11 @@ def adversarial_loss(
         accuracy.
 
     Raises:
-        ValueError: `eps` is negative, `fraction` is outside (0, 1] or less than one image, images are not floating
-            point, or the attack is targeted.
+        ValueError: `apply_fn` is no function, `attack` is no `Attack` or is targeted, `eps` is negative, `fraction` is
+            outside (0, 1] or less than one image, or images are not floating point.
     """
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
+    check_attack(attack)
     if not callable(eps):
         _check.number("eps", eps)
     if not 0 < fraction <= 1:

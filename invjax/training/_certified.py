@@ -61,6 +61,7 @@ def certified_loss(
         ValueError: `eps` is negative, a weight is outside [0, 1], or images are not floating point or outside `box`.
         NotImplementedError: the model uses an operation that has no rule; see `bounds.register_rule`.
     """
+    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
     if not callable(eps):
         _check.number("eps", eps)
     for name, value in {"natural_weight": natural_weight, "crown_weight": crown_weight}.items():

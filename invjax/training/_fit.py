@@ -5,7 +5,7 @@ function of the step. A run that is killed and started again on the same devices
 bit for bit, as an uninterrupted one. (On a GPU this needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
-from invjax._batching import shard_batch
+from invjax._batching import same_on_hosts, shard_batch
 from invjax._dtypes import canonical
+from invjax._explain import described
 from invjax._progress import progress
 from invjax._store import local_path
 from invjax.training._log import Row, open_log, read_log
@@ -62,7 +63,12 @@ def init_state(key: Key, params: Params, optimizer: optax.GradientTransformation
         key: random key of the run.
         params: initial parameters of the model.
         optimizer: the optimizer that will update them.
+
+    Raises:
+        ValueError: `key` is no random key, or `optimizer` no optimizer of optax.
     """
+    _check.key(key)
+    check_optimizer(optimizer)
     params = canonical(params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
@@ -77,16 +83,55 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) ->
 
     Returns:
         `(state, batch) -> (state, metrics)`; the metrics also hold "loss".
+
+    Raises:
+        ValueError: `loss_fn` is no function, or `optimizer` no optimizer of optax. When the step is traced: the loss
+            is not one number with a dictionary of metrics, each one number.
     """
+    _check.function("loss_fn", loss_fn, "(params, key, batch, step) -> (loss, metrics)")
+    check_optimizer(optimizer)
 
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, key, batch, state.step)
+        loss_of = with_metrics(loss_fn, "loss_fn")
+        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, key, batch, state.step)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.key), named(metrics, loss=loss)
 
     return train_step
+
+
+def check_optimizer(optimizer: Any, name: str = "optimizer") -> None:
+    """Refuse anything but an optimizer of optax, such as the learning rate or the function that makes it."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(f"{name} must be made by optax; got {described(optimizer)}; such as optax.adam(1e-3)")
+
+
+def with_metrics(loss_fn: Callable[..., Any], name: str) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """The loss, after a check of its result while it is traced.
+
+    Raises:
+        ValueError: the result is not one number with a dictionary of metrics, each one number.
+    """
+
+    def checked(*arguments):
+        result = loss_fn(*arguments)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+            raise ValueError(f"{name} must return (loss, metrics); got {described(result)}; write return loss, {{}}")
+        _check_numbers({"loss": result[0], **result[1]}, name)
+        return result
+
+    return checked
+
+
+def _check_numbers(metrics, name):
+    for what, value in metrics.items():
+        if jnp.shape(value):
+            raise ValueError(
+                f"the metric {what!r} of {name} must be one number; got shape {jnp.shape(value)}; return its mean over "
+                "the batch"
+            )
 
 
 def named(metrics: Metrics, **own: jax.Array) -> Metrics:
@@ -136,18 +181,18 @@ def fit(
         The final state and the logged metrics, each `{"step": ..., "loss": ..., ...}`.
 
     Raises:
-        ValueError: a number is not positive, the checkpoint in `directory` is of another model or past `num_steps`, or
-            another process trains in `directory`.
+        ValueError: a number is not positive, the checkpoint in `directory` is of another model or past `num_steps`,
+            another process trains in `directory`, or several hosts start from different states or draw different
+            batches.
         Interrupted: Ctrl-C or SIGTERM arrived. The step was finished and saved; the exception holds the state. A second
             Ctrl-C stops at once. Several hosts stop after the same step if one of them gets the signal.
         FloatingPointError: the loss is not finite, or the parameters are not finite when they should be saved.
         OSError: a checkpoint could not be written.
     """
-    _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
+    _check.count(num_steps=num_steps, save_every=save_every, log_every=log_every)
+    _check_parts(state, train_step, batches)
     state = canonical(state)
-    if mesh is not None:
-        # a compiled identity copies the state to all devices: `device_put` does not send typed keys to other hosts
-        state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
+    state = state if mesh is None else _replicated(mesh, state)
     directory = None if directory is None else local_path(directory)
     check = partial(_check_finite, description=description)
     with resumable(num_steps, directory, save_every, check) as training:
@@ -167,7 +212,11 @@ def fit(
         try:
             for done in range(start + 1, num_steps + 1):
                 batch = batches(done - 1)
+                if done == start + 1:
+                    same_on_hosts(mesh, "batches", batch, "pass whole batches, of which each host keeps its part")
                 state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
+                if done == start + 1:
+                    _check_numbers(metrics, "train_step")
                 if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
                     jax.block_until_ready(state)
                 if done % log_every == 0 or done == num_steps:
@@ -180,6 +229,19 @@ def fit(
             bar.close()
             log.close()
     return state, history
+
+
+def _replicated(mesh, state):
+    same_on_hosts(mesh, "states", state, "make the state from the same key on every host, as init_state does")
+    # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
+    return jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
+
+
+def _check_parts(state, train_step, batches):
+    if not isinstance(state, TrainState):
+        raise ValueError(f"state must be a TrainState; got {described(state)}; use init_state(key, params, optimizer)")
+    _check.function("train_step", train_step, "(state, batch) -> (state, metrics); use make_train_step(loss_fn, ...)")
+    _check.function("batches", batches, "step -> batch; use data.batches([x, y], batch_size, seed)")
 
 
 def _row(done, metrics, description):

@@ -9,7 +9,8 @@ import optax
 
 from invjax import _check
 from invjax._dtypes import canonical
-from invjax.training._fit import Batch, Metrics, TrainState, TrainStep, named
+from invjax._explain import described
+from invjax.training._fit import Batch, Metrics, TrainState, TrainStep, check_optimizer, named, with_metrics
 from invjax.types import Key, Params
 
 
@@ -48,9 +49,15 @@ def make_game_step(
         `(state, batch) -> (state, metrics)`; the metrics also hold "loss" and "critic_loss".
 
     Raises:
-        ValueError: `critic_steps` is not positive.
+        ValueError: `critic_steps` is not positive, or `game` is no `Game`. When the step is traced: the loss of the
+            model is not one number with a dictionary of metrics, each one number.
     """
-    _check.positive(critic_steps=critic_steps)
+    _check.count(critic_steps=critic_steps)
+    if not isinstance(game, Game):
+        raise ValueError(f"game must be a training.Game; got {described(game)}; use Game(encode, model_loss, ...)")
+    check_optimizer(model_optimizer, "model_optimizer")
+    check_optimizer(critic_optimizer, "critic_optimizer")
+    model_loss = with_metrics(game.model_loss, "model_loss")
 
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -66,9 +73,7 @@ def make_game_step(
         start = critic, state.opt_state["critic"]
         (critic, critic_state), critic_losses = jax.lax.scan(critic_step, start, None, length=critic_steps)
 
-        (loss, metrics), d_code = jax.value_and_grad(game.model_loss, has_aux=True)(
-            code, critic, key, batch, state.step
-        )
+        (loss, metrics), d_code = jax.value_and_grad(model_loss, has_aux=True)(code, critic, key, batch, state.step)
         updates, model_state = model_optimizer.update(pull_back(d_code)[0], state.opt_state["model"], model)
         params = {"model": optax.apply_updates(model, updates), "critic": critic}
         state = TrainState(state.step + 1, params, {"model": model_state, "critic": critic_state}, state.key)
@@ -92,7 +97,13 @@ def init_game(
         critic: initial parameters of the critic.
         model_optimizer: optimizer of the model.
         critic_optimizer: optimizer of the critic.
+
+    Raises:
+        ValueError: `key` is no random key, or an optimizer is none of optax.
     """
+    _check.key(key)
+    check_optimizer(model_optimizer, "model_optimizer")
+    check_optimizer(critic_optimizer, "critic_optimizer")
     params = canonical({"model": model, "critic": critic})
     opt_state = {
         "model": model_optimizer.init(params["model"]),

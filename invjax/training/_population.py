@@ -93,7 +93,8 @@ def population_trainer(
         directory: str | Path | None = None,
         save_every: int = 500,
     ) -> tuple[Params, Float[np.ndarray, "chunks population"]]:
-        _check.positive(num_steps=num_steps, chunk_steps=chunk_steps, save_every=save_every)
+        _check.count(num_steps=num_steps, chunk_steps=chunk_steps, save_every=save_every)
+        _check.function("batches", batches, "step -> batch; use data.batches([x, y], batch_size, seed)")
         _check.divisible("training in chunks of chunk_steps", (num_steps,), chunk_steps, "change one of the two")
         count = population_size((keys, members))
         keys, members = filled((keys, members), mesh.size)

@@ -204,9 +204,9 @@ def test_points_that_nearly_lie_on_one_line_are_not():
         ({"extent": [(0, 1)]}, "extent must be ((low, high), (low, high)) with low < high; got [(0, 1)]"),
         ({"extent": [(0, 1), (1, 1)]}, "with low < high; got [(0, 1), (1, 1)]"),
         ({"extent": [(0, 1), (0, np.inf)]}, "with low < high"),
-        ({"logits_fn": lambda x: x}, "logits_fn must map 4 examples to logits [4, classes]; got (4, 2, 3, 1)"),
+        ({"logits_fn": lambda x: x}, "to logits [4, classes]; got (4, 2, 3, 1); return a row of logits for each"),
         ({"logits_fn": lambda x: x[:, 0, 0]}, "two classes need two logits"),
-        ({"logits_fn": lambda x: identity(x)[:1]}, "logits_fn must map 4 examples to logits [4, classes]; got (1, 6)"),
+        ({"logits_fn": lambda x: identity(x)[:1]}, "to logits [4, classes]; got (1, 6); return a row of logits"),
         (
             {"logits_fn": lambda x: jnp.log(identity(x) - 9)},
             "logits_fn returns 24 NaN or infinite values of 24; pass a smaller",

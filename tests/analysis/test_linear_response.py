@@ -304,9 +304,9 @@ def test_bad_arguments_of_linear_response_are_refused(change, message, monkeypat
     ("change", "message"),
     [
         ({"direction": "linf"}, "direction must be one of"),
-        ({"images": (255 * IMAGES).astype(np.uint8)}, "x must be floating point"),
+        ({"images": (255 * IMAGES).astype(np.uint8)}, "images must be floating point"),
         ({"images": np.full(IMAGES.shape, np.nan, np.float32)}, "logits holds 24 NaN or infinite values of 24"),
-        ({"labels": LABELS[:2]}, "arrays must have one length"),
+        ({"labels": LABELS[:2]}, "labels must have shape ["),
         ({"labels": LABELS + 9}, "labels must be in [0, 4)"),
     ],
 )

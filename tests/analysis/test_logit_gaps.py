@@ -143,7 +143,10 @@ def test_ranks_that_are_not_behind_the_first_are_refused(j):
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (np.ones((3, 1)), "logits must be [N, classes] with 2 classes or more; got (3, 1)"),
+        (
+            np.ones((3, 1)),
+            "logits must be [batch, classes], 2 classes or more; got (3, 1); two classes need",
+        ),
         (np.array([[1, np.nan]]), "logits holds 1 NaN or infinite values of 2"),
     ],
 )

@@ -320,7 +320,7 @@ def test_bad_arguments_of_the_bank_are_refused(images, labels, options, words, m
         (X - 1, LABELS, {}, r"x must lie in \(0.0, 1.0\)"),
         (X * np.nan, LABELS, {}, "x holds 256 NaN"),
         (X, LABELS[:3], {}, r"labels must have shape \[4\]"),
-        (X[:0], LABELS[:0], {}, "one or more images"),
+        (X[:0], LABELS[:0], {}, "x must hold at least one example; got shape"),
         (X, LABELS + 10, {}, r"the bank has no image of the classes \[10, 12, 14, 17\] of x"),
         (X, LABELS, {"transforms": GRID[:0]}, r"transforms must be \[T, 5\], .*; got \(0, 5\)"),
         (X, LABELS, {"transforms": GRID * np.float32([1, 1, 1, 0, 1])}, "scale must be positive"),

@@ -130,7 +130,11 @@ def with_nan():
     ("a", "b", "message"),
     [
         (batch(), batch((2, *SHAPE)), f"got logits_from {(BATCH, *SHAPE)} and nuisance_from {(2, *SHAPE)}; repeat the"),
-        (batch((2, 8, 8, 2)), batch((2, 8, 8, 2)), "must have shape [batch, 4, 4, 2]; got (2, 8, 8, 2); reshape them"),
+        (
+            batch((2, 8, 8, 2)),
+            batch((2, 8, 8, 2)),
+            "must have shape [batch, 4, 4, 2]; got (2, 8, 8, 2); crop",
+        ),
         (with_nan(), batch(), "images holds 2 NaN or infinite values of 160; remove them"),
         (batch(), with_nan(), "images holds 2 NaN or infinite values of 160; remove them"),
         (

@@ -463,7 +463,7 @@ BAD = {  # name: (the change, the value and the fix in the message)
     "infinite images": ({"x": spoiled(np.inf)}, "x holds 1 NaN or infinite values of 300; remove them"),
     "one-hot labels": (
         {"labels": np.eye(CLASSES, dtype=np.int32)[usual_labels()]},
-        "labels must have shape [6], one for each image; got (6, 5); use argmax on one-hot labels",
+        "labels must have shape [6], one for each image; got (6, 5); use labels.argmax(1)",
     ),
     "too few labels": ({"labels": usual_labels()[:2]}, "labels must have shape [6], one for each image; got (2,)"),
     "labels from 1": ({"labels": usual_labels() * 0 + 5}, "labels must be in [0, 5); got values from 5 to 5; check"),
@@ -480,7 +480,7 @@ BAD = {  # name: (the change, the value and the fix in the message)
         "the model must map images (6, 5, 5, 2) to logits [6, classes]; got (6,); two classes need two logits",
     ),
     "one class": ({"apply": lambda w, x: linear(w, x)[:, :1]}, "to logits [6, classes]; got (6, 1); two classes need"),
-    "pair of outputs": ({"apply": lambda w, x: (linear(w, x), x)}, "to logits [6, classes]; got PyTreeDef((*, *))"),
+    "pair of outputs": ({"apply": lambda w, x: (linear(w, x), x)}, "to logits [6, classes]; got 2 outputs; return"),
     "too few ids": ({"ids": np.arange(3)}, "ids must have shape [6], one for each image; got (3,)"),
 }  # fmt: skip
 
@@ -646,7 +646,7 @@ def test_success_of_a_targeted_attack_is_reaching_the_target(combination):
 )
 def test_a_bare_function_is_not_an_attack(monkeypatch, make):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
-    with pytest.raises(ValueError, match=r"attack must be an attacks\.Attack; got <function"):
+    with pytest.raises(ValueError, match=r"attack must be an attacks\.Attack; got the function .*; wrap a"):
         make(fgsm().run)
 
 

@@ -259,10 +259,13 @@ NAN = np.full_like(IMAGES, np.nan)
         ({"epsilons": ((0.1, 0.2),)}, "epsilons must be a list of non-negative numbers"),
         ({"epsilons": 0.1}, "epsilons must be a list of non-negative numbers"),
         ({"labels": LABELS + CLASSES}, "labels must be in [0, 3)"),
-        ({"labels": LABELS[:-1]}, f"labels must be [{COUNT}]"),
+        ({"labels": LABELS[:-1]}, f"labels must have shape [{COUNT}], one for each image; got (22,)"),
         ({"images": NAN}, "images holds 368 NaN"),
         ({"params": jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)}, "the model's logits holds 69 NaN"),
-        ({"apply_fn": lambda params, x: x}, "the model must give logits [23, classes]"),
+        (
+            {"apply_fn": lambda params, x: x},
+            "the model must map images (8, 4, 4, 1) to logits [8, classes]; got (8, 4, 4, 1); return a row",
+        ),
     ],
     ids=["no eps", "negative", "NaN eps", "nested", "a number", "labels", "few labels", "images", "logits", "model"],
 )

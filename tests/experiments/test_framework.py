@@ -139,6 +139,7 @@ def test_publish_refuses_an_unfinished_run(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["smoke", "--out="], "--out must name a folder of its own; got '' or '.'; such as --out runs/mine"),
         (["huge"], "preset must be one of smoke, default, paper; got 'huge'"),
         (["smoke", "--dataset", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
     ],

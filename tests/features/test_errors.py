@@ -15,5 +15,5 @@ def test_errors_of_keeps_misclassified_images_with_their_predictions():
     assert found.ids.tolist() == [3, 30] and (found.labels == (labels[[3, 30]] - 1) % CLASSES).all()
     with pytest.raises(ValueError, match="correct on all 37 examples"):
         features.errors_of(lambda x: x, np.eye(CLASSES, dtype=np.float32)[labels], labels)
-    with pytest.raises(ValueError, match="with one label each"):
+    with pytest.raises(ValueError, match=r"labels must have shape \[37\], one for each image; got \(5,\)"):
         features.errors_of(lambda x: x, logits, labels[:5])

@@ -65,7 +65,7 @@ def test_logits_given_for_features_are_warned_of():
     ("call", "message"),
     [
         (lambda: robustify(x0=data()[0][:3]), r"x0 must have the shape of x, \(4, 4, 4, 1\); got \(3, 4, 4, 1\)"),
-        (lambda: robustify(x=data()[0][:0]), "at least one image"),
+        (lambda: robustify(x=data()[0][:0]), "x must hold at least one example"),
         (lambda: robustify(x=2 + data()[0][:4]), "x must lie in"),
         (lambda: robustify(x0=np.full((4, 4, 4, 1), np.nan, np.float32)), "x0 holds 64 NaN"),
         (lambda: robustify(steps=0), "steps must be positive"),

@@ -58,8 +58,11 @@ def test_an_untargeted_attack_makes_no_data_set():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: relabelled(targets=np.full(COUNT, CLASSES)), r"targets: labels must be in \[0, 4\)"),
-        (lambda: relabelled(targets=np.zeros(3, np.int32)), "labels must be one for each of the 37 images"),
+        (lambda: relabelled(targets=np.full(COUNT, CLASSES)), r"targets must be in \[0, 4\)"),
+        (
+            lambda: relabelled(targets=np.zeros(3, np.int32)),
+            r"targets must have shape \[37\], one for each image; got \(3,\)",
+        ),
         (lambda: relabelled(eps=-1.0), "eps must not be negative"),
     ],
 )
@@ -72,5 +75,5 @@ def test_an_empty_data_set_is_refused_before_anything_is_compiled():
     images, labels = (array[:0] for array in data())
     with pytest.raises(ValueError, match="images must hold at least one"):
         features.relabelled_dataset(KEY, TOWARD, lambda p, x: pytest.fail("called"), None, images, labels, eps=1)
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="x must hold at least one example"):
         features.relabel_by_attack(KEY, TOWARD, logits_fn, images, labels, eps=1)

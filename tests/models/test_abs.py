@@ -164,7 +164,7 @@ def test_the_least_probable_draws_are_discarded():
         (partial(analysis_by_synthesis, clip=0), "clip must be positive"),
         (partial(analysis_by_synthesis, 3, scales=(1.0, 2.0)), "scales needs one number for each of 3 classes; got 2"),
         (partial(prior_latents, KEY, 10, discarded_fraction=1.0), r"discarded_fraction must be in \[0, 1\); got 1.0"),
-        (partial(analysis_by_synthesis().init, KEY, np.zeros((1, 8, 8, 1))), r"images \[B, 28, 28, 1\]"),
+        (partial(analysis_by_synthesis().init, KEY, np.zeros((1, 8, 8, 1))), r"x must have shape \[batch, 28, 28, 1\]"),
     ],
     ids=["steps", "clip", "scales", "discarded", "digits"],
 )
@@ -174,5 +174,7 @@ def test_bad_input_is_refused(call, message):
 
 
 def test_images_of_another_size_are_refused(params):
-    with pytest.raises(ValueError, match=r"images \[B, 28, 28, 1\]; got x.shape=\(2, 32, 32, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"x must have shape \[batch, 28, 28, 1\]; got \(2, 32, 32, 1\); crop"
+    ):
         explained(params, np.zeros((2, 32, 32, 1), np.float32))

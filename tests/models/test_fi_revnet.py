@@ -290,7 +290,7 @@ ERRORS = {  # name: (the fault, the value and the fix in the message)
     "nan, encode": (lambda: small().encode(None, jnp.asarray(with_nan())), r"1 NaN.* of 32; remove them"),
     "nan, apply": (lambda: small().apply(None, jnp.asarray(with_nan())), r"1 NaN.* of 32; remove them"),
     "no channel axis": (
-        lambda: small().apply(None, jnp.zeros((2, 4, 4))), r"\[batch, 4, 4, 1\]; got \(2, 4, 4\); reshape them"),
+        lambda: small().apply(None, jnp.zeros((2, 4, 4))), r"\[batch, 4, 4, 1\]; got \(2, 4, 4\); add the axis"),
     "another size": (lambda: small().init(KEY, jnp.zeros((2, 8, 8, 1))), r"got \(2, 8, 8, 1\).*shape=\(8, 8, 1\)"),
     "unknown preset": (lambda: preset("mnsit"), r"'digits', 'mnist', 'cifar10', 'imagenet-48'; got 'mnsit'"),
     "too many classes": (lambda: preset("digits", num_classes=64), r"\[1, 64\) for images of \(8, 8, 1\); got 64"),

@@ -92,7 +92,7 @@ def test_taking_the_code_away_from_digits_hardly_matters():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": np.zeros(8, int)}, "one length"),
+        ({"labels": np.zeros(8, int)}, "one for each image"),
         ({"labels": np.full(9, 3)}, "3"),
         ({"labels": np.arange(9) % 2}, "class 2 has 0"),
         ({"x": np.full((9, *SHAPE), np.nan, np.float32)}, "NaN"),

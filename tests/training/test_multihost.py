@@ -45,20 +45,22 @@ PROGRAM = """
 """
 
 
-def run(processes: int, folder: Path) -> dict:
-    folder.mkdir()
+def start(program: str, processes: int, *arguments: str) -> list[subprocess.Popen]:
+    """Start the processes of one program, each with its number, their number and a port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
-    arguments = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
-    running = [
-        subprocess.Popen(
-            [*arguments, str(i), str(processes), port, str(folder)], env=environment, stderr=subprocess.PIPE
-        )
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return [
+        subprocess.Popen([*command, str(i), str(processes), port, *arguments], env=environment, stderr=subprocess.PIPE)
         for i in range(processes)
     ]
-    for process in running:
+
+
+def run(processes: int, folder: Path) -> dict:
+    folder.mkdir()
+    for process in start(PROGRAM, processes, str(folder)):
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors.decode()[-3000:]
     with np.load(folder / "result.npz") as file:
@@ -141,3 +143,46 @@ def test_a_signal_to_one_process_stops_both_after_the_same_saved_step(tmp_path, 
     assert first == second == [f"stopped by SIGTERM after step {step}; the same call goes on from there", f"AT {step}"]
     assert 3 <= step < 2000 and (tmp_path / "checkpoints" / str(step)).is_dir()
     assert ends(start_two(tmp_path, step + 2)) == [[f"AT {step + 2}"]] * 2
+
+
+DIFFERENT = """
+    import sys
+    import jax
+    process, port, change = int(sys.argv[1]), sys.argv[3], sys.argv[4]
+    jax.config.update("jax_num_cpu_devices", 1)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+    import numpy as np, optax
+    from invjax import training
+    from invjax.evaluation import correct
+
+    mesh, optimizer = training.data_mesh(), optax.sgd(0.1)
+    step = training.make_train_step(lambda params, key, batch, step: ((params * batch).mean(), {}), optimizer)
+    start = 1.0 + process if change == "state" else 1.0
+    state = training.init_state(jax.random.key(0), np.float32(start), optimizer)
+    draw = lambda step: np.full(4, process if change == "batches" else 0, np.float32)
+    if change != "evaluation":
+        training.fit(state, step, draw, 2, mesh=mesh)
+    x, labels = np.zeros((4 + process, 2), np.float32), np.zeros(4 + process, np.int32)
+    correct(lambda params, x: params * x, np.float32(1), x, labels, 2, mesh)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("state", "states must be the same on every host; got others on hosts [1] than on host 0; make the state from"),
+        ("batches", "batches must be the same on every host; got others on hosts [1] than on host 0; pass whole"),
+        ("evaluation", "data sets must be the same on every host; got others on hosts [1] than on host 0; pass the"),
+    ],
+)
+def test_hosts_that_would_compute_different_things_stop_at_once(change, message):
+    processes = start(DIFFERENT, 2, change)
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode and message in errors.decode(), errors.decode()[-2000:]
+    finally:
+        for process in processes:
+            process.kill()

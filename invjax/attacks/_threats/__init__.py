@@ -5,14 +5,16 @@ need from the fields of the record.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+from invjax import _explain
 from invjax.attacks._threats._l0 import l0
 from invjax.attacks._threats._l1 import l1
 from invjax.attacks._threats._l2 import l2
 from invjax.attacks._threats._linf import linf
 from invjax.attacks._threats._threat import Threat
 
-__all__ = ["THREATS", "Threat", "check_supported", "l0", "l1", "l2", "linf"]
+__all__ = ["THREATS", "Threat", "check_supported", "check_threat", "l0", "l1", "l2", "linf"]
 
 THREATS: dict[str, Callable[..., Threat]] = {
     "linf": linf,
@@ -21,6 +23,29 @@ THREATS: dict[str, Callable[..., Threat]] = {
     "l0": l0,
 }
 """The threats by name: `THREATS["l2"]().distance(z, x)` is the Euclidean distance."""
+
+
+def check_threat(threat: Any) -> Threat:
+    """Refuse anything but a `Threat`, and return it.
+
+    Args:
+        threat: what the user gave as a threat.
+
+    Raises:
+        ValueError: it is the name of a threat, the function that makes it, a model, or something else.
+    """
+    if isinstance(threat, Threat):
+        return threat
+    name = getattr(threat, "__name__", threat)
+    if isinstance(name, str) and name in THREATS:
+        fix = f"{'write' if threat == name else 'call it:'} attacks.{name}()"
+    elif isinstance(getattr(threat, "threat", None), Threat):
+        fix = "pass attack.threat"
+    elif callable(threat):
+        fix = "make the attack first, as in pgd(linf()), and give it the model when it runs"
+    else:
+        fix = "make one with attacks.linf()"
+    raise ValueError(f"threat must be an attacks.Threat; got {_explain.described(threat)}; {fix}")
 
 
 def check_supported(attack: str, threat: Threat, *fields: str) -> None:

@@ -33,7 +33,8 @@ def sample(
         ValueError: the count is not positive, the covariance is not symmetric positive definite, or the mean has
             another size.
     """
-    _check.positive(count=count)
+    _check.key(key)
+    _check.count(count=count)
     root = np.linalg.cholesky(_checks.matrix("covariance", covariance))
     center = _checks.vector("mean", mean, len(root))
     label_key, noise_key = jax.random.split(key)

@@ -64,8 +64,9 @@ def sample(key: Key, task: Task, count: int, *, noise: str = "oracle") -> Drawn:
     Raises:
         ValueError: the parameters are out of range, the count is not positive, or the reading is unknown.
     """
+    _check.key(key)
     check_task(task)
-    _check.positive(count=count)
+    _check.count(count=count)
     _check.one_of("noise", noise, READINGS)
     k, d = 1 + task.alpha, task.dimension
     keys = jax.random.split(key, 4)
@@ -94,6 +95,7 @@ def augment(key: Key, task: Task, x: Inputs) -> Inputs:
     Raises:
         ValueError: the parameters are out of range, or the inputs have another width.
     """
+    _check.key(key)
     _check_inputs(task, x)
     others = sample(key, task, len(x)).x
     return jnp.concatenate([x[:, :1], others[:, 1:].astype(x.dtype)], 1)

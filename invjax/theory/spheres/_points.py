@@ -49,8 +49,9 @@ def sample(key: Key, *, count: int, dimension: int, radii: Radii) -> tuple[Point
     Raises:
         ValueError: the count is not positive, the dimension is below 2, or the radii do not satisfy 0 < R1 < R2.
     """
+    _check.key(key)
     check_spheres(dimension, radii)
-    _check.positive(count=count)
+    _check.count(count=count)
     labels = jnp.arange(count, dtype=jnp.int32) % 2
     # drawn along one axis, because XLA compiles random numbers of a matrix more slowly
     directions = jax.random.normal(key, (count * dimension,)).reshape(count, dimension)
