@@ -57,7 +57,7 @@ def non_transferable(
         def objective(z):
             logits, others = logits_fn(z), others_fn(z)
             others_loss = jax.vmap(cross_entropy, (0, None))(others, labels).mean(0)
-            alone = fooled(logits, targets, targeted=True) & (others.argmax(-1) != targets[None]).all(0)
+            alone = fooled(logits, targets, targeted=True) & ~fooled(others, targets[None], targeted=True).any(0)
             return -cross_entropy(logits, targets) - others_loss, alone
 
         first = 2.5 * eps / steps if step_size is None else step_size

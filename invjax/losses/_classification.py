@@ -52,6 +52,8 @@ def entropy(logits: Logits) -> PerExample:
 def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
     """The fraction of examples whose label does not have the largest logit.
 
+    A model that gives a NaN logit makes no prediction, which is an error.
+
     Args:
         logits: `[B, K]`.
         labels: `[B]`, class indices.
@@ -59,4 +61,4 @@ def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
     Returns:
         The fraction, a number in [0, 1].
     """
-    return (logits.argmax(-1) != labels).mean()
+    return ((logits.argmax(-1) != labels) | jnp.isnan(logits).any(-1)).mean()
