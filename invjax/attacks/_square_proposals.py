@@ -60,14 +60,20 @@ def canvas(threat: Threat, eps: Scalar, shape: tuple[int, ...], sides: np.ndarra
     return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype))
 
 
+def _coin(key, shape=()):
+    """Fair coins; the probability is a float32 number, so that double precision draws the same ones."""
+    return jax.random.bernoulli(key, jnp.float32(0.5), shape)
+
+
 def _sign(key, shape, like):
-    return jax.random.rademacher(key, shape, like.dtype)
+    return (2 * _coin(key, shape) - 1).astype(like.dtype)
 
 
 def _corner(key, side, shape):
     """A random position at which a square of this side fits into the image."""
     top, left = jax.random.split(key)
-    return jax.random.randint(top, (), 0, shape[0] - side + 1), jax.random.randint(left, (), 0, shape[1] - side + 1)
+    ends = shape[0] - side + 1, shape[1] - side + 1
+    return tuple(jax.random.randint(k, (), 0, end, jnp.int32) for k, end in zip((top, left), ends, strict=True))
 
 
 def _window(corner, side, shape):
@@ -148,7 +154,7 @@ def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     here = _window(corner, side, canvas.shape)
     there = _window(_corner(second, side, canvas.shape), side, canvas.shape)
     change, pattern = z - image, canvas.patterns[index]
-    turned = jnp.where(jax.random.bernoulli(turn_key), pattern.T, pattern)
+    turned = jnp.where(_coin(turn_key), pattern.T, pattern)
     pattern = jnp.roll(turned[:height, :width], corner, (0, 1))
     unused = jnp.maximum(canvas.eps**order - _length(change, order) ** order, 0) / channels
     budget = (unused + _length_inside(change, here | there, order) ** order) ** (1 / order)

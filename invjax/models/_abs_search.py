@@ -55,7 +55,7 @@ def prior_latents(
     _check.positive(count=count, latent=latent)
     if not 0 <= discarded_fraction < 1:
         raise ValueError(f"discarded_fraction must be in [0, 1); got {discarded_fraction}")
-    z = jax.random.normal(key, (int(count / (1 - discarded_fraction)), latent))
+    z = jax.random.normal(key, (int(count / (1 - discarded_fraction)), latent), jnp.float32)
     return z[jnp.argsort((z**2).sum(1))[:count]]
 
 

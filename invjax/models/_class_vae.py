@@ -59,7 +59,7 @@ class ClassVae(NamedTuple):
 def init_class_vae(
     key: Key, latent: int = 8, encoder: Sequence[int] = (32, 32, 64), decoder: Sequence[int] = (32, 16, 16)
 ) -> ClassVae:
-    """A randomly initialised autoencoder of 28x28 images.
+    """A randomly initialised autoencoder of 28x28 images, in float32.
 
     Args:
         key: random key.
@@ -78,7 +78,9 @@ def init_class_vae(
     def layers(key, widths, shapes):
         keys = jax.random.split(key, len(shapes))
         sizes = zip(keys, shapes, widths[:-1], widths[1:], strict=True)
-        return tuple(Layer(fan_in(k, (side, side, i, o)), jnp.zeros(o)) for k, (side, _), i, o in sizes)
+        return tuple(
+            Layer(fan_in(k, (side, side, i, o), jnp.float32), jnp.zeros(o, jnp.float32)) for k, (side, _), i, o in sizes
+        )
 
     first, second = jax.random.split(key)
     return ClassVae(layers(first, (1, *encoder, 2 * latent), ENCODER), layers(second, (latent, *decoder, 1), DECODER))
