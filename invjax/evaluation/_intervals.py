@@ -28,11 +28,11 @@ def wilson(successes: float | int | np.number, total: int | np.number, z: float 
     Source: Wilson 1927, *Probable Inference, the Law of Succession, and Statistical Inference*.
     """
     _check.positive(total=total, z=z)
-    successes, total = float(successes), float(total)  # the squares of NumPy's small integers overflow
-    if not 0 <= successes <= total:
-        raise ValueError(f"successes must be from 0 to total={total:g}; got successes={successes:g}")
-    p = successes / total
-    center = (p + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * np.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
+    hits, n = float(successes), float(total)  # the squares of NumPy's small integers overflow
+    if not 0 <= hits <= n:
+        raise ValueError(f"successes must be from 0 to total={n:g}; got successes={hits:g}; count them again")
+    p = hits / n
+    center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # rounding must not move an end past the proportion itself
     return min(p, max(0.0, float(center - half))), max(p, min(1.0, float(center + half)))
