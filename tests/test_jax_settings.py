@@ -22,7 +22,7 @@ from invjax.attacks import (
 from invjax.attacks.building import example_keys
 from invjax.bounds import smoothed
 from invjax.features import adversarial_squares
-from invjax.models import analysis_by_synthesis, init_class_vae, prior_latents, stack_vaes, with_prior
+from invjax.models import analysis_by_synthesis, init_class_vae, prior_latents, stack_vaes, vae_loss, with_prior
 
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).uniform(0.2, 0.8, (3, 5, 5, 1)).astype(np.float32)
@@ -131,14 +131,16 @@ def test_float64_images_are_attacked_in_float32_without_a_warning():
     np.testing.assert_allclose(found.x, expected.x, atol=1e-6)
 
 
-def test_autoencoders_are_made_in_float32_in_both_precisions(float64):
-    """As networks of flax are, so that they take float32 images."""
-    vae = init_class_vae(KEY, 1, (1, 1, 1), (1, 1, 1))
-    assert {leaf.dtype for leaf in jax.tree.leaves((vae, prior_latents(KEY, 3, 1)))} == {jnp.dtype(jnp.float32)}
-    images = np.zeros((1, 28, 28, 1), np.float32)
+def test_autoencoders_of_double_precision_take_float32_images(float64):
+    """`init` follows the precision of JAX, and convolutions mix no dtypes."""
+    vae, images = init_class_vae(KEY, 1, (1, 1, 1), (1, 1, 1)), np.full((1, 28, 28, 1), 0.5, np.float32)
+    exact, _ = vae_loss(vae, KEY, (images.astype(float), 1.0))
+    np.testing.assert_allclose(vae_loss(vae, KEY, (images, 1.0))[0], exact, rtol=1e-12)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), vae)
+    np.testing.assert_allclose(vae_loss(single, KEY, (images.astype(float), 1.0))[0], exact, rtol=1e-5)
     net = analysis_by_synthesis(2, draws=2, latent=1, steps=1)
     params = with_prior(stack_vaes([vae, vae]), prior_latents(KEY, 2, 1))
-    assert jax.eval_shape(net.apply, params, images).dtype == jnp.float32
+    assert jax.eval_shape(net.apply, params, images).shape == (1, 2)
 
 
 def test_attacks_run_step_by_step_where_jit_is_disabled():

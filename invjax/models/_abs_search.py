@@ -55,7 +55,7 @@ def prior_latents(
     _check.positive(count=count, latent=latent)
     if not 0 <= discarded_fraction < 1:
         raise ValueError(f"discarded_fraction must be in [0, 1); got {discarded_fraction}")
-    z = jax.random.normal(key, (int(count / (1 - discarded_fraction)), latent), jnp.float32)
+    z = jax.random.normal(key, (int(count / (1 - discarded_fraction)), latent))
     return z[jnp.argsort((z**2).sum(1))[:count]]
 
 
@@ -126,7 +126,7 @@ def best_latents(
             norm = jnp.sqrt((moved**2).sum(1, keepdims=True))
             return (moved * jnp.minimum(1, clip / jnp.maximum(norm, 1e-12)), state, better(best, z, costs)), None
 
-        first = start, jnp.full(len(x), jnp.inf, x.dtype)
+        first = start, jnp.full(len(x), jnp.inf, jax.eval_shape(total, start)[1].dtype)
         (z, _, best), _ = jax.lax.scan(step, (start, adam.init(start), first), None, length=steps)
         return better(best, z, negative_elbo(vae, x, z))[0] if steps else start
 
