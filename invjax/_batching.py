@@ -103,7 +103,8 @@ def over_batches(
         The pytree that `function` returns, as host arrays `[N, ...]`.
 
     Raises:
-        ValueError: there are no examples, the arrays differ in length, or the batch size is not positive.
+        ValueError: there are no examples, the arrays differ in length, the batch size is not positive, or the function
+            returns an array whose first axis is not the batch, such as a mean over it.
     """
     _check.function("function", function, "of arrays [B, ...]")
     _check.count(batch_size=batch_size)
@@ -121,6 +122,12 @@ def over_batches(
             same_on_hosts(mesh, "data sets", [np.asarray(total), *batch], _WHOLE)
         batch = [np.concatenate([b, np.repeat(b[:1], batch_size - size, axis=0)]) for b in batch]
         out = function(*(shard_batch(mesh, batch) if mesh is not None else batch))
+        for leaf in jax.tree.leaves(out):
+            if np.shape(leaf)[:1] != (batch_size,):
+                raise ValueError(
+                    f"the function must return one entry for each of the {batch_size} examples of a batch, the last of "
+                    f"which are padding; got shape {np.shape(leaf)}; return values [B, ...] and reduce them afterwards"
+                )
         pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 

@@ -13,8 +13,8 @@ def wide(x: Any) -> jax.Array:
 
 
 def wide_dtype(dtype: Any) -> Any:
-    """float32, or `dtype` itself if it has at least 32 bits."""
-    return jnp.promote_types(dtype, jnp.float32)
+    """float32, or `dtype` itself if it has at least 32 bits and JAX computes in it."""
+    return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
 
 
 def canonical(tree: Any) -> Any:

@@ -144,6 +144,14 @@ def test_arrays_of_different_lengths_are_refused(lengths):
         over_batches(lambda x, y: x, [np.zeros(length, np.float32) for length in lengths], 4)
 
 
+@pytest.mark.parametrize(
+    "function", [lambda x: x.sum(), lambda x: x.mean(keepdims=True), lambda x: jnp.zeros(9) + x.sum()]
+)
+def test_results_that_are_not_one_for_each_example_are_refused(function):
+    with pytest.raises(ValueError, match="one entry for each of the 2 examples of a batch"):
+        over_batches(function, [np.arange(5, dtype=np.float32)], 2)
+
+
 # shrinking
 
 

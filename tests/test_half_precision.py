@@ -37,6 +37,19 @@ def test_bits_per_dim_of_half_precision_are_those_of_the_same_numbers_in_float32
     np.testing.assert_allclose(found, losses.bits_per_dim(same, logdet.astype(jnp.float32)), rtol=1e-6)
 
 
+@HALF
+def test_the_matrix_of_channels_is_made_and_inverted_in_half_precision(dtype):
+    """The factorisations of a matrix need float32."""
+    layer, x = bijectors.conv1x1(), jax.random.normal(KEY, (3, 2, 2, 6)).astype(dtype)
+    params = layer.init(KEY, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+    z, logdet = layer.forward(params, x)
+    again, back = layer.inverse(params, z)
+    assert z.dtype == again.dtype == dtype and logdet.dtype == jnp.float32
+    np.testing.assert_allclose(again.astype(jnp.float32), x.astype(jnp.float32), atol=16 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_array_equal(back, -logdet)
+
+
 LAYERS = {
     "affine_coupling": lambda: bijectors.affine_coupling(lambda channels: mlp(channels, (4,))),
     "actnorm": bijectors.actnorm,

@@ -155,6 +155,12 @@ def test_error_rate_is_the_fraction_of_wrong_decisions():
     assert float(error_rate(logits, np.array([1, 0, 1, 1]))) == 1
 
 
+def test_a_nan_logit_is_an_error_for_every_label():
+    logits = np.float32([[np.nan, 0], [np.nan, np.nan], [1, 0]])
+    np.testing.assert_allclose(error_rate(logits, np.array([0, 0, 0])), 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(error_rate(logits, np.array([1, 1, 0])), 2 / 3, rtol=1e-6)
+
+
 # Losses of attacks
 
 
@@ -252,6 +258,17 @@ def test_equal_logits_give_dlr_zero():
     logits, labels = np.full((2, 4), 3, np.float32), np.array([1, 2])
     np.testing.assert_array_equal(dlr(logits, labels), 0)
     np.testing.assert_array_equal(targeted_dlr(logits, labels, labels - 1), 0)
+
+
+def test_dlr_is_the_margin_where_masks_leave_too_few_logits():
+    """An infinite scale would make the ratio 0 with a gradient of 0, which no attack could climb."""
+    masked, labels, targets = np.float32([[1, 0.25, -np.inf, -np.inf]]), np.array([0]), np.array([1])
+    np.testing.assert_allclose(dlr(masked, labels), [-0.75])
+    np.testing.assert_allclose(targeted_dlr(masked, labels, targets), [-0.75])
+    for loss in (losses.dlr, lambda h, y: losses.targeted_dlr(h, y, targets)):
+        np.testing.assert_allclose(jax.grad(lambda h, loss=loss: loss(h, labels).sum())(masked), [[-1, 1, 0, 0]])
+    one = np.float32([[1, 0.25, -1, -np.inf]])
+    np.testing.assert_allclose(dlr(one, labels), [-0.75 / 2], rtol=1e-6)  # three logits are enough for the ratio
 
 
 ZEROS = np.zeros((1, 3), np.float32)

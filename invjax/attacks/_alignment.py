@@ -53,7 +53,9 @@ def improved(x, images, starts, low, high, norm, steps, min_brightness):
             jacobian = jacobian * free[None]
             hessian = jacobian.T @ jacobian
             ridge = damping * jnp.trace(hessian) / 5 + 1e-6
-            new = jnp.clip(u - jnp.linalg.solve(hessian + ridge * jnp.eye(5), jacobian.T @ rest), bottom, top)
+            new = jnp.clip(
+                u - jnp.linalg.solve(hessian + ridge * jnp.eye(5, dtype=x.dtype), jacobian.T @ rest), bottom, top
+            )
             new_squared, new_least = look(new)
             down = new_squared < squared
             best, least = jax.tree.map(partial(jnp.where, new_least < least), (new, new_least), (best, least))

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks._apgd import apgd, apgd_toward
@@ -22,7 +21,7 @@ from invjax.attacks._combine import worst_of
 from invjax.attacks._fab import fab_toward
 from invjax.attacks._square import square
 from invjax.attacks._threats import Threat, check_supported, check_threat
-from invjax.attacks.building import where
+from invjax.attacks.building import best_of
 
 
 class Stage(NamedTuple):
@@ -73,6 +72,7 @@ def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: i
     Every part attacks every image, because a compiled function has fixed shapes. On a whole data set
     `evaluation.benchmark` breaks the same images several times faster, because each stage skips the broken images.
 
+    >>> import jax.numpy as jnp
     >>> from invjax import attacks
     >>> logits_fn = lambda x: jnp.stack([1 - x.sum((1, 2, 3)), x.sum((1, 2, 3))], -1)
     >>> attack = autoattack(attacks.linf(), num_classes=2, steps=2, queries=2)
@@ -112,10 +112,6 @@ def _first_success(stage: Stage) -> Attack:
         def run(rank) -> AttackResult:
             return stage.make(rank)(jax.random.fold_in(key, rank), logits_fn, x, labels, eps=eps, ids=ids)
 
-        def step(best, rank):
-            new = run(rank)
-            return where(new.success & ~best.success, new, best), None
-
-        return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, stage.ranks))[0]
+        return best_of(run, stage.ranks, lambda new, best: new.success & ~best.success)
 
     return stage.make(0)._replace(run=run_ranks)

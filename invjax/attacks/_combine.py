@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from invjax import _check, _explain
 from invjax.attacks._attack import Attack, check_attack
-from invjax.attacks.building import same_threat, where
+from invjax.attacks.building import best_of, same_threat, where
 
 
 def worst_of(attacks: Sequence[Attack]) -> Attack:
@@ -82,11 +82,9 @@ def restarts(attack: Attack, n: int) -> Attack:
             start = jax.random.fold_in(key, i)
             return attack(start, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
 
-        def step(best, i):
-            new = run(i)
-            better = (new.success & ~best.success) | ((new.success == best.success) & (new.loss > best.loss))
-            return where(better, new, best), None
+        def better(new, best):
+            return (new.success & ~best.success) | ((new.success == best.success) & (new.loss > best.loss))
 
-        return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, n))[0]
+        return best_of(run, n, better)
 
     return attack._replace(run=repeated, recipe=f"restarts({attack.recipe}, n={n})")

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks._attack import Attack, AttackResult, recipe
-from invjax.attacks.building import where
+from invjax.attacks.building import best_of
 from invjax.types import Array
 
 
 def wrong_class(logits: Array, labels: Array, rank: Any) -> Array:
     """The `rank`-th most likely class among those that are not the label, `[B]`; rank 0 is the most likely one."""
     is_label = jnp.arange(logits.shape[-1])[None] == labels[:, None]
-    order = jnp.argsort(jnp.where(is_label, jnp.inf, -logits), axis=-1)
-    return jnp.take(order, jnp.asarray(rank), axis=1).astype(labels.dtype)
+    order = jnp.lexsort((-logits, is_label))  # the label comes last, also after a class of logit minus infinity
+    # not the dtype of the labels: 8 bits hold the labels of a part of the classes, but not every other class
+    return jnp.take(order, jnp.asarray(rank), axis=1).astype(jnp.int32)
 
 
 def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **settings: Any) -> Attack:
@@ -44,12 +45,10 @@ def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **setti
         def run(rank) -> AttackResult:
             return toward(rank)(jax.random.fold_in(key, rank), logits_fn, x, labels, eps=eps, ids=ids)
 
-        def step(best, rank):
-            new = run(rank)
-            nearer = (new.success & ~best.success) | (new.success & best.success & (new.distance < best.distance))
-            return where(nearer, new, best), None
+        def nearer(new, best):
+            return (new.success & ~best.success) | (new.success & best.success & (new.distance < best.distance))
 
-        return jax.lax.scan(step, run(jnp.zeros((), jnp.int32)), jnp.arange(1, targets))[0]
+        return best_of(run, targets, nearer)
 
     first = toward(0)
     return first._replace(run=attack, recipe=recipe(name, first.threat, **settings, targets=targets))

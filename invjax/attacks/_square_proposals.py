@@ -72,14 +72,19 @@ def canvas(
     return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype), unordered)
 
 
+def _coin(key, shape=()):
+    """Fair coins; the probability is a float32 number, so that double precision draws the same ones."""
+    return jax.random.bernoulli(key, jnp.float32(0.5), shape)
+
+
 def _sign(key, shape, like):
-    return jax.random.rademacher(key, shape, like.dtype)
+    return (2 * _coin(key, shape) - 1).astype(like.dtype)
 
 
 def _corner(key, side, shape):
     """A random position at which a window of this side fits into the canvas."""
     keys = jax.random.split(key, len(shape) - 1)
-    return tuple(jax.random.randint(k, (), 0, n - side + 1) for k, n in zip(keys, shape[:-1], strict=True))
+    return tuple(jax.random.randint(k, (), 0, n - side + 1, jnp.int32) for k, n in zip(keys, shape[:-1], strict=True))
 
 
 def _window(corner, side, shape):
@@ -173,7 +178,7 @@ def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     here = mixed(_window(corner, side, canvas.shape))
     there = mixed(_window(_corner(second, side, canvas.shape), side, canvas.shape))
     change, pattern = z - image, canvas.patterns[index]
-    turned = jnp.where(jax.random.bernoulli(turn_key), pattern.T, pattern)
+    turned = jnp.where(_coin(turn_key), pattern.T, pattern)
     pattern = mixed(jnp.roll(turned[tuple(slice(size) for size in sizes)], corner, canvas.axes))
     unused = jnp.maximum(canvas.eps**order - _length(change, order) ** order, 0) / channels
     budget = (unused + _length_inside(change, here | there, order) ** order) ** (1 / order)

@@ -13,8 +13,10 @@ al. 2019, *Exploring the Landscape of Spatial Robustness*, "worst of 10".
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invjax import _check
+from invjax._keys import mappable
 from invjax._warps import IDENTITY, warp
 from invjax.attacks._attack import Attack, check_attack
 from invjax.attacks._gradient import Loss, loss_values
@@ -57,18 +59,18 @@ def transformed(
     _check.number("rotation", rotation)
     _check.number("shift", shift)
     _check.one_of("pixels", pixels, ("after", "before"))
-    span = jnp.array([rotation, shift, shift, 0, 0])
+    span = np.array([rotation, shift, shift, 0, 0], np.float32)
 
     def spatial(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, attack.threat.box)
         if x.ndim != 4:
             raise ValueError(f"transformed turns images [B, H, W, C]; got {x.shape}; use the attack without transforms")
-        spatial_key, attack_key = jax.random.split(key)
+        spatial_key, attack_key = jax.random.split(mappable(key))
 
         def drawn(i):
             keys = example_keys(jax.random.fold_in(spatial_key, i), ids, len(x))
-            unit = jax.vmap(lambda k: jax.random.uniform(k, (5,), minval=-1))(keys)
-            return jnp.asarray(IDENTITY)[None] + span[None] * unit
+            unit = jax.vmap(lambda k: jax.random.uniform(k, (5,), jnp.float32, minval=-1))(keys)
+            return (IDENTITY[None] + span[None] * unit).astype(x.dtype)
 
         def moved(z, transforms):
             return jax.vmap(warp)(z, transforms)

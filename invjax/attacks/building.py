@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from invjax import _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
+from invjax._keys import mappable
 from invjax.attacks._attack import (
     AttackResult,
     check_attack,
@@ -115,7 +116,7 @@ def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
     _check.key(key)
     if ids is not None:
         _check.ids(ids, count)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count) if ids is None else ids)
+    return jax.vmap(jax.random.fold_in, (None, 0))(mappable(key), jnp.arange(count) if ids is None else ids)
 
 
 def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:
@@ -260,3 +261,22 @@ def climb(
     value = _without_nan(value)
     found, best_value, _ = better(best, (last, value, success))
     return found, best_value, jnp.concatenate([trace[1:], value[None]]).T, finite
+
+
+def best_of(run: Callable[[Array], AttackResult], count: int, better: Callable[[Any, Any], Array]) -> AttackResult:
+    """The best of `run(0), ..., run(count - 1)` for each example; all runs but the first share one compiled loop.
+
+    Args:
+        run: `i -> AttackResult`, where i is a traced integer.
+        count: the number of runs, at least 1.
+        better: `(new, best) -> [B]`, where the new result replaces the best one so far.
+    """
+    first = run(jnp.zeros((), jnp.int32))
+    if count == 1:  # with `jax.disable_jit` an empty loop is an error
+        return first
+
+    def step(best, i):
+        new = run(i)
+        return where(better(new, best), new, best), None
+
+    return jax.lax.scan(step, first, jnp.arange(1, count))[0]

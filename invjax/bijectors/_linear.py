@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._dtypes import wide
+from invjax._dtypes import wide, wide_dtype
 from invjax.bijectors._bijector import Bijector, no_logdet, stateless
 
 _EXACT = jax.lax.Precision.HIGHEST
@@ -43,7 +43,7 @@ def actnorm(min_std: float = 1e-2) -> Bijector:
         axes = tuple(range(x.ndim - 1))
         mean, std = wide(x).mean(axes), wide(x).std(axes)
         found = {"shift": -mean, "log_scale": -jnp.log(jnp.where(std < min_std, 1.0, std))}
-        return jax.tree.map(lambda leaf: leaf.astype(x.dtype), found)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.asarray(x).dtype), found)
 
     def logdet(params, x):
         return no_logdet(x) + _positions(x) * wide(params["log_scale"]).sum()
@@ -90,16 +90,17 @@ def conv1x1() -> Bijector:
 
     def init(key, x):
         channels = x.shape[-1]
-        rotation = jax.random.orthogonal(key, channels, dtype=x.dtype)
+        rotation = jax.random.orthogonal(key, channels, dtype=wide_dtype(x.dtype))  # needs 32 bits, like all of LAPACK
         permutation, lower, upper = jax.scipy.linalg.lu(rotation)
         diagonal = jnp.diag(upper)
-        return {
+        found = {
             "lower": jnp.tril(lower, -1),
             "upper": jnp.triu(upper, 1),
             "log_s": jnp.log(jnp.abs(diagonal)),
             "sign": jnp.sign(diagonal),
             "permutation": permutation,
         }
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.asarray(x).dtype), found)
 
     def matrix(params):
         dtype = params["log_s"].dtype
@@ -119,10 +120,11 @@ def conv1x1() -> Bijector:
 
     def inverse(params, z):
         p, lower, upper = matrix(params)
-        flat = z.reshape(-1, z.shape[-1]).T  # z^T = U^T L^T P^T x^T
-        flat = jax.scipy.linalg.solve_triangular(upper, flat, trans="T")
-        flat = jax.scipy.linalg.solve_triangular(lower, flat, trans="T", lower=True, unit_diagonal=True)
-        return jnp.matmul(p, flat, precision=_EXACT).T.reshape(z.shape), -logdet(params, z)
+        flat = wide(z).reshape(-1, z.shape[-1]).T  # z^T = U^T L^T P^T x^T
+        flat = jax.scipy.linalg.solve_triangular(wide(upper), flat, trans="T")
+        flat = jax.scipy.linalg.solve_triangular(wide(lower), flat, trans="T", lower=True, unit_diagonal=True)
+        x = jnp.matmul(wide(p), flat, precision=_EXACT).T.reshape(z.shape)
+        return x.astype(jnp.asarray(z).dtype), -logdet(params, z)
 
     return Bijector(init, forward, inverse)
 
@@ -155,6 +157,7 @@ def dct2() -> Bijector:
     """
 
     def transform(x, matrices):
+        x = jnp.asarray(x)
         rows, columns = (jnp.asarray(m, x.dtype) for m in matrices)
         return jnp.einsum("uh,bhwc,vw->buvc", rows, x, columns, precision=_EXACT)
 

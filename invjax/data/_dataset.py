@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float32, Int32, Shaped, UInt8
 
+from invjax import _check
 from invjax.data._require import require
 
 
@@ -93,10 +94,18 @@ def as_float(images: Shaped[Array | np.ndarray, "*shape"], levels: int = 256) ->
         A float32 array of the same shape.
 
     Raises:
-        ValueError: the images are not integers.
+        ValueError: the images are not integers, or are outside of 0..levels - 1. Inside `jit` values cannot be checked.
     """
     if not np.issubdtype(images.dtype, np.integer):
         raise ValueError(
             f"images must be integers 0..{levels - 1}; got dtype {images.dtype}; do not call as_float on floats"
         )
+    limits = np.iinfo(images.dtype)
+    if images.size and (limits.min < 0 or limits.max >= levels) and _check.known(images):
+        low, high = int(images.min()), int(images.max())
+        if low < 0 or high >= levels:
+            raise ValueError(
+                f"images must be integers 0..{levels - 1}; got values from {low} to {high}; pass the levels of the "
+                "data set, as_float(data.images, data.levels)"
+            )
     return images.astype(np.float32) * np.float32(1 / (levels - 1))

@@ -60,9 +60,17 @@ def kept(
         correct: `[N]`, whether the model classifies the images correctly, which distinguishes models of equal
             parameters.
         **settings: all other values that the results depend on, in types that JSON can hold.
+
+    Raises:
+        ValueError: a function without a name, which the file could not tell from others, is among the settings.
     """
     if options.directory is None:
         return Kept(None, {})
+    if "<lambda>" in str(settings):
+        raise ValueError(
+            f"a directory needs an attack whose recipe tells it from others; got {settings.get('attack')}; "
+            "give its loss a name by def"
+        )
     identity = settings | {
         "labels": digest({"labels": labels}),
         "images": digest({"images": images}),

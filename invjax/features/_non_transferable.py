@@ -55,10 +55,13 @@ def non_transferable(
             raise ValueError(f"ensemble_fn must give logits [models, {len(x)}, {num_classes}]; got {shape}")
         others_fn = fast_convs(ensemble_fn)
 
+        def reached(logits):
+            return fooled(logits, targets, targeted=True)
+
         def objective(z):
             logits, others = logits_fn(z), others_fn(z)
             others_loss = jax.vmap(cross_entropy, (0, None))(others, labels).mean(0)
-            alone = fooled(logits, targets, targeted=True) & (others.argmax(-1) != targets[None]).all(0)
+            alone = reached(logits) & ~jax.vmap(reached)(others).any(0)
             return -cross_entropy(logits, targets) - others_loss, alone
 
         first = 2.5 * eps / steps if step_size is None else step_size

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
+from invjax.attacks.building import example_keys
 from invjax.features._construction import check_data, construct
 from invjax.features._inversion import check_features, robustify
 from invjax.features._storage import Constructed
@@ -71,8 +72,8 @@ def robust_dataset(
     arrays: list[Any] = [images, labels, np.full(len(images), -1, np.int32)]
     if start == "images":
         arrays[2] = np.asarray(
-            jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(draws, i), (), 0, len(images), jnp.int32))(
-                np.arange(len(images), dtype=np.uint32)
+            jax.vmap(lambda key: jax.random.randint(key, (), 0, len(images), jnp.int32))(
+                example_keys(draws, None, len(images))
             )
         )
         arrays.append(_Rows(images, arrays[2]))

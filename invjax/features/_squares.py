@@ -45,8 +45,8 @@ def adversarial_squares(
     if not 0 <= flip < 0.5:
         raise ValueError(f"flip must be in [0, 1/2); got flip={flip}")
     color_key, noise_key, flip_key = jax.random.split(key, 3)
-    color = jax.random.bernoulli(color_key, 0.5, (count,))
-    noise = spread * jax.random.uniform(noise_key, (count, side * side), minval=-1, maxval=1)
-    wrong = jax.random.bernoulli(flip_key, float(flip), (count,))
+    color = jax.random.bernoulli(color_key, jnp.float32(0.5), (count,))
+    noise = spread * jax.random.uniform(noise_key, (count, side * side), jnp.float32, minval=-1, maxval=1)
+    wrong = jax.random.bernoulli(flip_key, jnp.float32(flip), (count,))
     images = jnp.where(color, 1.0, -1.0)[:, None] + noise
     return images.reshape(count, side, side, 1), (color ^ wrong).astype(jnp.int32)

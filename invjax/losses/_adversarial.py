@@ -63,7 +63,8 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
         labels: `[B]`, the true classes.
 
     Returns:
-        The ratio of each example, `[B]`: positive where the label is not predicted.
+        The ratio of each example, `[B]`: positive where the label is not predicted. Where fewer than three logits are
+        finite it is the margin.
 
     Raises:
         ValueError: there are fewer than three classes.
@@ -72,7 +73,7 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
     """
     _need_classes(logits, 3, "dlr")
     ordered = jnp.sort(logits, axis=-1)
-    return margin(logits, labels) / (ordered[:, -1] - ordered[:, -3] + 1e-12)
+    return margin(logits, labels) / _finite(ordered[:, -1] - ordered[:, -3] + 1e-12)
 
 
 def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
@@ -86,7 +87,8 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
         targets: `[B]`, the classes t to reach.
 
     Returns:
-        The ratio of each example, `[B]`. Scaling or shifting the logits does not change it.
+        The ratio of each example, `[B]`. Scaling or shifting the logits does not change it. Where fewer than four
+        logits are finite it is the difference `h_t - h_y`.
 
     Raises:
         ValueError: there are fewer than four classes.
@@ -96,7 +98,7 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
     _need_classes(logits, 4, "targeted_dlr")
     ordered = jnp.sort(logits, axis=-1)
     scale = ordered[:, -1] - (ordered[:, -3] + ordered[:, -4]) / 2
-    return (_of(logits, targets) - _of(logits, labels)) / (scale + 1e-12)
+    return (_of(logits, targets) - _of(logits, labels)) / _finite(scale + 1e-12)
 
 
 def _of(logits, labels):
@@ -106,6 +108,11 @@ def _of(logits, labels):
 def _without(logits, labels):
     """The logits, with minus infinity in place of the label's."""
     return jnp.where(jnp.arange(logits.shape[-1])[None] == labels[:, None], -jnp.inf, logits)
+
+
+def _finite(scale):
+    """The scale, or 1 where it is infinite because a class is masked by a logit of minus infinity."""
+    return jnp.where(jnp.isfinite(scale), scale, 1)
 
 
 def _need_classes(logits, least, name):

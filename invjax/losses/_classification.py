@@ -52,6 +52,8 @@ def entropy(logits: Logits) -> PerExample:
 def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
     """The fraction of examples whose label does not have the largest logit.
 
+    A model that gives a NaN logit makes no prediction, which is an error.
+
     Args:
         logits: `[B, K]`.
         labels: `[B]`, class indices.
@@ -63,7 +65,7 @@ def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:
         ValueError: a label is not a class index of the K classes.
     """
     check_logits(logits, labels)
-    return (logits.argmax(-1) != labels).mean()
+    return ((logits.argmax(-1) != labels) | jnp.isnan(logits).any(-1)).mean()
 
 
 def check_logits(logits: Logits, labels: Labels) -> None:

@@ -126,7 +126,7 @@ def best_latents(
             norm = jnp.sqrt((moved**2).sum(1, keepdims=True))
             return (moved * jnp.minimum(1, clip / jnp.maximum(norm, 1e-12)), state, better(best, z, costs)), None
 
-        first = start, jnp.full(len(x), jnp.inf, x.dtype)
+        first = start, jnp.full(len(x), jnp.inf, jax.eval_shape(total, start)[1].dtype)
         (z, _, best), _ = jax.lax.scan(step, (start, adam.init(start), first), None, length=steps)
         return better(best, z, negative_elbo(vae, x, z))[0] if steps else start
 

@@ -119,21 +119,28 @@ def mnist_shaped(x: Array) -> None:
     _check.sized("x", x, (28, 28, 1))
 
 
+def _as_wide_as(x, layers):
+    """The input in the wider of its dtype and that of the layers, because convolutions mix no dtypes."""
+    return x.astype(jnp.promote_types(x.dtype, layers[0].kernel.dtype))
+
+
 def encode(vae: ClassVae, x: Images) -> tuple[Latents, Latents]:
     """Mean and log variance, `[B, L]` each, of the latents of images `[B, 28, 28, 1]` by the encoder of one class."""
     mnist_shaped(x)
-    x = jnp.asarray(x)
+    x = _as_wide_as(jnp.asarray(x), vae.encoder)
     for i, (layer, (_, stride)) in enumerate(zip(vae.encoder, ENCODER, strict=True)):
-        x = _conv(jax.nn.elu(x) if i else x, layer.kernel, stride, 0) + layer.bias[None, None, None]
+        x, kernel = jax.nn.elu(x) if i else x, layer.kernel.astype(x.dtype)
+        x = _conv(x, kernel, stride, 0) + layer.bias[None, None, None]
     mean, log_variance = jnp.split(x.reshape(len(x), -1), 2, axis=1)
     return mean, log_variance
 
 
 def decode(vae: ClassVae, z: Latents) -> Images:
     """The images `[B, 28, 28, 1]` of latents `[B, L]` by the decoder of one class."""
-    x = jnp.asarray(z)[:, None, None]
+    x = _as_wide_as(jnp.asarray(z), vae.decoder)[:, None, None]
     for i, (layer, (_, stride)) in enumerate(zip(vae.decoder, DECODER, strict=True)):
-        x = _transposed_conv(jax.nn.elu(x) if i else x, layer.kernel, stride) + layer.bias[None, None, None]
+        x, kernel = jax.nn.elu(x) if i else x, layer.kernel.astype(x.dtype)
+        x = _transposed_conv(x, kernel, stride) + layer.bias[None, None, None]
     return jax.nn.sigmoid(x)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks import Attack, Loss
-from invjax.attacks.building import check_attack
+from invjax.attacks.building import check_attack, fooled
 from invjax.losses import cross_entropy
 from invjax.types import ApplyFn, LossFn, Scalar, Schedule
 
@@ -82,8 +82,8 @@ def adversarial_loss(
         found = attack(key, frozen, x[:attacked], labels[:attacked], eps=radius, step_size=step_size).x.astype(x.dtype)
         logits = apply_fn(params, jnp.concatenate([found, x[attacked:]]))
 
-        wrong = logits.argmax(-1) != labels
-        wrong_clean = wrong.at[:attacked].set(frozen(x[:attacked]).argmax(-1) != labels[:attacked])
+        wrong = fooled(logits, labels)
+        wrong_clean = wrong.at[:attacked].set(fooled(frozen(x[:attacked]), labels[:attacked]))
         broken = (wrong & ~wrong_clean)[:attacked]
         metrics = {"clean_error": wrong_clean.mean(), "adversarial_error": broken.mean()}
         return loss(logits, labels).mean(), metrics

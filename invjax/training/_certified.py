@@ -22,7 +22,7 @@ from jax import lax
 
 from invjax import _check, bounds
 from invjax.bounds import Margins
-from invjax.losses import cross_entropy
+from invjax.losses import cross_entropy, error_rate
 from invjax.types import ApplyFn, Box, LossFn, PerExample, Schedule
 
 
@@ -79,7 +79,7 @@ def certified_loss(
         logits = logits_fn(x)
         loss = (1 - natural) * worst_cross_entropy(margins) + natural * cross_entropy(logits, labels)
         metrics = {
-            "clean_error": (logits.argmax(-1) != labels).mean(),
+            "clean_error": error_rate(logits, labels),
             "certified_error": (~bounds.certified(margins)).mean(),
         }
         return loss.mean(), metrics

@@ -58,6 +58,10 @@ def _plain(tree: Any) -> dict[str, Any]:
 
 def _restored(like: Any, plain: dict[str, Any]) -> Any:
     leaves, tree = jax.tree.flatten(like)
+    for name, wanted in _plain(like).items():
+        if isinstance(wanted, jax.Array) and not wanted.committed and wanted.is_fully_addressable:
+            # orbax binds every array to a device; one that follows the arrays it meets should do so again
+            plain[name] = jnp.asarray(np.asarray(plain[name]))
     arrays = [
         jax.random.wrap_key_data(plain[str(i)], impl=jax.random.key_impl(x)) if _is_key(x) else plain.get(str(i), x)
         for i, x in enumerate(leaves)

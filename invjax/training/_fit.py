@@ -255,7 +255,8 @@ def _row(done, metrics, description):
 
 
 def _check_finite(state, description):
-    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params)):
+    numbers = [leaf for leaf in jax.tree.leaves(state.params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]  # no keys
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in numbers):
         raise FloatingPointError(
             f"{description}: the parameters are not finite at step {int(state.step)}, and were not saved; "
             "lower the learning rate or clip gradients"

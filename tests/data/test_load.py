@@ -563,3 +563,17 @@ def test_loading_data_gives_no_warnings(tmp_path):
         warnings.simplefilter("error")
         load("mnist", "test", tmp_path)
         load("mnist", "test", tmp_path)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jax.numpy.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize(
+    ("values", "dtype", "levels", "message"),
+    [
+        ([0, 16], np.uint8, 16, "integers 0..15; got values from 0 to 16"),
+        ([-1, 3], np.int8, 256, "integers 0..255; got values from -1 to 3"),
+        ([0, 300], np.int32, 256, "got values from 0 to 300; pass the levels of the data set"),
+    ],
+)
+def test_intensities_outside_of_the_levels_are_refused(convert, values, dtype, levels, message):
+    with pytest.raises(ValueError, match=message):
+        as_float(convert(np.array(values, dtype)), levels)

@@ -77,6 +77,18 @@ def test_the_interval_contains_the_fraction_and_shrinks_with_the_total():
     assert widths[0] > 2 * widths[1] > 4 * widths[2]
 
 
+def test_an_interval_of_small_integers_does_not_overflow():
+    for dtype in (np.uint8, np.int8, np.int16, np.int32):
+        assert wilson(dtype(10), dtype(100)) == wilson(10, 100)
+    assert wilson(np.int32(40_000), np.int32(60_000)) == wilson(40_000, 60_000)
+
+
+@pytest.mark.parametrize("successes", [-1, 11, np.nan])
+def test_an_interval_of_impossible_successes_is_refused(successes):
+    with pytest.raises(ValueError, match="successes must be from 0 to total=10"):
+        wilson(successes, 10)
+
+
 def test_an_interval_of_no_trials_is_refused():
     with pytest.raises(ValueError, match="total must be positive; got total=0"):
         wilson(0, 0)
@@ -218,6 +230,13 @@ def test_a_curve_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, vectori
 def test_a_finished_curve_is_read_and_not_run_again(finished, vectorize):
     again = curve(FGSM._replace(run=never), directory=str(finished), vectorize=vectorize)
     np.testing.assert_array_equal(again.broken_at, whole(FGSM).broken_at)
+
+
+def test_a_directory_refuses_a_loss_without_a_name(tmp_path):
+    """The recipes of two such losses are equal, so a second curve would be that of the first loss."""
+    attack = pgd(steps=1, loss=lambda logits, labels: logits.sum(-1))
+    with pytest.raises(ValueError, match=r"loss=<lambda>.*give its loss a name"):
+        curve(attack, directory=tmp_path)
 
 
 @pytest.mark.parametrize(
