@@ -7,6 +7,7 @@ Source: Andriushchenko et al. 2020, *Square Attack*, algorithm 1; the l1 form: C
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from invjax import _check
 from invjax.attacks import _square_proposals as proposals
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._threats import Threat, check_supported, linf
-from invjax.attacks.building import example_keys, finish, fooled, prepare, where
+from invjax.attacks.building import example_keys, finish, fooled, judged, prepare, where
 from invjax.losses import margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -45,7 +46,14 @@ def square_sizes(
     return np.clip(np.maximum(sides, 3) // 2 * 2 + 1, 1, largest if largest % 2 else largest - 1)
 
 
-def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float = 0.8, rescale: bool = True) -> Attack:
+def square(
+    threat: Threat | None = None,
+    *,
+    queries: int = 5000,
+    fraction: float = 0.8,
+    rescale: bool = True,
+    targeted: bool = False,
+) -> Attack:
     """The Square attack on images `[B, H, W, C]`.
 
     >>> from invjax import attacks
@@ -59,9 +67,10 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         queries: number of squares to try; each takes one call of the model.
         fraction: fraction of the pixels that the first squares change, in (0, 1].
         rescale: whether to stretch the schedule of sizes, published for 10,000 queries, to `queries`.
+        targeted: whether `labels` are classes to reach, so that the attack descends the margin.
 
     Returns:
-        An untargeted `Attack` that ignores `step_size`.
+        An `Attack` that ignores `step_size`.
 
     Raises:
         ValueError: the threat is not a norm, `queries` is below 1, or `fraction` is outside (0, 1]. When the attack
@@ -89,9 +98,10 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
             partial(proposals.new_square if flat else proposals.moved_bump, canvas), (0, 0, 0, None, None)
         )
 
-        def evaluate(z):
-            logits = logits_fn(z)
-            return margin(logits, labels), fooled(logits, labels)
+        def rule(logits):
+            return (-1 if targeted else 1) * margin(logits, labels), fooled(logits, labels, targeted)
+
+        evaluate = partial(judged, rule, logits_fn, step=0)  # a change is kept if it is better on the same draws
 
         def query(carry, i):
             z, value, wrong = carry
@@ -105,6 +115,9 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         first = start(jax.vmap(jax.random.fold_in, (0, None))(keys, queries), x)
         steps = (jnp.arange(queries), jnp.asarray(sizes), jnp.asarray(which.ravel()))
         (found, value, _), trace = jax.lax.scan(query, (first, *evaluate(first)), steps)
-        return finish(logits_fn, threat.distance, found, x, labels, value, trace.T)
+        return finish(logits_fn, threat.distance, found, x, labels, value, trace.T, targeted=targeted)
 
-    return Attack(attack, threat, False, recipe("square", threat, queries=queries, fraction=fraction, rescale=rescale))
+    settings: dict[str, Any] = {"queries": queries, "fraction": fraction, "rescale": rescale}
+    if targeted:
+        settings["targeted"] = True
+    return Attack(attack, threat, targeted, recipe("square", threat, **settings))
