@@ -11,7 +11,7 @@ import numpy as np
 
 from invjax import _check
 from invjax.attacks import Attack
-from invjax.attacks.building import check_images
+from invjax.attacks.building import check_images, check_radius
 from invjax.features._construction import check_data, construct
 from invjax.features._relabelling import check_targeted, check_targets, relabel_by_attack
 from invjax.features._storage import Constructed
@@ -61,6 +61,7 @@ def relabelled_dataset(
     """
     check_data(images, targets)
     check_targeted(attack)
+    check_radius(attack.threat, eps)
     check_images(attack, images, "images")
     check_targets(targets, _check.logits_of(partial(apply_fn, params), images[:1], targets[:1]))
 
