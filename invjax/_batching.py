@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
+from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.types import ApplyFn, Params
 
@@ -83,7 +84,12 @@ _WHOLE = "pass the same whole arrays on every host, of which each host computes 
 
 
 def over_batches(
-    function: Callable[..., Any], arrays: Sequence[Any], batch_size: int = 500, mesh: Mesh | None = None
+    function: Callable[..., Any],
+    arrays: Sequence[Any],
+    batch_size: int = 500,
+    mesh: Mesh | None = None,
+    *,
+    description: str | None = None,
 ) -> Any:
     """Call `function(*batch)` on consecutive batches and join the results along the first axis.
 
@@ -98,6 +104,7 @@ def over_batches(
         arrays: arrays of one length N, or any objects with a length and slices.
         batch_size: B. With a mesh, B is rounded up to a multiple of the number of devices.
         mesh: devices that share each batch; None uses one device.
+        description: text of a progress bar over the batches; None shows no bar.
 
     Returns:
         The pytree that `function` returns, as host arrays `[N, ...]`.
@@ -115,6 +122,7 @@ def over_batches(
         raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the split of the data")
     (total,) = lengths
     pieces: list[Any] = []
+    bar = None if description is None else progress(0, math.ceil(total / batch_size), description)
     for start in range(0, total, batch_size):
         batch = [np.asarray(array[start : start + batch_size]) for array in arrays]
         size = len(batch[0])
@@ -129,6 +137,10 @@ def over_batches(
                     f"which are padding; got shape {np.shape(leaf)}; return values [B, ...] and reduce them afterwards"
                 )
         pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
+        if bar is not None:
+            bar.update()
+    if bar is not None:
+        bar.close()
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 

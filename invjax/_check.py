@@ -101,6 +101,17 @@ def number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must not be negative; got {name}={value}")
 
 
+def one_or_each(name: str, value: Any, count: int) -> None:
+    """Check that `value` is one number or `count` numbers, none of them negative."""
+    if np.ndim(value) and np.shape(value) != (count,):
+        raise ValueError(
+            f"{name} must be one number, or one for each of the {count} images; got an array of shape "
+            f"{np.shape(value)}; for several radii use evaluation.robustness_curve"
+        )
+    if concrete(value) and not np.all(np.asarray(value) >= 0):
+        raise ValueError(f"{name} must not be negative; got {name}={value}")
+
+
 def array(name: str, x: Any) -> None:
     """Check that `x` is an array of NumPy or JAX, or has a shape and a dtype like one."""
     if isinstance(x, jax.core.Tracer | jax.Array | np.ndarray | np.generic):

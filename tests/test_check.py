@@ -59,6 +59,11 @@ REFUSED = {  # name: (call, message)
         lambda: _check.within("x", np.zeros((0, 2)), (0.0, 1.0)),
         "x must hold at least one example; got shape (0, 2); check the split of the data",
     ),
+    "each-shape": (
+        lambda: _check.one_or_each("eps", np.zeros((3, 1)), 3),
+        "eps must be one number, or one for each of the 3 images; got an array of shape (3, 1); for several radii use",
+    ),
+    "each-negative": (lambda: _check.one_or_each("eps", -np.ones(2), 2), "eps must not be negative; got eps=[-1. -1.]"),
     "within-bytes": (lambda: _check.within("x", np.zeros(2, np.uint8), (0.0, 1.0)), "x must be floating point"),
     "within-nan": (lambda: _check.within("x", np.array([np.nan, 0.5]), (0.0, 1.0)), "x holds 1 NaN or infinite values"),
     "within-infinite": (lambda: _check.within("x", np.array([-np.inf]), (-np.inf, np.inf)), "x holds 1 NaN or inf"),

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
-from invjax.attacks import Attack, jit_attack, l1, l2, linf, pgd, transformed
+from invjax.attacks import Attack, l1, l2, linf, over, pgd, transformed
 from invjax.data import Dataset, HumanLabelled, as_float, human_labelled
-from invjax.evaluation import Options, agreement, correct, over_batches, wilson
+from invjax.evaluation import Options, agreement, correct, wilson
 from invjax.losses import cross_entropy, error_rate, margin
 from invjax.models import mnist_cnn, resnet
 from invjax.training import adversarial_loss, data_mesh
@@ -86,7 +86,6 @@ NETWORKS = {
 
 # one object for equal arguments, so that all seeds share its compiled functions
 network = functools.cache(lambda name: NETWORKS[name]())
-compiled = functools.cache(jit_attack)
 
 
 @functools.cache
@@ -147,14 +146,9 @@ def seen(apply_fn: ApplyFn, params: Params, test: Dataset, human: dict[str, Huma
 
 def withstands(apply_fn: ApplyFn, params: Params, attack: Attack, eps: float, test: Dataset, seed: int) -> float:
     """Accuracy under an attack on these images."""
-    run, key = compiled(attack, apply_fn), jax.random.key(seed)
-    fallen = over_batches(
-        lambda x, labels, ids: run(key, params, x, labels, eps=eps, ids=ids).success,
-        [as_float(test.images[:]), np.asarray(test.labels), np.arange(len(test.labels), dtype=np.uint32)],
-        min(500, len(test.labels)),
-        data_mesh(),
-    )
-    return 1 - float(fallen.mean())
+    run = over(attack, apply_fn, batch_size=min(500, len(test.labels)), mesh=data_mesh())
+    found = run(jax.random.key(seed), params, as_float(test.images[:]), np.asarray(test.labels), eps=eps)
+    return 1 - float(found.success.mean())
 
 
 def interval(counts: Counts) -> tuple[float, float, float]:

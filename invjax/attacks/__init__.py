@@ -3,13 +3,15 @@
 from invjax._warps import affine_grid, unwarp, warp
 from invjax.attacks import building
 from invjax.attacks._apgd import apgd, apgd_targeted
-from invjax.attacks._attack import Attack, AttackResult, jit_attack
+from invjax.attacks._attack import Attack, AttackResult
 from invjax.attacks._autoattack import Stage, autoattack, autoattack_stages
 from invjax.attacks._checks import Finding
 from invjax.attacks._combine import restarts, worst_of
+from invjax.attacks._compiled import jit_attack, over
 from invjax.attacks._diagnose import diagnose
 from invjax.attacks._fab import fab
 from invjax.attacks._feature_adversary import feature_adversary
+from invjax.attacks._goals import confident, top_k
 from invjax.attacks._gradient import Loss, fgsm, iterated_ll, pgd, step_ll
 from invjax.attacks._invariance import InvarianceExamples, Judge
 from invjax.attacks._judge import judge
@@ -18,6 +20,7 @@ from invjax.attacks._linf_invariance import linf_invariance
 from invjax.attacks._metamers import interpolate, metamers
 from invjax.attacks._neighbour_search import nearest_of
 from invjax.attacks._neighbours import Neighbours, aligned_neighbours
+from invjax.attacks._random_model import RandomModel, random_model
 from invjax.attacks._reference_bank import ReferenceBank, pixels_of, reference_bank
 from invjax.attacks._smallest import distances, line_search, smallest
 from invjax.attacks._square import square
@@ -33,6 +36,7 @@ __all__ = [
     "Judge",
     "Loss",
     "Neighbours",
+    "RandomModel",
     "ReferenceBank",
     "Stage",
     "Threat",
@@ -43,6 +47,7 @@ __all__ = [
     "autoattack",
     "autoattack_stages",
     "building",
+    "confident",
     "diagnose",
     "distances",
     "fab",
@@ -61,13 +66,16 @@ __all__ = [
     "linf_invariance",
     "metamers",
     "nearest_of",
+    "over",
     "pgd",
     "pixels_of",
+    "random_model",
     "reference_bank",
     "restarts",
     "smallest",
     "square",
     "step_ll",
+    "top_k",
     "transformed",
     "unwarp",
     "warp",

@@ -8,6 +8,7 @@ Box*, algorithm 1.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,12 +21,12 @@ from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._gradient import Loss, loss_values
 from invjax.attacks._ranks import over_ranks, wrong_class
 from invjax.attacks._threats import Threat, check_supported, check_threat, linf
-from invjax.attacks.building import example_keys, finish, fooled, prepare
+from invjax.attacks.building import example_keys, finish, fooled, judged, prepare
 from invjax.losses import log_odds, targeted_dlr
 
 
-def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable) -> Attack:
-    """The attack that climbs `objective_for(logits_fn, x, labels)`."""
+def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable, targeted: bool = False) -> Attack:
+    """The attack that climbs `objective_for(logits_fn, x, labels)`, a function of the point and of the step."""
     _check.count(steps=steps)
     check_supported("apgd", threat, "order")
 
@@ -39,9 +40,9 @@ def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable) ->
         else:
             run = ascend(objective, threat, _outermost(threat, sample(keys, x, eps), x, eps), x, eps, steps)
         found, value, _ = run.found
-        return finish(logits_fn, threat.distance, found, x, labels, value, run.trace, run.finite)
+        return finish(logits_fn, threat.distance, found, x, labels, value, run.trace, run.finite, targeted=targeted)
 
-    return Attack(attack, threat, False, said)
+    return Attack(attack, threat, targeted, said)
 
 
 def _outermost(threat, z, x, eps):
@@ -50,7 +51,7 @@ def _outermost(threat, z, x, eps):
     return jax.vmap(threat.project, (0, 0, None))(x + (z - x) * eps / jnp.where(distance > 0, distance, 1), x, eps)
 
 
-def apgd(threat: Threat | None = None, *, steps: int = 100, loss: Loss = log_odds) -> Attack:
+def apgd(threat: Threat | None = None, *, steps: int = 100, loss: Loss = log_odds, targeted: bool = False) -> Attack:
     """Auto-PGD on any loss of the logits.
 
     >>> from invjax import attacks
@@ -63,24 +64,25 @@ def apgd(threat: Threat | None = None, *, steps: int = 100, loss: Loss = log_odd
         threat: a norm, such as `linf()` (the default), `l2()` or `l1()`.
         steps: number of gradient steps.
         loss: the loss to maximise: `losses.log_odds` is the "CE" form of AutoAttack, `losses.dlr` its "DLR" form.
+        targeted: whether `labels` are classes to reach, so that the attack descends the loss.
 
     Returns:
-        An untargeted `Attack` that ignores `step_size`.
+        An `Attack` that ignores `step_size`.
 
     Raises:
         ValueError: the threat is not a norm, or `steps` is below 1.
     """
 
     def objective_for(logits_fn, x, labels):
-        def objective(z):
-            logits = logits_fn(z)
-            return loss_values(loss, logits, labels), fooled(logits, labels)
+        def rule(logits):
+            return (-1 if targeted else 1) * loss_values(loss, logits, labels), fooled(logits, labels, targeted)
 
-        return objective
+        return partial(judged, rule, logits_fn)
 
     _check.function("loss", loss, "(logits, labels) -> [B]")
     threat = check_threat(linf() if threat is None else threat)
-    return _auto_pgd(recipe("apgd", threat, steps=steps, loss=loss), threat, steps, objective_for)
+    settings: dict[str, Any] = {"steps": steps, "loss": loss} | ({"targeted": True} if targeted else {})
+    return _auto_pgd(recipe("apgd", threat, **settings), threat, steps, objective_for, targeted)
 
 
 def apgd_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> Attack:
@@ -100,11 +102,10 @@ def apgd_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) ->
     def objective_for(logits_fn, x, labels):
         targets = wrong_class(logits_fn(x), labels, rank)
 
-        def objective(z):
-            logits = logits_fn(z)
+        def rule(logits):
             return targeted_dlr(logits, labels, targets), fooled(logits, labels)
 
-        return objective
+        return partial(judged, rule, logits_fn)
 
     threat = check_threat(linf() if threat is None else threat)
     return _auto_pgd(recipe("apgd_toward", threat, rank=rank, steps=steps), threat, steps, objective_for)
@@ -114,7 +115,7 @@ def apgd_targeted(threat: Threat | None = None, *, steps: int = 100, targets: in
     """Auto-PGD towards each of the `targets` most likely wrong classes in turn.
 
     The labels are the true classes, and any wrong prediction is a success, so the record is untargeted. An attack
-    towards given classes is `pgd(targeted=True)`.
+    towards given classes is `apgd(targeted=True)`.
 
     Args:
         threat: a norm, such as `linf()` (the default), `l2()` or `l1()`.

@@ -21,8 +21,8 @@ from invjax.attacks._threats import Threat
 from invjax.attacks.building import value_and_gradient, where
 from invjax.types import Array, PerExample, Scalar
 
-Objective = Callable[[Array], tuple[PerExample, Array]]
-"""`z [B, ...] -> (value to maximise [B], whether z is a success [B])`."""
+Objective = Callable[[Array, Scalar], tuple[PerExample, Array]]
+"""`(z [B, ...], step) -> (value to maximise [B], whether z is a success [B])`; a random model draws for each step."""
 
 
 class Search(NamedTuple):
@@ -131,8 +131,8 @@ def search(
             to its best point, and its next step size.
     """
 
-    def evaluate(z):
-        (value, success), gradient, finite = value_and_gradient(objective, z)
+    def evaluate(z, step):
+        (value, success), gradient, finite = value_and_gradient(lambda z: objective(z, step), z)
         return value, success, gradient, finite
 
     def checkpoint(s, window):
@@ -144,7 +144,7 @@ def search(
     def advance(s, i):
         index, at_checkpoint, window = i
         z = move(s, jnp.where(index > 0, 0.25, 0.0).astype(start.dtype))
-        value, success, gradient, finite = evaluate(z)
+        value, success, gradient, finite = evaluate(z, index)
         _, found_value, found_success = s.found
         better = (success & ~found_success) | ((success == found_success) & (value > found_value))
         s = s._replace(
@@ -159,7 +159,7 @@ def search(
         )
         return jax.lax.cond(at_checkpoint, lambda s: checkpoint(s, window), lambda s: s, s), value
 
-    value, success, gradient, finite = evaluate(start)
+    value, success, gradient, finite = evaluate(start, len(checkpoints[0]))
     state = Search(
         z=start,
         before=start,

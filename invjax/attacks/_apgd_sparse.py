@@ -95,10 +95,11 @@ def ascend_radii(objective: Objective, threat: Threat, start: Array, x: Array, e
         steps: number of gradient steps at all radii together.
     """
     traces: list[Array] = []
-    finite = jnp.ones(len(x), bool)
+    finite, done = jnp.ones(len(x), bool), 0
     for i, (radius, count) in enumerate(radii(steps)):
+        further = lambda z, step, done=done: objective(z, done + step)  # noqa: E731
         start = jax.vmap(threat.project, (0, 0, None))(start, x, radius * eps)
-        run = ascend_sparse(objective, threat, start, x, radius * eps, count, warm=i > 0)
-        start = run.best
+        run = ascend_sparse(further, threat, start, x, radius * eps, count, warm=i > 0)
+        start, done = run.best, done + count + 1
         traces, finite = [*traces, run.trace], finite & run.finite
     return run._replace(trace=jnp.concatenate(traces, 1), finite=finite)

@@ -3,16 +3,15 @@
     attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None) -> AttackResult
 
 The factory that makes the attack fixes its threat, its loss and its number of steps. `eps` and `step_size` are traced
-numbers, so one compilation serves all radii. Example i draws its random numbers from `fold_in(key, ids[i])`. If
-`ids` are positions in the data set, an image gets the same adversarial example in any batch, in any order and on any
-number of devices.
+numbers, so one compilation serves all radii. `eps` is one number, or one for each example. Example i draws its random
+numbers from `fold_in(key, ids[i])`. If `ids` are positions in the data set, an image gets the same adversarial example
+in any batch, in any order and on any number of devices.
 
 Attacks do not call `jax.jit`; `jit_attack` compiles an attack once for all parameters of a model.
 """
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +22,9 @@ from jaxtyping import Bool, Float
 from invjax import _check
 from invjax._dtypes import wide_dtype
 from invjax.attacks._fixes import instead_of_attack
+from invjax.attacks._random_model import Bound
 from invjax.attacks._threats import Threat
-from invjax.types import ApplyFn, Array, Key, Labels, LogitsFn, Params, PerExample, Scalar
+from invjax.types import Array, Key, Labels, Logits, LogitsFn, PerExample
 
 
 class AttackResult(NamedTuple):
@@ -54,8 +54,8 @@ class AttackResult(NamedTuple):
 class Attack(NamedTuple):
     """An attack as a record. Calling the record runs the attack.
 
-    Combinators (`restarts`, `worst_of`, `smallest`, `transformed`) take and return this record, so that a combined
-    attack keeps its threat and its field `targeted`.
+    Combinators (`restarts`, `worst_of`, `smallest`, `transformed`, `top_k`, `confident`) take and return this record,
+    so that a combined attack keeps its threat and its fields `targeted` and `decision`.
 
     Attributes:
         run: `(key, logits_fn, x [B, ...], labels [B], *, eps, step_size=None, ids=None) -> AttackResult`.
@@ -63,12 +63,15 @@ class Attack(NamedTuple):
         targeted: whether `labels` are classes to reach; otherwise they are the true classes.
         recipe: one line that describes the attack in tables and data sets, such as
             "pgd(linf, steps=40, loss=log_odds)".
+        decision: `(logits [B, K], labels [B]) -> logits [B, K]`, the logits whose prediction decides on success, from
+            `top_k` or `confident`; with None they are the model's own.
     """
 
     run: Callable[..., AttackResult]
     threat: Threat
     targeted: bool
     recipe: str
+    decision: Callable[[Logits, Labels], Logits] | None = None
 
     def __call__(
         self,
@@ -86,12 +89,43 @@ class Attack(NamedTuple):
         _check.function("logits_fn", logits_fn, "x -> logits")
         _check.examples("x", x)
         _check.one_each("labels", labels, x)
-        check_radius(self.threat, eps)
+        check_radius(self.threat, eps, count=len(x))
         if ids is not None:
             _check.ids(ids, len(x))
-        result = self.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+        run = self.run
+        if np.ndim(eps):
+            check_images(self, x)
+            _check.labels(labels, _check.logits_of(logits_fn, x, labels))
+            run = per_example(self)
+        result = run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
         check_result(self, result)
         return result
+
+
+def per_example(attack: Attack) -> Callable[..., AttackResult]:
+    """Map an attack over batches of one image, so that each example has its own radius, `eps [B]`.
+
+    Convolutions fold the mapped axis back into their batch, so the mapped attack costs as much as the original one.
+    """
+
+    def mapped(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        if ids is not None and ids.shape != (len(x),):
+            raise ValueError(f"ids must have shape [{len(x)}], one for each image; got {ids.shape}")
+        ids = jnp.arange(len(x)) if ids is None else ids
+        own = (logits_fn.keys, logits_fn.data) if isinstance(logits_fn, Bound) else None
+
+        def one(x, label, eps, step_size, i, own):
+            model = logits_fn
+            if own is not None:
+                keys, data = jax.tree.map(lambda leaf: leaf[None], own)
+                model = logits_fn._replace(keys=keys, data=data)
+            result = attack(key, model, x[None], label[None], eps=eps, step_size=step_size, ids=i[None])
+            return jax.tree.map(lambda leaf: leaf[0], result)
+
+        sizes = None if step_size is None else jnp.broadcast_to(step_size, len(x))
+        return jax.vmap(one)(x, labels, jnp.asarray(eps, wide_dtype(x.dtype)), sizes, ids, own)
+
+    return mapped
 
 
 def recipe(name: str, threat: Threat, **settings: Any) -> str:
@@ -132,6 +166,22 @@ def check_attack(attack: Any) -> None:
     raise ValueError(f"attack must be an attacks.Attack; got {got}; {fix}")
 
 
+def check_prediction(attack: Attack) -> None:
+    """Refuse an attack whose success is not a prediction, where predictions are counted.
+
+    Args:
+        attack: the attack to check.
+
+    Raises:
+        ValueError: the attack comes from `top_k` or `confident`.
+    """
+    if attack.decision is not None:
+        raise ValueError(
+            f"the attack must ask for a wrong prediction; got {attack.recipe}; use evaluation.robustness_curve, "
+            "evaluation.benchmark or attacks.over, which count success by the rule of the attack"
+        )
+
+
 def check_images(attack: Attack, x: Array, name: str = "x") -> None:
     """Refuse images that the attack cannot take.
 
@@ -147,7 +197,7 @@ def check_images(attack: Attack, x: Array, name: str = "x") -> None:
     _check.within(name, x, attack.threat.box)
 
 
-def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps") -> None:
+def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps", count: int | None = None) -> None:
     """Refuse radii that mean something else than the user thinks, and warn of radii that reach every image.
 
     Args:
@@ -155,94 +205,43 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps") -> 
         eps: the radius.
         x: `[B, ...]`, the images; with None there is no warning.
         name: the name of the radius in the message.
+        count: the number of images, each of which may have its own radius; with None there is one radius.
 
     Raises:
-        ValueError: the radius is an array or negative, or a number of pixels between 0 and 1.
+        ValueError: the radius is negative, an array of another shape than `[count]`, or a number of pixels between 0
+            and 1.
     """
-    _check.number(name, eps)
-    if not _check.concrete(eps):
+    if count is None:
+        _check.number(name, eps)
+    else:
+        _check.one_or_each(name, eps, count)
+    if not _check.concrete(eps) or not np.size(eps):
         return
-    if threat.counts and 0 < float(eps) < 1:
-        raise ValueError(f"{name} of {threat.name} is a number of pixels; got {eps}; use a whole number, such as 10")
+    values = np.asarray(eps, np.float64)
+    eps, smallest = values.max(), np.where(values > 0, values, np.inf).min()
+    if threat.counts and smallest < 1:
+        raise ValueError(
+            f"{name} of {threat.name} is a number of pixels; got {smallest:g}; use a whole number, such as 10"
+        )
     low, high = threat.box
     if x is None or not _check.concrete(x) or not len(x) or not np.isfinite(high - low):
         return
     with jax.ensure_compile_time_eval():  # the radius may be known while the caller is traced
         farthest = float(threat.distance(jnp.full(x.shape[1:], high), jnp.full(x.shape[1:], low)))
-    if float(eps) > farthest * (1 + 1e-6):
-        meant = f"; was {float(eps) / 255:.4g} meant?" if threat.order == jnp.inf else ""
+    if eps > farthest * (1 + 1e-6):
+        meant = f"; was {eps / 255:.4g} meant?" if threat.order == jnp.inf else ""
         warnings.warn(
             f"{name}={eps:g} in {threat.name} reaches every image of the box {threat.box}, where the largest distance "
             f"is {farthest:.4g}{meant}",
             stacklevel=3,
         )
     spacing = float(jnp.finfo(x.dtype).eps) * max(abs(low), abs(high)) / 2
-    if x.dtype.itemsize < 4 and threat.order == jnp.inf and 0 < float(eps) < 2 * spacing:
+    if x.dtype.itemsize < 4 and threat.order == jnp.inf and smallest < 2 * spacing:
         warnings.warn(
-            f"{name}={eps:g} is less than twice the spacing {spacing:.2g} of {x.dtype} images: the model sees other "
-            "changes than the attack makes; evaluate it on float32 images",
+            f"{name}={smallest:g} is less than twice the spacing {spacing:.2g} of {x.dtype} images: the model sees "
+            "other changes than the attack makes; evaluate it on float32 images",
             stacklevel=3,
         )
-
-
-def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]:
-    """Compile an attack on a model once for each shape of the images, for all parameters, keys and radii.
-
-    By contrast, `jax.jit` compiles again for every new closure over the parameters.
-
-    >>> from invjax import attacks
-    >>> linear = lambda w, x: x @ w
-    >>> run = jit_attack(attacks.fgsm(), linear)
-    >>> x, labels = jnp.array([[0.5, 0.4]]), jnp.array([0])
-    >>> run(jax.random.key(0), jnp.eye(2), x, labels, eps=0.25).x.tolist()
-    [[0.25, 0.6499999761581421]]
-
-    Args:
-        attack: the attack to compile.
-        apply_fn: `(params, x) -> logits`.
-
-    Returns:
-        `(key, params, x, labels, *, eps, step_size=None, ids=None) -> AttackResult`. The function checks its arguments
-        before it compiles, and the logits after it has run. It warns of gradients that are not finite.
-
-    Raises:
-        ValueError: `attack` is not an `Attack`. When the returned function is called: the attack refuses the images,
-            the labels or the radius, or the model gives NaN logits on an image that the attack found.
-    """
-    check_attack(attack)
-    _check.function("apply_fn", apply_fn, "(params, x) -> logits")
-
-    @jax.jit
-    def run(key, params, x, labels, eps, step_size, ids):
-        return attack(key, partial(apply_fn, params), x, labels, eps=eps, step_size=step_size, ids=ids)
-
-    # jit caches the trace of the model, so that the check of the output shape does not trace it at every call
-    shaped = jax.jit(apply_fn)
-
-    def compiled(
-        key: Key,
-        params: Params,
-        x: Array,
-        labels: Labels,
-        *,
-        eps: Scalar,
-        step_size: Scalar | None = None,
-        ids: Any = None,
-    ) -> AttackResult:
-        _check.key(key)
-        check_images(attack, x)
-        check_radius(attack.threat, eps, x)
-        if ids is not None:
-            _check.ids(ids, len(x))
-        _check.labels(labels, _check.logits_of(partial(shaped, params), x, labels))
-        if step_size is not None:
-            _check.number("step_size", step_size)
-            step_size = jnp.asarray(step_size, wide_dtype(x.dtype))
-        result = run(key, params, x, labels, jnp.asarray(eps, wide_dtype(x.dtype)), step_size, ids)
-        check_result(attack, result)
-        return result
-
-    return compiled
 
 
 def check_result(attack: Attack, result: AttackResult) -> None:

@@ -5,8 +5,8 @@
 `autoattack` is a single `Attack`. `autoattack_stages` returns its parts, which `evaluation.benchmark` runs on a
 whole data set: a stage attacks only the images that the stages before it did not break.
 
-Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness* ("standard" version of their code), and 2021,
-*Mind the Box*, for l1.
+Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness* ("standard" and "rand" versions of their
+code), and 2021, *Mind the Box*, for l1.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from invjax.attacks._fab import fab_toward
 from invjax.attacks._square import square
 from invjax.attacks._threats import Threat, check_supported, check_threat
 from invjax.attacks.building import best_of
+from invjax.losses import dlr
 
 
 class Stage(NamedTuple):
@@ -39,8 +40,17 @@ class Stage(NamedTuple):
     ranks: int
 
 
-def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, queries: int = 5000) -> tuple[Stage, ...]:
-    """The attacks of AutoAttack's standard version, in order.
+VERSIONS = ("standard", "rand")
+"""The versions of AutoAttack."""
+
+
+def autoattack_stages(
+    threat: Threat, *, num_classes: int, steps: int = 100, queries: int = 5000, version: str = "standard"
+) -> tuple[Stage, ...]:
+    """The attacks of one version of AutoAttack, in order.
+
+    The version "rand" is for models that draw random numbers (`random_model`, with 20 draws by default). It has
+    Auto-PGD on cross-entropy and on the difference of logits ratio; the latter needs three classes.
 
     Args:
         threat: a norm with `to_hyperplane`, such as `linf()`, `l2()` or `l1()`.
@@ -48,14 +58,21 @@ def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, que
             (Auto-PGD in l1: at most five).
         steps: number of gradient steps of each run of Auto-PGD and FAB.
         queries: number of squares that Square tries.
+        version: "standard" or "rand".
 
     Raises:
-        ValueError: one of the attacks does not support the threat, or there are fewer than two classes.
+        ValueError: one of the attacks does not support the threat, there are fewer than two classes, or the version is
+            unknown.
     """
-    check_supported("AutoAttack", check_threat(threat), "order", "to_hyperplane")
+    _check.one_of("version", version, VERSIONS)
+    check_supported("AutoAttack", check_threat(threat), "order", *(["to_hyperplane"] if version == "standard" else []))
     _check.count(num_classes=num_classes, steps=steps, queries=queries)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2; got num_classes={num_classes}; give the number of logits")
+    if version == "rand":
+        cross_entropy = Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 1)
+        ratio = Stage("apgd-dlr", lambda rank: apgd(threat, steps=steps, loss=dlr), 1)
+        return (cross_entropy, ratio) if num_classes > 2 else (cross_entropy,)
     targets = min(9, num_classes - 1)
     stages = [Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 5 if threat.sparse else 1)]
     if num_classes > 3:  # the targeted DLR loss needs four logits
@@ -66,8 +83,10 @@ def autoattack_stages(threat: Threat, *, num_classes: int, steps: int = 100, que
     return tuple(stages)
 
 
-def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: int = 5000) -> Attack:
-    """AutoAttack (standard version) as one attack: for each image the first success of its four parts.
+def autoattack(
+    threat: Threat, *, num_classes: int, steps: int = 100, queries: int = 5000, version: str = "standard"
+) -> Attack:
+    """AutoAttack as one attack: for each image the first success of its parts, which are four in the standard version.
 
     Every part attacks every image, because a compiled function has fixed shapes. On a whole data set
     `evaluation.benchmark` breaks the same images several times faster, because each stage skips the broken images.
@@ -85,13 +104,17 @@ def autoattack(threat: Threat, *, num_classes: int, steps: int = 100, queries: i
         num_classes: number of classes of the model.
         steps: number of gradient steps of each run of Auto-PGD and FAB.
         queries: number of squares that Square tries.
+        version: "standard", or "rand" for models that draw random numbers.
 
     Raises:
-        ValueError: one of the attacks does not support the threat, or there are fewer than two classes. When the attack
-            runs: the model has another number of classes.
+        ValueError: one of the attacks does not support the threat, there are fewer than two classes, or the version is
+            unknown. When the attack runs: the model has another number of classes.
     """
-    stages = autoattack_stages(threat, num_classes=num_classes, steps=steps, queries=queries)
-    said = recipe("autoattack", threat, num_classes=num_classes, steps=steps, queries=queries)
+    stages = autoattack_stages(threat, num_classes=num_classes, steps=steps, queries=queries, version=version)
+    settings: dict[str, Any] = {"num_classes": num_classes, "steps": steps, "queries": queries}
+    if version != "standard":
+        settings["version"] = version
+    said = recipe("autoattack", threat, **settings)
     parts = worst_of([_first_success(stage) for stage in stages])
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):

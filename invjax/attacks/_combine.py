@@ -16,14 +16,15 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
     The loss is that of the attack whose result is kept. The traces of all attacks are concatenated.
 
     Args:
-        attacks: at least one attack; all have the same threat, and all or none are targeted.
+        attacks: at least one attack; all have the same threat and the same rule of success (`top_k`,
+            `confident`), and all or none are targeted.
 
     Returns:
         An `Attack` with that threat and target.
 
     Raises:
-        ValueError: no attacks, something that is not an `Attack`, attacks of different threats, or both targeted and
-            untargeted attacks.
+        ValueError: no attacks, something that is not an `Attack`, attacks of different threats or rules of success, or
+            both targeted and untargeted attacks.
     """
     if not isinstance(attacks, list | tuple) or isinstance(attacks, Attack):
         raise ValueError(f"worst_of needs a list of attacks; got {_explain.described(attacks)}; write worst_of([...])")
@@ -42,6 +43,11 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
             raise ValueError(
                 f"worst_of needs attacks that are all targeted or all untargeted; got {first.recipe} and "
                 f"{attack.recipe}; combine the two kinds separately"
+            )
+        if attack.decision != first.decision:
+            raise ValueError(
+                f"worst_of needs attacks of one rule of success; got {first.recipe} and {attack.recipe}; apply top_k "
+                "or confident to their combination"
             )
 
     def run_all(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):

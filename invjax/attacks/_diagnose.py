@@ -9,7 +9,7 @@ import numpy as np
 
 from invjax import _check
 from invjax._dtypes import wide_dtype
-from invjax.attacks._attack import Attack, check_attack, check_radius
+from invjax.attacks._attack import Attack, check_attack, check_prediction, check_radius
 from invjax.attacks._checks import CHECKS, Evidence, Finding
 from invjax.attacks._gradient import pgd
 from invjax.attacks._square import square
@@ -111,8 +111,8 @@ def diagnose(
 
     Raises:
         ValueError: the images are integers, the labels have another shape or are not class indices, `eps` is an array
-            or negative or a number of pixels below 1, the attack is targeted, or the model does not return logits
-            `[B, K]`.
+            or negative or a number of pixels below 1, the attack is targeted or comes from `top_k` or `confident`, or
+            the model does not return logits `[B, K]`.
 
     Source: Athalye et al. 2018, *Obfuscated Gradients Give a False Sense of Security*, section 3.1; Carlini et al.
     2019, *On Evaluating Adversarial Robustness*.
@@ -124,6 +124,7 @@ def diagnose(
         check_attack(attack)
         if attack.targeted:
             raise ValueError(f"attack must be untargeted; got {attack.recipe}; make it with targeted=False")
+        check_prediction(attack)
     check_radius(threat, eps)
     _check.real("x", x)
     _check.labels(labels, _check.logits_of(lambda x: apply_fn(params, x), x, labels))

@@ -9,6 +9,7 @@ one-step forms with their signs are those of Cubuk et al. 2018, *Intriguing Prop
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from invjax import _check
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._threats import Threat, check_threat, linf
-from invjax.attacks.building import climb, example_keys, finish, fooled, prepare
+from invjax.attacks.building import climb, example_keys, finish, fooled, judged, prepare
 from invjax.losses import log_odds
 from invjax.types import Labels, Logits, PerExample
 
@@ -42,7 +43,10 @@ def _climbing(
     random_start: bool,
     targeted: bool = False,
 ) -> Attack:
-    """The attack that climbs `objective_for(logits_fn, x, labels)`, from a random point of the ball or from x."""
+    """The attack that climbs `objective_for(logits_fn, x, labels)`, a function of the point and of the step.
+
+    It starts at a random point of the ball or at x.
+    """
     _check.count(steps=steps)
     _check.function("loss", loss, "(logits, labels) -> [B]")
     threat = check_threat(linf() if threat is None else threat)
@@ -52,7 +56,7 @@ def _climbing(
         keys = example_keys(key, ids, len(x))
         start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
         sizes = _step_sizes(step_size, eps, steps, x.dtype)
-        climbed = climb(objective_for(logits_fn, x, labels), threat, start, x, eps, sizes)
+        climbed = climb(objective_for(logits_fn, x, labels), threat, start, x, eps, sizes, stepwise=True)
         found, value, trace, finite = climbed
         return finish(logits_fn, threat.distance, found, x, labels, value, trace, finite, targeted=targeted)
 
@@ -120,11 +124,10 @@ def pgd(
     """
 
     def objective_for(logits_fn, x, labels):
-        def objective(z):
-            logits = logits_fn(z)
+        def rule(logits):
             return (-1 if targeted else 1) * loss_values(loss, logits, labels), fooled(logits, labels, targeted)
 
-        return objective
+        return partial(judged, rule, logits_fn)
 
     return _climbing("pgd", threat, steps, loss, objective_for, random_start, targeted)
 
@@ -185,10 +188,9 @@ def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = l
     def objective_for(logits_fn, x, labels):
         least_likely = logits_fn(x).argmin(-1)
 
-        def objective(z):
-            logits = logits_fn(z)
+        def rule(logits):
             return -loss_values(loss, logits, least_likely), fooled(logits, labels)
 
-        return objective
+        return partial(judged, rule, logits_fn)
 
     return _climbing("iterated_ll", threat, steps, loss, objective_for, random_start=False)

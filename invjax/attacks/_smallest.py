@@ -4,35 +4,15 @@ r"""The distance of an image from the decision boundary, by bisection over eps o
 That radius is an upper bound of the true distance; a stronger attack gives a tighter bound.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from invjax import _check
 from invjax._dtypes import wide
-from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images
+from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images, per_example
+from invjax.attacks._success import verdict
 from invjax.attacks.building import fooled, prepare, where
 from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
-
-
-def per_example(attack: Attack) -> Callable[..., AttackResult]:
-    """Map an attack over batches of one image, so that each example has its own radius, `eps [B]`.
-
-    Convolutions fold the mapped axis back into their batch, so the mapped attack costs as much as the original one.
-    """
-
-    def mapped(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        ids = jnp.arange(len(x)) if ids is None else ids
-
-        def one(x, label, eps, step_size, i):
-            result = attack(key, logits_fn, x[None], label[None], eps=eps, step_size=step_size, ids=i[None])
-            return jax.tree.map(lambda leaf: leaf[0], result)
-
-        sizes = None if step_size is None else jnp.broadcast_to(step_size, len(x))
-        return jax.vmap(one, (0, 0, 0, None if sizes is None else 0, 0))(x, labels, eps, sizes, ids)
-
-    return mapped
 
 
 def smallest(attack: Attack, *, steps: int = 10) -> Attack:
@@ -87,9 +67,8 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         zero, none = jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), bool)
         start = zero, jnp.full(len(x), eps), x, none, none, ~none
         (_, high, found, success, _, finite), trace = jax.lax.scan(step, start, jnp.arange(steps + 2))
-        logits = logits_fn(found.astype(given.dtype))
-        success = success & fooled(logits, labels, attack.targeted)
-        loss = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, -high)
+        none, decided = verdict(logits_fn, found.astype(given.dtype), labels, attack.targeted, attack.decision)
+        success, loss = success & decided, jnp.where(none, jnp.nan, -high)
         return AttackResult(found, success, jnp.where(success, high, 0), loss, trace[2:].T, finite)
 
     return attack._replace(run=bisected, recipe=f"smallest({attack.recipe}, steps={steps})")

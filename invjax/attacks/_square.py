@@ -14,6 +14,7 @@ Source: Andriushchenko et al. 2020, *Square Attack*, algorithm 1; the l1 form: C
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from invjax import _check
 from invjax.attacks import _square_proposals as proposals
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._threats import Threat, check_supported, check_threat, linf
-from invjax.attacks.building import example_keys, finish, fooled, prepare, where
+from invjax.attacks.building import example_keys, finish, fooled, judged, prepare, where
 from invjax.losses import margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -69,7 +70,14 @@ def _arranged(shape: tuple[int, ...]) -> tuple[tuple[int, ...], Callable, Callab
     return line, lambda x: x.reshape(len(x), *line), lambda z: z.reshape(len(z), *shape)
 
 
-def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float = 0.8, rescale: bool = True) -> Attack:
+def square(
+    threat: Threat | None = None,
+    *,
+    queries: int = 5000,
+    fraction: float = 0.8,
+    rescale: bool = True,
+    targeted: bool = False,
+) -> Attack:
     """The Square attack on images `[B, H, W, C]`, and on examples of any other shape (see above).
 
     >>> from invjax import attacks
@@ -83,9 +91,10 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         queries: number of squares to try; each takes one call of the model.
         fraction: fraction of the pixels that the first squares change, in (0, 1].
         rescale: whether to stretch the schedule of sizes, published for 10,000 queries, to `queries`.
+        targeted: whether `labels` are classes to reach, so that the attack descends the margin.
 
     Returns:
-        An untargeted `Attack` that ignores `step_size`.
+        An `Attack` that ignores `step_size`.
 
     Raises:
         ValueError: the threat is not a norm, `queries` is below 1, or `fraction` is outside (0, 1].
@@ -112,9 +121,11 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
             partial(proposals.new_square if flat else proposals.moved_bump, canvas), (0, 0, 0, None, None)
         )
 
-        def evaluate(z):
-            logits = logits_fn(restore(z))
-            return margin(logits, labels), fooled(logits, labels)
+        def rule(logits):
+            return (-1 if targeted else 1) * margin(logits, labels), fooled(logits, labels, targeted)
+
+        def evaluate(z):  # a change is kept if it is better on the same draws
+            return judged(rule, logits_fn, restore(z), step=0)
 
         def query(carry, i):
             z, value, wrong = carry
@@ -128,6 +139,9 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         first = start(jax.vmap(jax.random.fold_in, (0, None))(keys, queries), x)
         steps = (jnp.arange(queries), jnp.asarray(sizes), jnp.asarray(which.ravel()))
         (found, value, _), trace = jax.lax.scan(query, (first, *evaluate(first)), steps)
-        return finish(logits_fn, threat.distance, restore(found), given, labels, value, trace.T)
+        return finish(logits_fn, threat.distance, restore(found), given, labels, value, trace.T, targeted=targeted)
 
-    return Attack(attack, threat, False, recipe("square", threat, queries=queries, fraction=fraction, rescale=rescale))
+    settings: dict[str, Any] = {"queries": queries, "fraction": fraction, "rescale": rescale}
+    if targeted:
+        settings["targeted"] = True
+    return Attack(attack, threat, targeted, recipe("square", threat, **settings))

@@ -20,7 +20,7 @@ from invjax._keys import mappable
 from invjax._warps import IDENTITY, warp
 from invjax.attacks._attack import Attack, check_attack
 from invjax.attacks._gradient import Loss, loss_values
-from invjax.attacks.building import example_keys, fooled, prepare
+from invjax.attacks.building import example_keys, prepare, succeeds, through
 from invjax.losses import margin
 
 
@@ -84,9 +84,10 @@ def transformed(
         options = {"eps": eps, "step_size": step_size, "ids": ids}
         if pixels == "after":
             return attack(attack_key, logits_fn, moved(x, worst), labels, **options)
-        result = attack(attack_key, lambda z: logits_fn(moved(z, worst)), x, labels, **options)
+        on_moved = through(logits_fn, lambda model, worst: lambda z: model(moved(z, worst)), worst)
+        result = attack(attack_key, on_moved, x, labels, **options)
         seen = moved(result.x, worst)
-        return result._replace(x=seen, success=fooled(logits_fn(seen), labels, attack.targeted))
+        return result._replace(x=seen, success=succeeds(attack, logits_fn, seen, labels))
 
     said = f"transformed({attack.recipe}, rotation={rotation}, shift={shift}, tries={tries}, pixels={pixels})"
     return attack._replace(run=spatial, recipe=said)

@@ -12,11 +12,12 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from invjax import _check
 from invjax._conv import fast_convs
@@ -26,18 +27,23 @@ from invjax.attacks._attack import (
     AttackResult,
     check_attack,
     check_images,
+    check_prediction,
     check_radius,
     check_result,
     recipe,
     sound,
     warn_of_gradients,
 )
+from invjax.attacks._random_model import bind, judged, through
+from invjax.attacks._success import fooled, succeeds, verdict
 from invjax.attacks._threats import Threat, check_threat
 from invjax.types import Array, Box, Key, Labels, LogitsFn, PerExample, Scalar
 
 __all__ = [
+    "bind",
     "check_attack",
     "check_images",
+    "check_prediction",
     "check_radius",
     "check_result",
     "check_threat",
@@ -45,10 +51,13 @@ __all__ = [
     "example_keys",
     "finish",
     "fooled",
+    "judged",
     "prepare",
     "recipe",
     "same_threat",
     "sound",
+    "succeeds",
+    "through",
     "value_and_gradient",
     "warn_of_gradients",
     "where",
@@ -94,8 +103,9 @@ def prepare(
     _check.number("eps", eps)
     _check.labels(labels, _check.logits_of(logits_fn, x, labels))
     of_dtype = jnp.asarray(x).dtype
-    x, given = wide(x), fast_convs(logits_fn)
-    model = given if x.dtype == of_dtype else lambda z: wide(given(z.astype(of_dtype)))
+    x, model = wide(x), through(logits_fn, fast_convs)
+    if x.dtype != of_dtype:
+        model = through(model, lambda given: lambda z: wide(given(z.astype(of_dtype))))
     return model, x, jnp.asarray(eps, x.dtype)
 
 
@@ -133,23 +143,6 @@ def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
-def fooled(logits: Float[Array, "batch classes"], labels: Labels, targeted: bool = False) -> Bool[Array, " batch"]:
-    """Whether the attack succeeds on each image: the model errs, or predicts the target of a targeted attack.
-
-    A model that gives a NaN logit makes no prediction: it errs, and it does not predict a target.
-
-    Args:
-        logits: `[B, K]`, the model's logits of the images that the attack found.
-        labels: `[B]`, the true classes, or the targets.
-        targeted: whether the labels are targets.
-
-    Returns:
-        `[B]`, True where the attack succeeds.
-    """
-    predicted, none = logits.argmax(-1), jnp.isnan(logits).any(-1)
-    return (predicted == labels) & ~none if targeted else (predicted != labels) | none
-
-
 def finish(
     logits_fn: LogitsFn,
     threat_distance: Callable,
@@ -176,12 +169,12 @@ def finish(
         targeted: whether the labels are targets.
 
     """
-    logits = logits_fn(jnp.asarray(found))
+    none, success = verdict(logits_fn, jnp.asarray(found), labels, targeted)
     return AttackResult(
         x=found,
-        success=fooled(logits, labels, targeted),
+        success=success,
         distance=jax.vmap(threat_distance)(found, x),
-        loss=jnp.where(jnp.isnan(logits).any(-1), jnp.nan, _without_nan(loss)),
+        loss=jnp.where(none, jnp.nan, _without_nan(loss)),
         trace=trace,
         finite_gradients=jnp.ones(len(x), bool) if finite_gradients is None else finite_gradients,
     )
@@ -224,6 +217,8 @@ def climb(
     x: Array,
     eps: Scalar,
     step_sizes: Array,
+    *,
+    stepwise: bool = False,
 ) -> tuple[Array, PerExample, Array, Bool[Array, " batch"]]:
     """Projected ascent, the loop of every gradient attack.
 
@@ -234,6 +229,8 @@ def climb(
         x: `[B, ...]`, the center of the ball.
         eps: the radius of the ball.
         step_sizes: `[steps]`, the length of each step.
+        stepwise: whether the objective also takes the number of the step, `objective(z, step)`, so that a random model
+            draws anew at each step (see `judged`).
 
     Returns:
         The best iterate of each example `[B, ...]`, its value `[B]`, the values after each step `[B, steps]`, and
@@ -242,6 +239,9 @@ def climb(
     """
     ascent, project = jax.vmap(threat.ascent, (0, 0, None)), jax.vmap(threat.project, (0, 0, None))
 
+    def at(i):
+        return partial(objective, step=i) if stepwise else objective
+
     def better(best, new):
         (_, value, success), (_, new_value, new_success) = best, new
         improved = (new_success & ~success) | ((new_success == success) & (new_value > value))
@@ -249,15 +249,15 @@ def climb(
 
     def step(carry, i_step_size):
         (i, step_size), (z, best, finite) = i_step_size, carry
-        (value, success), gradient, finite_here = value_and_gradient(objective, z)
+        (value, success), gradient, finite_here = value_and_gradient(at(i), z)
         best = better(best, (z, jnp.where(i > 0, value, -jnp.inf), success & (i > 0)))  # the start is no candidate
         return (project(z + step_size * ascent(gradient, z, eps), x, eps), best, finite & finite_here), value
 
     count, steps = len(x), len(step_sizes)
-    none = x, jnp.full(count, -jnp.inf, jax.eval_shape(objective, x)[0].dtype), jnp.zeros(count, bool)
+    none = x, jnp.full(count, -jnp.inf, jax.eval_shape(at(0), x)[0].dtype), jnp.zeros(count, bool)
     first = start, none, jnp.ones(count, bool)
     (last, best, finite), trace = jax.lax.scan(step, first, (jnp.arange(steps), step_sizes))
-    value, success = objective(last)
+    value, success = at(steps)(last)
     value = _without_nan(value)
     found, best_value, _ = better(best, (last, value, success))
     return found, best_value, jnp.concatenate([trace[1:], value[None]]).T, finite

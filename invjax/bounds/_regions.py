@@ -53,19 +53,21 @@ def linf_box(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Interva
 
     Args:
         x: images, `[B, ...]`.
-        eps: the radius, one number in the units of `x`.
+        eps: the radius in the units of `x`, one number or one for each image, `[B]`.
         box: the range of pixel values; `(-inf, inf)` for inputs without a range.
 
     Returns:
         An `Interval` of the shape of `x`.
 
     Raises:
-        ValueError: the images are integers, contain NaN or lie outside `box`; `eps` is negative, NaN or an array.
+        ValueError: the images are integers, contain NaN or lie outside `box`; `eps` is negative, NaN or an
+            array of another shape than `[B]`.
     """
     _check.within("x", x, box)
-    _check.number("eps", eps)
+    _check.one_or_each("eps", eps, len(x))
     x = jnp.asarray(x)
     eps = jnp.asarray(eps, x.dtype)
+    eps = eps.reshape(eps.shape + (1,) * (x.ndim - 1)) if eps.ndim else eps
     return Interval(jnp.clip(x - eps, *box), jnp.clip(x + eps, *box))
 
 
@@ -77,7 +79,7 @@ def l2_ball(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Ball:
 
     Args:
         x: images, `[B, ...]`.
-        eps: the radius, one number in the units of `x`.
+        eps: the radius in the units of `x`, one number or one for each image, `[B]`.
         box: the range of pixel values; `(-inf, inf)` for inputs without a range.
 
     Returns:

@@ -9,12 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import cached, correct, over_batches, shrinking
+from invjax._batching import cached, over_batches, shrinking
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
-from invjax.attacks import Stage, Threat, autoattack_stages
-from invjax.attacks.building import check_images, check_radius, check_threat, same_threat, sound, warn_of_gradients
+from invjax.attacks import RandomModel, Stage, Threat, autoattack_stages
+from invjax.attacks.building import (
+    bind,
+    check_images,
+    check_radius,
+    check_threat,
+    same_threat,
+    sound,
+    warn_of_gradients,
+)
+from invjax.evaluation._clean import unbroken
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, check_options, kept
 from invjax.types import ApplyFn, Key, Params
@@ -24,16 +33,17 @@ class Benchmark(NamedTuple):
     """The result of `benchmark`, as host arrays. Its `str` is a summary.
 
     Attributes:
-        eps: the radius.
+        eps: the radius, or the radius of each image, `[N]`.
         x: `[N, ...]`, the adversarial example of each broken image; every other image is unchanged.
-        broken: `[N]`, whether the image is misclassified, without a change or under an attack.
+        broken: `[N]`, whether the image is misclassified, without a change or under an attack. Attacks from
+            `attacks.top_k` or `attacks.confident` count their own success instead.
         distance: `[N]`, the distance of `x` from the image; 0 where no attack succeeded or none was needed.
         broken_by: `[N]`, the position in `stages` of the attack that succeeded; -1 for images that are misclassified
             without a change, and the number of stages for images that withstand all attacks.
         stages: the names of the attacks, in order.
     """
 
-    eps: float
+    eps: float | np.ndarray
     x: np.ndarray
     broken: np.ndarray
     distance: np.ndarray
@@ -42,7 +52,7 @@ class Benchmark(NamedTuple):
 
     @property
     def clean_accuracy(self) -> float:
-        """The fraction of images that are classified correctly without a change."""
+        """The fraction of images that are classified correctly without a change, by the rule of the attacks."""
         return float((self.broken_by >= 0).mean())
 
     @property
@@ -62,22 +72,24 @@ class Benchmark(NamedTuple):
     def __str__(self) -> str:
         low, high = self.interval
         broke = ", ".join(f"{name} {count}" for name, count in self.counts().items())
+        eps = np.unique(self.eps)
+        radius = f"{eps[0]:g}" if eps.size == 1 else f"from {eps[0]:g} to {eps[-1]:g}"
         return (
             f"clean accuracy {self.clean_accuracy:.1%}, robust accuracy {self.robust_accuracy:.1%} "
-            f"(95 % interval {low:.1%} to {high:.1%}) at eps {self.eps:g} on {self.broken.size} images; "
+            f"(95 % interval {low:.1%} to {high:.1%}) at eps {radius} on {self.broken.size} images; "
             f"broken by: {broke}"
         )
 
 
 def benchmark(
     key: Key,
-    apply_fn: ApplyFn,
+    apply_fn: ApplyFn | RandomModel,
     params: Params,
     images: np.ndarray,
     labels: np.ndarray,
     *,
     threat: Threat,
-    eps: float | int,
+    eps: float | int | np.ndarray,
     stages: tuple[Stage, ...] | None = None,
     options: Options = Options(),  # noqa: B008  an immutable record
 ) -> Benchmark:
@@ -102,14 +114,14 @@ def benchmark(
 
     Args:
         key: random key. Image i draws from the key of its position, whatever batch it is in.
-        apply_fn: `(params, x) -> logits [B, K]`.
+        apply_fn: `(params, x) -> logits [B, K]`, or a model from `attacks.random_model`.
         params: parameters of the model.
         images: `[N, ...]` floats in the threat's box.
         labels: `[N]`, the true classes.
         threat: `attacks.linf()`, `l2()` or `l1()`.
-        eps: the radius, in the units of the threat.
+        eps: the radius, in the units of the threat, or one radius for each image, `[N]`.
         stages: the attacks, in order; by default the standard version of AutoAttack,
-            `attacks.autoattack_stages(threat, num_classes=K)`.
+            `attacks.autoattack_stages(threat, num_classes=K)`, and the version "rand" for a random model.
         options: batch size, mesh, and the folder in which `benchmark.npz` keeps finished attacks. A folder with
             another key, model, data, radius or list of attacks raises an error.
 
@@ -126,17 +138,21 @@ def benchmark(
     _check.key(key)
     _check.function("apply_fn", apply_fn, "(params, x) -> logits")
     _check.within("images", images, check_threat(threat).box)
-    check_radius(threat, eps, images)
+    check_radius(threat, eps, images, count=len(images))
     _check.one_each("labels", labels, images)
     images, labels = np.asarray(images), np.asarray(labels)
-    num_classes = _check.logits_of(partial(apply_fn, params), images[:1], None)
+    num_classes = _check.logits_of(bind(apply_fn, params, key, None, 1), images[:1], None)
     _check.labels(labels, num_classes)
-    stages = autoattack_stages(threat, num_classes=num_classes) if stages is None else tuple(stages)
+    draws = {"draws": apply_fn.draws} if isinstance(apply_fn, RandomModel) else {}
+    if stages is None:
+        stages = autoattack_stages(threat, num_classes=num_classes, version="rand" if draws else "standard")
+    stages = tuple(stages)
     _check_stages(stages, threat, images)
-    right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
+    right = unbroken(key, stages[0].make(0), apply_fn, params, images, labels, options)
+    radii = np.asarray(eps, wide_dtype(images.dtype))
     recipes = [f"{stage.name}: {stage.ranks} x {stage.make(0).recipe}" for stage in stages]
     store = kept(options, "benchmark.npz", params, images, labels, right,
-                 attacks=recipes, eps=float(eps), key=digest_tree(key))  # fmt: skip
+                 attacks=recipes, eps=np.asarray(eps, float).tolist(), key=digest_tree(key), **draws)  # fmt: skip
     saved = store.load() or {
         "x": np.array(images, wide_dtype(images.dtype)),
         "distance": np.zeros(len(images), np.float32),
@@ -151,11 +167,13 @@ def benchmark(
     bar = progress(done, len(parts), "AutoAttack")
     for number, rank in parts[done:]:
         left = np.flatnonzero(broken_by == len(stages))
-        run = partial(_program(stages[number], apply_fn), jax.random.fold_in(key, number), params, jnp.int32(rank),
-                      jnp.asarray(eps, wide_dtype(images.dtype)))  # fmt: skip
+        run = partial(_program(stages[number], apply_fn), jax.random.fold_in(key, number), params, jnp.int32(rank))
         for ids, size in shrinking(left, options.batch_size, 1 if options.mesh is None else options.mesh.size):
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
-            found, success, length, smooth = over_batches(run, inputs, size, options.mesh)
+            if radii.ndim:
+                inputs = [radii[ids], *inputs]
+            attack = run if radii.ndim else partial(run, jnp.asarray(radii))
+            found, success, length, smooth = over_batches(attack, inputs, size, options.mesh)
             hit = ids[success]
             x[hit], distance[hit], broken_by[hit] = found[success], length[success], number
             finite[ids] &= smooth
@@ -166,7 +184,8 @@ def benchmark(
     bar.close()
     warn_of_gradients("AutoAttack", finite)
     names = tuple(stage.name for stage in stages)
-    return Benchmark(float(eps), x, broken_by < len(stages), distance, broken_by, names)
+    given = np.asarray(eps, float) if radii.ndim else float(eps)
+    return Benchmark(given, x, broken_by < len(stages), distance, broken_by, names)
 
 
 def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray) -> None:
@@ -182,15 +201,20 @@ def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray)
                 f"every stage must attack in threat={threat.name} of box {threat.box}; got {attack.recipe} in "
                 f"{stage.name}; make the stages with that threat"
             )
+        if attack.decision != stages[0].make(0).decision:
+            raise ValueError(
+                f"all stages must have one rule of success; got {stages[0].make(0).recipe} and {attack.recipe}; give "
+                "every stage the same top_k or confident"
+            )
 
 
 @cached  # calls with other parameters, radii or data do not compile again
-def _program(stage: Stage, apply_fn: ApplyFn) -> Callable[..., Any]:
+def _program(stage: Stage, apply_fn: ApplyFn | RandomModel) -> Callable[..., Any]:
     """One compiled function for all ranks and radii of a stage, on batches of one shape."""
 
     def run(key, params, rank, eps, x, labels, ids):
-        attack = stage.make(rank)
-        result = attack(jax.random.fold_in(key, rank), partial(apply_fn, params), x, labels, eps=eps, ids=ids)
+        attack, key = stage.make(rank), jax.random.fold_in(key, rank)
+        result = attack(key, bind(apply_fn, params, key, ids, len(x)), x, labels, eps=eps, ids=ids)
         return result.x, result.success, result.distance, sound(result)
 
     return jax.jit(run)

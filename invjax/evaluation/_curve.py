@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import cached, correct, over_batches
+from invjax._batching import cached, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
-from invjax.attacks import Attack
-from invjax.attacks.building import check_images, check_radius, sound, warn_of_gradients
+from invjax.attacks import Attack, RandomModel
+from invjax.attacks.building import bind, check_images, check_radius, sound, warn_of_gradients
+from invjax.evaluation._clean import unbroken
 from invjax.evaluation._options import Options, check_options, kept
 from invjax.types import ApplyFn, Key, Params
 
@@ -60,7 +61,7 @@ def sorted_radii(epsilons: Sequence[float | int] | np.ndarray) -> np.ndarray:
 def robustness_curve(
     key: Key,
     attack: Attack,
-    apply_fn: ApplyFn,
+    apply_fn: ApplyFn | RandomModel,
     params: Params,
     images: np.ndarray,
     labels: np.ndarray,
@@ -85,8 +86,9 @@ def robustness_curve(
 
     Args:
         key: random key; image i draws from `fold_in(key, i)` at every radius.
-        attack: an untargeted attack.
-        apply_fn: `(params, x) -> logits [B, K]`.
+        attack: an untargeted attack. Its rule of success (`attacks.top_k`, `attacks.confident`) also decides which
+            images are broken without a change.
+        apply_fn: `(params, x) -> logits [B, K]`, or a model from `attacks.random_model`.
         params: parameters of the model.
         images: `[N, ...]` floats in the attack's box.
         labels: `[N]`, the true classes.
@@ -113,9 +115,10 @@ def robustness_curve(
         check_radius(attack.threat, eps, images, "a radius of epsilons")
     _check.one_each("labels", labels, images)
     labels = np.asarray(labels)
-    right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
+    right = unbroken(key, attack, apply_fn, params, images, labels, options)
     store = kept(options, "curve.npz", params, images, labels, right,
-                 attack=attack.recipe, epsilons=grid.tolist(), key=digest_tree(key))  # fmt: skip
+                 attack=attack.recipe, epsilons=grid.tolist(), key=digest_tree(key),
+                 **({"draws": apply_fn.draws} if isinstance(apply_fn, RandomModel) else {}))  # fmt: skip
     saved = store.load()
     if saved is None:
         saved = {"broken_at": np.where(right, np.inf, 0.0), "finite": np.ones(len(images), bool), "done": np.array(0)}
@@ -150,11 +153,11 @@ def robustness_curve(
 
 
 @cached
-def _program(attack: Attack, apply_fn: ApplyFn, every: bool) -> Callable[..., Any]:
+def _program(attack: Attack, apply_fn: ApplyFn | RandomModel, every: bool) -> Callable[..., Any]:
     """The compiled attack at one radius, or at every radius."""
 
     def breaks(key, params, eps, x, y, ids):
-        result = attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids)
+        result = attack(key, bind(apply_fn, params, key, ids, len(x)), x, y, eps=eps, ids=ids)
         return result.success, sound(result)
 
     return jax.jit(jax.vmap(breaks, (None, None, 0, None, None, None), 1) if every else breaks)

@@ -13,7 +13,7 @@ from invjax._batching import cached, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._store import digest_tree
 from invjax.attacks import Attack, AttackResult, smallest
-from invjax.attacks.building import check_images, check_radius, sound, warn_of_gradients, where
+from invjax.attacks.building import check_images, check_prediction, check_radius, sound, warn_of_gradients, where
 from invjax.bounds import METHODS
 from invjax.evaluation._certificate import REGIONS
 from invjax.evaluation._options import Options, kept
@@ -63,8 +63,8 @@ def check_threat(model: ThreatModel, images: np.ndarray) -> None:
     """Check a threat model against the images.
 
     Raises:
-        ValueError: the attack is not an untargeted `Attack`, the radius is negative, images lie outside of the box,
-            `certify` is not a method, or its threat has no certificate.
+        ValueError: the attack is not an untargeted `Attack` or comes from `top_k` or `confident`, the radius is
+            negative, images lie outside of the box, `certify` is not a method, or its threat has no certificate.
     """
     if not isinstance(model, ThreatModel):
         raise ValueError(
@@ -75,6 +75,7 @@ def check_threat(model: ThreatModel, images: np.ndarray) -> None:
     name = model.attack.threat.name
     if model.attack.targeted:
         raise ValueError(f"the attack in {name} must be untargeted; got {model.attack.recipe}; make it targeted=False")
+    check_prediction(model.attack)
     check_radius(model.attack.threat, model.eps, images, f"eps of {name}")
     _check.count(bisections=model.bisections)
     if model.certify is not None:

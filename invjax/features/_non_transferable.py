@@ -48,6 +48,11 @@ def non_transferable(
 
     def attack(key, logits_fn, x, targets, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, targets, eps, threat.box)
+        if labels.shape != targets.shape:
+            raise ValueError(
+                f"the attack was made for {len(labels)} labels and got {len(targets)} images; make it for this batch, "
+                "and give one radius for all images"
+            )
         num_classes = _check.logits_of(logits_fn, x, labels)
         _check.labels(labels, num_classes)
         shape = jax.eval_shape(ensemble_fn, x).shape

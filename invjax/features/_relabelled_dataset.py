@@ -63,6 +63,7 @@ def relabelled_dataset(
     _check.function("apply_fn", apply_fn, "(params, x) -> logits")
     check_data(images, targets, "targets")
     check_targeted(attack)
+    check_radius(attack.threat, eps)
     check_images(attack, images, "images")
     check_radius(attack.threat, eps)
     _check.labels(targets, _check.logits_of(partial(apply_fn, params), images[:1], None), "targets")

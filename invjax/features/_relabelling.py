@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax.attacks import Attack, AttackResult
-from invjax.attacks.building import check_attack, check_images, fooled
+from invjax.attacks.building import check_attack, check_images, succeeds
 from invjax.types import Array, Key, Labels, LogitsFn, Scalar
 
 
@@ -56,7 +56,7 @@ def relabel_by_attack(
     _check.labels(targets, _check.logits_of(logits_fn, x, targets, "targets"), "targets")
     targets = jnp.asarray(targets)
     found = attack(key, logits_fn, x, targets, eps=eps, step_size=step_size, ids=ids)
-    return found._replace(success=fooled(logits_fn(jnp.asarray(found.x)), targets, targeted=True))
+    return found._replace(success=succeeds(attack, logits_fn, jnp.asarray(found.x), targets))
 
 
 def check_targeted(attack: Attack) -> None:

@@ -46,7 +46,7 @@ def test_every_margin_must_exceed_the_slack():
     [
         (X, -0.1, "eps must not be negative; got eps=-0.1"),
         (X, np.nan, "eps must not be negative; got eps=nan"),
-        (X, np.ones(2), "eps must be one number"),
+        (X, np.ones(3), "eps must be one number, or one for each of the 2 images; got an array of shape (3,)"),
         (X.astype(np.uint8), 0.1, "x must be floating point; got dtype uint8"),
         (X * np.nan, 0.1, "x holds 4 NaN or infinite values of 4"),
         (255 * X, 0.1, "x must lie in (0.0, 1.0)"),

@@ -59,6 +59,13 @@ def test_images_outside_of_the_box_are_refused_before_a_non_transferable_attack_
         run(KEY, params(), x, y, eps=0.5)
 
 
+def test_a_radius_for_each_image_is_refused():
+    x, y = data(4)
+    attack = features.non_transferable(lambda z: logits_fn(z)[None], y, steps=1)
+    with pytest.raises(ValueError, match="the attack was made for 4 labels and got 1 images"):
+        attack(KEY, logits_fn, jnp.asarray(x), y, eps=np.full(4, 0.5, np.float32))
+
+
 def test_an_ensemble_of_another_shape_is_refused():
     x, y = data(4)
     attack = features.non_transferable(logits_fn, y, steps=1)
