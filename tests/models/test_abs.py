@@ -174,7 +174,5 @@ def test_bad_input_is_refused(call, message):
 
 
 def test_images_of_another_size_are_refused(params):
-    with pytest.raises(
-        ValueError, match=r"x must have shape \[batch, 28, 28, 1\]; got \(2, 32, 32, 1\); crop"
-    ):
+    with pytest.raises(ValueError, match=r"x must have shape \[batch, 28, 28, 1\]; got \(2, 32, 32, 1\); crop"):
         explained(params, np.zeros((2, 32, 32, 1), np.float32))

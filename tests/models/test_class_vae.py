@@ -144,7 +144,5 @@ def test_bad_input_is_refused():
         init_class_vae(KEY, encoder=(3, 4))
     with pytest.raises(ValueError, match="latent must be positive"):
         init_class_vae(KEY, latent=0)
-    with pytest.raises(
-        ValueError, match=r"x must have shape \[batch, 28, 28, 1\]; got \(2, 32, 32, 1\); crop"
-    ):
+    with pytest.raises(ValueError, match=r"x must have shape \[batch, 28, 28, 1\]; got \(2, 32, 32, 1\); crop"):
         encode(random_vae(), np.zeros((2, 32, 32, 1), np.float32))
