@@ -28,9 +28,9 @@ def known(x: Any) -> bool:
 
 def key(value: Any, name: str = "key") -> None:
     """Check that `value` is one random key."""
-    dtype = getattr(value, "dtype", None)
-    raw = dtype == np.uint32 and np.ndim(value) > 0  # the data of a key, as `jax.random.PRNGKey` gives them
-    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    given = isinstance(value, jax.Array | np.ndarray)
+    typed = given and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    raw = given and value.dtype == np.uint32 and np.ndim(value) > 0  # the data of a key, as `PRNGKey` gives them
     if np.ndim(value) > (0 if typed else 1) and (typed or raw):
         raise ValueError(f"{name} must be one random key; got {len(value)} of them; take one, or map over them")
     if not (typed or raw):
@@ -48,7 +48,8 @@ def seed(value: Any, name: str = "seed") -> int:
     except TypeError:
         whole = -1
     if whole < 0:
-        got = "a random key" if jax.dtypes.issubdtype(getattr(value, "dtype", int), jax.dtypes.prng_key) else value
+        key_given = isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+        got = "a random key" if key_given else value
         raise ValueError(f"{name} must be a whole number, 0 or more; got {got}; such as {name}=0")
     return whole
 

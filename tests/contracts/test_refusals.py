@@ -158,6 +158,7 @@ BAD: dict[str, dict[str, tuple[Any, str]]] = {
         "a seed": (0, "key must be a random key; got 0; write jax.random.key(0)"),
         "parameters": (PARAMS, "key must be a random key; got a mapping of ['w']; it comes before"),
         "nothing": (None, "key must be a random key; got None; write jax.random.key(seed)"),
+        "of torch": (Tensor(LABELS), "key must be a random key; got a torch.Tensor; it comes before functions"),
         "several keys": (jax.random.split(KEY, 4), "key must be one random key; got 4 of them; take one"),
     },
     "apply_fn": {
