@@ -8,8 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from experiments.common._machine import agreed
 from experiments.common._settings import identity, recorded
 from invjax.data import read_arrays, write_arrays, write_json
 
@@ -73,7 +75,7 @@ def my_turn(folder: Path) -> Iterator[None]:
     The other shard has then finished this part, which is found and not made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if fcntl is None or jax.process_count() > 1:  # several processes of one run work on it together
         yield
         return
     with (folder.parent / f".{folder.name}.turn").open("a") as file:
@@ -86,10 +88,11 @@ def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np
     """The result of `compute() -> (numbers, arrays)`, kept in `folder` and read from there the next time."""
     numbers, arrays = folder / "numbers.json", folder / "arrays.npz"
     with my_turn(folder):
-        if not numbers.exists():
+        if not agreed(numbers.exists()):
             values, tensors = compute()
             write_arrays(arrays, tensors, compress=True)
             write_json(numbers, values)  # last: its presence says that the stage is complete
+            agreed(True)  # the first process has written it
     return json.loads(numbers.read_text()), read_arrays(arrays)
 
 

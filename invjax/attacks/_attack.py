@@ -21,7 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from invjax import _check
+from invjax._batching import on_device
 from invjax._dtypes import wide_dtype
+from invjax._sharding import automatic
 from invjax.attacks._threats import Threat
 from invjax.types import ApplyFn, Array, Key, Labels, LogitsFn, Params, PerExample, Scalar
 
@@ -82,7 +84,8 @@ class Attack(NamedTuple):
     ) -> AttackResult:
         """Run the attack on a batch; outside of `jit`, NaN logits are refused, and bad gradients give a warning."""
         check_radius(self.threat, eps)
-        result = self.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+        run = automatic(lambda logits_fn, x, key, labels, **given: self.run(key, logits_fn, x, labels, **given))
+        result = run(logits_fn, x, key, labels, eps=eps, step_size=step_size, ids=ids)
         check_result(self, result)
         return result
 
@@ -227,12 +230,17 @@ def jit_attack(attack: Attack, apply_fn: ApplyFn) -> Callable[..., AttackResult]
         _check.labels(labels, _check.logits_of(partial(shaped, params), x, labels))
         if step_size is not None:
             _check.number("step_size", step_size)
-            step_size = jnp.asarray(step_size, wide_dtype(x.dtype))
-        result = run(key, params, x, labels, jnp.asarray(eps, wide_dtype(x.dtype)), step_size, ids)
+            step_size = _number(step_size, x.dtype)
+        result = on_device(run)(key, params, x, labels, _number(eps, x.dtype), step_size, ids)
         check_result(attack, result)
         return result
 
     return compiled
+
+
+def _number(value, dtype):
+    """A radius or a step size, on the host if it is a plain number, because `device_put` then sends it explicitly."""
+    return (jnp if isinstance(value, jax.Array) else np).asarray(value, wide_dtype(dtype))
 
 
 def check_result(attack: Attack, result: AttackResult) -> None:

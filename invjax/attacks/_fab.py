@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
+from invjax._sharding import varying
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._ranks import over_ranks, wrong_class
 from invjax.attacks._threats import Threat, check_supported, linf
@@ -85,7 +86,7 @@ def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> 
 
         nowhere = x, jnp.where(fooled(clean, labels), 0, jnp.inf).astype(x.dtype)
         first = x, nowhere, jnp.ones(len(x), bool)
-        (_, (found, distance), finite), trace = jax.lax.scan(step, first, None, length=steps)
+        (_, (found, distance), finite), trace = jax.lax.scan(step, varying(x, first), None, length=steps)
         found = where(distance <= eps, found, x)
         return finish(logits_fn, threat.distance, found, x, labels, -distance, -trace.T, finite)
 

@@ -76,6 +76,11 @@ def _window(corner, side, shape):
     return (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
 
 
+def _inside(change, window):
+    """The change inside a window, and 0 elsewhere."""
+    return change * window[..., None].astype(change.dtype)
+
+
 def _length(change, order, axes=None):
     """`(sum |change|^order)^(1 / order)` over `axes`, which are kept, or over all axes if None."""
     keep = axes is not None
@@ -88,7 +93,7 @@ def _length(change, order, axes=None):
 
 def _length_inside(change, window, order):
     """The length inside a window, for each channel: `[1, 1, C]`."""
-    return _length(change * window[..., None], order, (0, 1))
+    return _length(_inside(change, window), order, (0, 1))
 
 
 def _to_surface(canvas, change, image):
@@ -127,7 +132,7 @@ def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     """
     corner_key, sign_key = jax.random.split(key)
     window = _window(_corner(corner_key, side, canvas.shape), side, canvas.shape)
-    change = 2 * canvas.eps * window[..., None] * _sign(sign_key, (1, 1, canvas.shape[2]), image)
+    change = 2 * canvas.eps * window[..., None].astype(image.dtype) * _sign(sign_key, (1, 1, canvas.shape[2]), image)
     return canvas.threat.project(z + change, image, canvas.eps)
 
 
@@ -152,7 +157,7 @@ def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     pattern = jnp.roll(turned[:height, :width], corner, (0, 1))
     unused = jnp.maximum(canvas.eps**order - _length(change, order) ** order, 0) / channels
     budget = (unused + _length_inside(change, here | there, order) ** order) ** (1 / order)
-    old = change * here[..., None] / jnp.maximum(_length_inside(change, here, order), 1e-12)
+    old = _inside(change, here) / jnp.maximum(_length_inside(change, here, order), 1e-12)
     new = old + pattern[..., None] * _sign(sign_key, (1, 1, channels), image)
     new = new * budget / jnp.maximum(_length_inside(new, here, order), 1e-12)
     change = jnp.where(here[..., None], new, jnp.where(there[..., None], 0, change))

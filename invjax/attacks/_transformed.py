@@ -13,6 +13,7 @@ al. 2019, *Exploring the Landscape of Spatial Robustness*, "worst of 10".
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invjax import _check
 from invjax._warps import IDENTITY, warp
@@ -55,7 +56,7 @@ def transformed(
     _check.number("rotation", rotation)
     _check.number("shift", shift)
     _check.one_of("pixels", pixels, ("after", "before"))
-    span = jnp.array([rotation, shift, shift, 0, 0])
+    span = np.array([rotation, shift, shift, 0, 0])
 
     def spatial(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, attack.threat.box)
@@ -64,7 +65,7 @@ def transformed(
         def drawn(i):
             keys = example_keys(jax.random.fold_in(spatial_key, i), ids, len(x))
             unit = jax.vmap(lambda k: jax.random.uniform(k, (5,), minval=-1))(keys)
-            return jnp.asarray(IDENTITY)[None] + span[None] * unit
+            return jnp.asarray(IDENTITY)[None] + jnp.asarray(span, unit.dtype)[None] * unit
 
         def moved(z, transforms):
             return jax.vmap(warp)(z, transforms)

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from invjax import _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
+from invjax._sharding import varying
 from invjax.attacks._attack import (
     AttackResult,
     check_attack,
@@ -48,6 +49,7 @@ __all__ = [
     "same_threat",
     "sound",
     "value_and_gradient",
+    "varying",
     "warn_of_gradients",
     "where",
 ]
@@ -174,7 +176,7 @@ def finish(
 
     """
     logits = logits_fn(jnp.asarray(found))
-    return AttackResult(
+    result = AttackResult(
         x=found,
         success=fooled(logits, labels, targeted),
         distance=jax.vmap(threat_distance)(found, x),
@@ -182,6 +184,7 @@ def finish(
         trace=trace,
         finite_gradients=jnp.ones(len(x), bool) if finite_gradients is None else finite_gradients,
     )
+    return varying(x, result)
 
 
 def value_and_gradient(
@@ -252,7 +255,7 @@ def climb(
 
     count, steps = len(x), len(step_sizes)
     none = x, jnp.full(count, -jnp.inf, jax.eval_shape(objective, x)[0].dtype), jnp.zeros(count, bool)
-    first = start, none, jnp.ones(count, bool)
+    first = varying(x, (start, none, jnp.ones(count, bool)))
     (last, best, finite), trace = jax.lax.scan(step, first, (jnp.arange(steps), step_sizes))
     value, success = objective(last)
     value = _without_nan(value)

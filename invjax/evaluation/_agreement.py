@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.data import HumanLabelled
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options
@@ -70,7 +70,7 @@ def agreement(
         if not of_set.changed.any():
             raise ValueError(f"people see the original class in every image of {name!r}; leave this set out")
     images = np.concatenate([of_set.images[of_set.changed] for of_set in examples.values()])
-    logits = over_batches(partial(jax.jit(apply_fn), params), [images], options.batch_size, options.mesh)
+    logits = over_batches(partial(on_device(jax.jit(apply_fn)), params), [images], options.batch_size, options.mesh)
     if logits.shape != (len(images), 10):
         raise ValueError(
             f"the model must return logits [{len(images)}, 10]; got {logits.shape}; use a model of the ten digits"

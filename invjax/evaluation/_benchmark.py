@@ -5,11 +5,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import cached, correct, over_batches, shrinking
+from invjax._batching import cached, correct, on_device, on_host, over_batches, shrinking
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
@@ -124,7 +123,7 @@ def benchmark(
     """
     _check.positive(batch_size=options.batch_size)
     _check.within("images", images, threat.box)
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = on_host(images), on_host(labels)
     check_radius(threat, eps, images)
     num_classes = _check.logits_of(partial(apply_fn, params), images[:1], labels[:1])
     stages = autoattack_stages(threat, num_classes=num_classes) if stages is None else tuple(stages)
@@ -147,8 +146,9 @@ def benchmark(
     bar = progress(done, len(parts), "AutoAttack")
     for number, rank in parts[done:]:
         left = np.flatnonzero(broken_by == len(stages))
-        run = partial(_program(stages[number], apply_fn), jax.random.fold_in(key, number), params, jnp.int32(rank),
-                      jnp.asarray(eps, wide_dtype(images.dtype)))  # fmt: skip
+        stage_key = jax.random.fold_in(key, jax.device_put(np.uint32(number)))
+        run = partial(_program(stages[number], apply_fn), stage_key, params, np.int32(rank),
+                      np.asarray(eps, wide_dtype(images.dtype)))  # fmt: skip
         for ids, size in shrinking(left, options.batch_size, 1 if options.mesh is None else options.mesh.size):
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
             found, success, length, smooth = over_batches(run, inputs, size, options.mesh)
@@ -189,7 +189,7 @@ def _program(stage: Stage, apply_fn: ApplyFn) -> Callable[..., Any]:
         result = attack(jax.random.fold_in(key, rank), partial(apply_fn, params), x, labels, eps=eps, ids=ids)
         return result.x, result.success, result.distance, sound(result)
 
-    return jax.jit(run)
+    return on_device(jax.jit(run))
 
 
 def _parts(stages: tuple[Stage, ...]) -> Iterator[tuple[int, int]]:

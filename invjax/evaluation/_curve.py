@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from invjax._batching import cached, correct, over_batches
+from invjax._batching import cached, correct, on_device, on_host, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
@@ -96,7 +95,7 @@ def robustness_curve(
         ValueError: the attack is targeted, a radius is negative, images are NaN or outside of the box, logits are NaN,
             labels have another shape or are out of range, or the directory belongs to another run.
     """
-    grid, labels = sorted_radii(epsilons), np.asarray(labels)
+    grid, images, labels = sorted_radii(epsilons), on_host(images), on_host(labels)
     vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
     check_images(attack, images, "images")
     if attack.targeted:
@@ -116,7 +115,7 @@ def robustness_curve(
         inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
         return over_batches(function, inputs, options.batch_size, options.mesh)
 
-    radii = jnp.asarray(grid, wide_dtype(images.dtype))
+    radii = np.asarray(grid, wide_dtype(images.dtype))
     if vectorize and done < grid.size:
         ids = np.flatnonzero(right)
         if ids.size:
@@ -147,4 +146,4 @@ def _program(attack: Attack, apply_fn: ApplyFn, every: bool) -> Callable[..., An
         result = attack(key, partial(apply_fn, params), x, y, eps=eps, ids=ids)
         return result.success, sound(result)
 
-    return jax.jit(jax.vmap(breaks, (None, None, 0, None, None, None), 1) if every else breaks)
+    return on_device(jax.jit(jax.vmap(breaks, (None, None, 0, None, None, None), 1) if every else breaks))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.types import LogitsFn
 
 
@@ -46,7 +46,7 @@ def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh:
     Raises:
         ValueError: the model makes no errors, its logits are NaN, or the labels have another shape or are out of range.
     """
-    logits = over_batches(logits_fn, [images], mesh=mesh)
+    logits = over_batches(on_device(logits_fn), [images], mesh=mesh)
     if logits.ndim != 2 or labels.shape != (len(images),):
         raise ValueError(
             f"logits_fn must give [{len(images)}, K], with one label each; got {logits.shape} and {labels.shape}"

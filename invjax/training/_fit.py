@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
-from invjax._batching import shard_batch
+from invjax._batching import automatic_mesh, shard_batch
 from invjax._dtypes import canonical
 from invjax._progress import progress
 from invjax._store import local_path, sole_writer
@@ -145,6 +145,7 @@ def fit(
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
     state = canonical(state)
     if mesh is not None:
+        mesh = automatic_mesh(mesh)
         # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
         state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     directory = None if directory is None else local_path(directory)
@@ -167,7 +168,7 @@ def fit(
         try:
             for done in range(start + 1, num_steps + 1):
                 batch = batches(done - 1)
-                state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
+                state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else jax.device_put(batch))
                 if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
                     jax.block_until_ready(state)
                 stopped = signalled()
