@@ -28,7 +28,31 @@ def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     Returns:
         The mesh, for `shard_batch`, `training.fit` and `evaluation.Options`.
     """
-    return Mesh(np.array(list(devices or jax.devices())), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(list(jax.devices() if devices is None else devices)), ("data",), axis_types=(AxisType.Auto,))
+
+
+def automatic_mesh(mesh: Mesh) -> Mesh:
+    """The mesh with an automatic axis, whatever the type of its axis; `jax.make_mesh` makes explicit ones.
+
+    Raises:
+        ValueError: the mesh has other axes than "data".
+    """
+    if mesh.axis_names != ("data",):
+        raise ValueError(f"the mesh must have one axis named data; got {mesh}; use data_mesh()")
+    return data_mesh(mesh.devices.flat)
+
+
+def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled function, with host arrays put on the device first: `jax.transfer_guard` refuses implicit transfers.
+
+    Args:
+        function: a compiled function of pytrees of arrays.
+    """
+
+    def put(leaf):
+        return leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf)
+
+    return lambda *arrays: function(*jax.tree.map(put, arrays))
 
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
@@ -37,17 +61,16 @@ def shard_batch(mesh: Mesh, batch: Any) -> Any:
     Each of several hosts passes the same whole batch, as `data.batches` gives it, and keeps its own part.
 
     Args:
-        mesh: a mesh from `data_mesh`.
+        mesh: a mesh from `data_mesh`, or any mesh of one axis, "data".
         batch: a pytree of arrays `[B, ...]` or scalars.
 
     Returns:
         The same pytree of device arrays.
 
     Raises:
-        ValueError: the number of devices does not divide B, or the mesh does not come from `data_mesh`.
+        ValueError: the number of devices does not divide B, or the mesh has other axes than "data".
     """
-    if mesh.axis_names != ("data",) or mesh.axis_types != (AxisType.Auto,):
-        raise ValueError(f"the mesh must have one automatic axis named data; got {mesh}; use data_mesh()")
+    mesh = automatic_mesh(mesh)
     for leaf in jax.tree.leaves(batch):
         _check.divisible(f"a batch over {mesh.size} devices", leaf.shape[:1], mesh.size, "change the batch size")
 
@@ -117,6 +140,7 @@ def over_batches(
     _check.count(batch_size=batch_size)
     if mesh is not None:
         batch_size += -batch_size % mesh.size
+    arrays = [on_host(array) if isinstance(array, jax.Array) else array for array in arrays]
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"arrays must have one length, at least 1; got {sorted(lengths)}; check the split of the data")
@@ -136,7 +160,7 @@ def over_batches(
                     f"the function must return one entry for each of the {batch_size} examples of a batch, the last of "
                     f"which are padding; got shape {np.shape(leaf)}; return values [B, ...] and reduce them afterwards"
                 )
-        pieces.append(jax.tree.map(lambda leaf, size=size: _on_host(leaf)[:size], out))
+        pieces.append(jax.tree.map(lambda leaf, size=size: on_host(leaf)[:size], out))
         if bar is not None:
             bar.update()
     if bar is not None:
@@ -171,7 +195,7 @@ def correct(
     example = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
     _check.labels(labels, _check.logits_of(partial(jax.jit(apply_fn), params), example, None))
     same_on_hosts(mesh, "parameters", params, "load the same checkpoint on every host")
-    logits = over_batches(partial(jax.jit(apply_fn), params), [images], batch_size, mesh)
+    logits = over_batches(partial(on_device(jax.jit(apply_fn)), params), [images], batch_size, mesh)
     _check.no_nan("the model's logits", logits)
     return logits.argmax(1) == labels
 
@@ -214,7 +238,8 @@ def cached(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def _on_host(leaf: Any) -> np.ndarray:
+def on_host(leaf: Any) -> np.ndarray:
+    """An array as a host array, gathered from all processes."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
+    return np.asarray(jax.device_get(leaf))

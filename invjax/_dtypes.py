@@ -14,7 +14,9 @@ def wide(x: Any) -> jax.Array:
 
 def wide_dtype(dtype: Any) -> Any:
     """float32, or `dtype` itself if it has at least 32 bits and JAX computes in it."""
-    return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
+    # `jnp.promote_types` refuses half precision under strict promotion
+    wide = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32
+    return jax.dtypes.canonicalize_dtype(dtype if wide else jnp.float32)
 
 
 def canonical(tree: Any) -> Any:

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
+import jax
 import tyro
 
 from experiments.common._experiment import Experiment
 from experiments.common._folder import open_run
-from experiments.common._machine import environment
+from experiments.common._machine import agreed, environment, join_processes
 from experiments.common._rows import Row, table_markdown
 from experiments.common._settings import MACHINE, Flat, identity, name_of_data, of_trials, restored, role_of
 from experiments.common._trials import Results, Trial, chosen, compute, places
@@ -35,6 +36,8 @@ class Options:
     """Compute only the trials at these places, such as seed=0 arm=plain."""
     shard: str | None = None
     """Compute the I-th of N parts of the trials, written I/N, to divide a run over machines with a common folder."""
+    distributed: bool = False
+    """Compute every trial on all machines of a pod of TPU VMs or of a Slurm job, each of which runs this command."""
 
 
 def execute(experiment: Experiment, preset: str, config: Any, folder: Path, options: Options = Options()) -> list[Row]:
@@ -57,6 +60,8 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path, opti
         return [Row(**entry) for entry in json.loads((folder / "table.json").read_text())]
     about = environment(_command(experiment, preset, config))
     run_trials(experiment, config, mine, folder)
+    if jax.process_index() != 0:
+        return []
     missing = [trial for trial in trials if not trial.done]
     if missing:
         print(f"{len(missing)} of {len(trials)} trials are left, the first one {missing[0].name}; no table yet")
@@ -74,7 +79,7 @@ def execute(experiment: Experiment, preset: str, config: Any, folder: Path, opti
 
 def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial], run: Path) -> None:
     """Compute the trials that are not done, those of a run in one folder."""
-    left = [trial for trial in trials if not trial.done]
+    left = [trial for trial in trials if not agreed(trial.done)]
     if not left:
         return
     data = experiment.data(config) if experiment.data else config.data.load() if hasattr(config, "data") else None
@@ -82,7 +87,9 @@ def run_trials(experiment: Experiment, config: Any, trials: Sequence[Trial], run
     shared = {"shared": run / "shared"} if "shared" in inspect.signature(experiment.trial).parameters else {}
     for number, trial in enumerate(left, 1):
         compute(trial, partial(experiment.trial, readable, data, folder=trial.folder, **shared, **trial.axes), settings)
-        print(f"trial {number} of {len(left)} is done: {trial.name}", flush=True)
+        if jax.process_index() == 0:
+            print(f"trial {number} of {len(left)} is done: {trial.name}", flush=True)
+    agreed(True)  # the first process has written the last trial
 
 
 def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: Path) -> list[Row]:
@@ -151,6 +158,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         raise SystemExit("--out must name a folder of its own; got '' or '.'; such as --out runs/mine")
     folder = options.out or Path("runs") / experiment.name / f"{preset}-{name_of_data(config)}"
     try:
+        join_processes(options.distributed)
         return execute(experiment, preset, config, folder.expanduser(), options)
     except Interrupted as error:
         raise SystemExit(f"{error}; give the same command") from error

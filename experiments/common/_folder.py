@@ -9,8 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from experiments.common._machine import agreed
 from experiments.common._settings import identity, recorded
 from invjax.data import read_arrays, write_arrays, write_json
 
@@ -74,7 +76,7 @@ def my_turn(folder: Path) -> Iterator[None]:
     The other shard has then finished this part, which is found and not made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if fcntl is None or jax.process_count() > 1:  # several processes of one run work on it together
         yield
         return
     with (folder.parent / f".{folder.name}.turn").open("a") as file:
@@ -86,15 +88,16 @@ def my_turn(folder: Path) -> Iterator[None]:
 def stage(folder: Path, compute: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict, dict]:
     """The result of `compute() -> (numbers, arrays)`, kept in `folder` and read from there the next time."""
     found = _finished(folder)
-    if found is None:
+    if not agreed(found is not None):
         with my_turn(folder):
             found = _finished(folder)  # another shard may have computed it meanwhile
-            if found is None:
+            if not agreed(found is not None):
                 values, tensors = compute()
                 write_arrays(folder / "arrays.npz", tensors, compress=True)
                 write_json(folder / "numbers.json", values)  # last: its presence says that the stage is complete
-                found = json.loads((folder / "numbers.json").read_text()), read_arrays(folder / "arrays.npz")
-    return found
+                agreed(True)  # the first process has written it
+    numbers, arrays = folder / "numbers.json", folder / "arrays.npz"
+    return found or (json.loads(numbers.read_text()), read_arrays(arrays))
 
 
 def _finished(folder: Path) -> tuple[dict, dict] | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 def use_all_cores() -> None:
@@ -23,6 +25,36 @@ def use_all_cores() -> None:
     cache = Path(os.environ.get("INVJAX_CACHE", Path.home() / ".cache" / "invjax")) / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def join_processes(distributed: bool) -> None:
+    """Make this process one of several that compute a run together, before anything else uses a device.
+
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` in the environment say which process it is.
+
+    Args:
+        distributed: whether to join without these variables, as the machine says: a pod of TPU VMs, Slurm, Open MPI.
+
+    Raises:
+        ValueError: the environment has some of the three variables, or the machine does not know of other processes.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    missing = [name for name in names if name not in os.environ]
+    if len(missing) == len(names) and not distributed:
+        return
+    if 0 < len(missing) < len(names):
+        raise ValueError(f"the environment has no {' and no '.join(missing)}; give all of {', '.join(names)}, or none")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if missing:
+        jax.distributed.initialize()
+    else:
+        address, count, number = (os.environ[name] for name in names)
+        jax.distributed.initialize(address, int(count), int(number))
+
+
+def agreed(value: bool) -> bool:
+    """What the first of several processes says; all wait for each other here."""
+    return value if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def environment(command: str) -> dict[str, Any]:

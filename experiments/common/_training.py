@@ -127,8 +127,18 @@ def advance(
 
 
 def mesh_for(batch_size: int) -> jax.sharding.Mesh:
-    """A mesh of the largest number of devices that divides a batch."""
-    return data_mesh(jax.devices()[: math.gcd(batch_size, jax.device_count())])
+    """A mesh of the largest number of devices that divides a batch.
+
+    Raises:
+        ValueError: several processes compute together, and the batch does not divide by the number of their devices.
+    """
+    count = math.gcd(batch_size, jax.device_count())
+    if jax.process_count() > 1 and count < jax.device_count():
+        raise ValueError(
+            f"a batch of {batch_size} images must divide by the {jax.device_count()} devices of all processes; "
+            "change the batch size"
+        )
+    return data_mesh(jax.devices()[:count])
 
 
 def split_key(seed: int, count: int = 2) -> Key:

@@ -10,6 +10,8 @@ from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
+from invjax._sharding import varying
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -19,7 +21,7 @@ def _lax_conv(x, w, *, strides, padding, lhs_dilation, rhs_dilation):
 
 def _output_aval(function, x, w, **params):
     shapes = jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)
-    return jax.core.ShapedArray(jax.eval_shape(partial(function, **params), *shapes).shape, x.dtype)
+    return x.update(shape=jax.eval_shape(partial(function, **params), *shapes).shape, weak_type=False)
 
 
 def _span(size, dilation):
@@ -150,7 +152,7 @@ def conv_general_dilated(
         dimension_numbers=dimension_numbers,
         **rest,
     )
-    if jax.default_backend() != "cpu" or lhs.ndim != 4:
+    if jax.default_backend() != "cpu" or lhs.ndim != 4 or jax.typeof(lhs).sharding.mesh.explicit_axes:
         return plain()
     eligible = (
         rest.get("feature_group_count", 1) == rest.get("batch_group_count", 1) == 1
@@ -169,8 +171,8 @@ def conv_general_dilated(
         kernel = [_span(size, dilation) for size, dilation in zip(w.shape, rhs_dilation, strict=False)]
         padding = lax.padtype_to_pads(x.shape[1:3], kernel, window_strides, padding)
     y = conv_p.bind(
-        x,
-        w,
+        varying(w, x),
+        varying(x, w),
         strides=tuple(window_strides),
         padding=tuple((int(low), int(high)) for low, high in padding),
         lhs_dilation=lhs_dilation,

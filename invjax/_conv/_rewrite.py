@@ -9,6 +9,7 @@ from jax import lax
 from jax.extend import core
 
 from invjax._conv._primitive import conv_general_dilated
+from invjax._sharding import typed
 
 
 def _has_conv(jaxpr) -> bool:
@@ -32,7 +33,7 @@ def _closed_jaxprs(params):
 
 def _rewrite(closed):
     """The same ClosedJaxpr with its convolutions replaced."""
-    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in closed.jaxpr.invars]
+    avals = [typed(var.aval) for var in closed.jaxpr.invars]
     return jax.make_jaxpr(partial(_evaluate, closed.jaxpr, closed.consts))(*avals)
 
 
@@ -41,7 +42,8 @@ def _evaluate(jaxpr, consts, *args):
     for eqn in jaxpr.eqns:
         inputs = [var.val if isinstance(var, core.Literal) else env[var] for var in eqn.invars]
         if eqn.primitive is lax.conv_general_dilated_p:
-            outputs = [conv_general_dilated(*map(jnp.asarray, inputs), **eqn.params)]
+            with eqn.ctx.manager:
+                outputs = [conv_general_dilated(*map(jnp.asarray, inputs), **eqn.params)]
         else:
             params = dict(eqn.params)
             for (name, index), sub in _closed_jaxprs(eqn.params):

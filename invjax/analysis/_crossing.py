@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from invjax._dtypes import wide
+from invjax._sharding import automatic
 from invjax.analysis._linear_response import check_response
 from invjax.attacks import line_search
 from invjax.types import Array, Labels, Logits, LogitsFn, PerExample, Scalar
@@ -105,6 +107,7 @@ def mean_field_epsilon(logits: Logits, gamma: Logits) -> Float[np.ndarray, " bat
     return gap / gain if gain > 0 else np.full(len(gap), np.inf)
 
 
+@automatic
 def true_epsilon(
     logits_fn: LogitsFn,
     x: Float[Array, "batch ..."],
@@ -137,7 +140,7 @@ def true_epsilon(
     found = line_search(logits_fn, x, labels, direction, eps=eps, points=points, steps=steps)
     flips = jnp.isfinite(found)
     length = jnp.where(flips, found, 0).reshape(-1, *[1] * (x.ndim - 1))
-    logits = logits_fn(jnp.asarray(x) + length * direction)
+    logits = logits_fn((wide(x) + length * wide(direction)).astype(x.dtype))
     # the label is excluded, because on the boundary rounding could return it
     others = jnp.where(jnp.arange(logits.shape[1])[None] == labels[:, None], -jnp.inf, logits)
     return Crossing(found, jnp.where(flips, others.argmax(-1), -1).astype(jnp.int32))

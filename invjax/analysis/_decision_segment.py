@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.analysis._decision_checks import check_finite, check_logits, check_points
 from invjax.types import Array, LogitsFn
 
@@ -49,7 +49,7 @@ def decision_segment(
 
     def at(start, end):
         x = (1 - fractions) * start[:, None] + fractions * end[:, None]
-        logits = logits_fn(x.reshape(-1, *x.shape[2:]))
+        logits = on_device(logits_fn)(x.reshape(-1, *x.shape[2:]))
         check_logits(logits, len(start) * resolution)
         return logits.reshape(len(start), resolution, -1)
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.analysis._decision_checks import check_finite, check_logits, check_points
 from invjax.types import Array, LogitsFn
 
@@ -135,7 +135,7 @@ def decision_slice(
 
     def at(coordinates):
         x = base[None] + coordinates[:, :1] * u[None] + coordinates[:, 1:] * v[None]
-        logits = logits_fn(x.reshape(-1, *shape))
+        logits = on_device(logits_fn)(x.reshape(-1, *shape))
         check_logits(logits, len(x))
         return logits
 

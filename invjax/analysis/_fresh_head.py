@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.analysis._reading import Reading, reading
 from invjax.data import batches
 from invjax.losses import cross_entropy, error_rate
@@ -135,6 +135,6 @@ def fresh_head(
         )
     )
     return {
-        split: reading(over_batches(apply, [features], mesh=mesh), labels)
+        split: reading(over_batches(on_device(apply), [features], mesh=mesh), labels)
         for split, (features, labels) in {"train": train, "test": test}.items()
     }

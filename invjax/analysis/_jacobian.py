@@ -6,9 +6,11 @@ from jaxtyping import Float
 
 from invjax import _check
 from invjax._conv import fast_convs
+from invjax._sharding import automatic
 from invjax.types import Array, LogitsFn
 
 
+@automatic
 def logit_jacobian(
     logits_fn: LogitsFn, x: Float[Array, "batch ..."], *, mode: str = "rev", vectorize: bool | None = None
 ) -> Float[Array, "batch classes ..."]:

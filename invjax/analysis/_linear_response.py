@@ -25,8 +25,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax._conv import fast_convs
+from invjax._sharding import automatic
 from invjax.attacks import l2, linf
 from invjax.losses import log_odds
 from invjax.types import ApplyFn, Array, Labels, Logits, LogitsFn, Params
@@ -51,6 +52,7 @@ class LinearResponse(NamedTuple):
     gamma: Logits
 
 
+@automatic
 def attack_direction(
     logits_fn: LogitsFn, x: Float[Array, "batch ..."], labels: Labels, *, kind: str = "l2"
 ) -> Float[Array, "batch ..."]:
@@ -76,6 +78,7 @@ def attack_direction(
     return _direction(*jax.vjp(logits_fn, x), x, labels, kind)
 
 
+@automatic
 def linear_response(
     logits_fn: LogitsFn, x: Float[Array, "batch ..."], labels: Labels, *, direction: str = "l2"
 ) -> LinearResponse:
@@ -153,7 +156,7 @@ def dataset_response(
     _check.floating("images", images)
     _check.one_each("labels", labels, images)
     _check.labels(labels, _check.logits_of(partial(apply_fn, params), jnp.asarray(np.asarray(images[:1])), None))
-    logits, found = over_batches(partial(run, params), [images, labels], batch_size, mesh)
+    logits, found = over_batches(partial(on_device(run), params), [images, labels], batch_size, mesh)
     check_response(logits, found)
     return logits, found
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax._sharding import varying
 from invjax.attacks._threats import Threat
 from invjax.attacks.building import value_and_gradient, where
 from invjax.types import Array, PerExample, Scalar
@@ -154,7 +155,7 @@ def search(
             value=value,
             best=where(value > s.best[1], (z, value, gradient), s.best),
             found=where(better, (z, value, success), s.found),
-            rises=s.rises + (value > s.value),
+            rises=s.rises + (value > s.value).astype(s.rises.dtype),
             finite=s.finite & finite,
         )
         return jax.lax.cond(at_checkpoint, lambda s: checkpoint(s, window), lambda s: s, s), value
@@ -172,7 +173,7 @@ def search(
         memory=remember(value),
         finite=finite,
     )
-    state, trace = jax.lax.scan(advance, state, (jnp.arange(len(checkpoints[0])), *checkpoints))
+    state, trace = jax.lax.scan(advance, varying(start, state), (jnp.arange(len(checkpoints[0])), *checkpoints))
     return Run(state.found, state.best[0], trace.T, state.finite)
 
 
@@ -195,7 +196,8 @@ def ascend(objective: Objective, threat: Threat, start: Array, x: Array, eps: Sc
 
     def check(s, window):
         best_value = s.best[1]
-        back = (s.rises <= 0.75 * window) | (~s.memory.reduced & (s.memory.checked >= best_value))
+        few_rises = s.rises.astype(x.dtype) <= 0.75 * window.astype(x.dtype)
+        back = few_rises | (~s.memory.reduced & (s.memory.checked >= best_value))
         return back, jnp.where(back, s.step / 2, s.step), Halving(best_value, back)
 
     first = jnp.full(len(x), 2 * eps, x.dtype)

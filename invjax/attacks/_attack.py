@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 
 from invjax import _check
 from invjax._dtypes import wide_dtype
+from invjax._sharding import automatic
 from invjax.attacks._fixes import instead_of_attack
 from invjax.attacks._random_model import Bound
 from invjax.attacks._threats import Threat
@@ -97,7 +98,8 @@ class Attack(NamedTuple):
             check_images(self, x)
             _check.labels(labels, _check.logits_of(logits_fn, x, labels))
             run = per_example(self)
-        result = run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
+        run_on = automatic(lambda logits_fn, x, key, labels, **given: run(key, logits_fn, x, labels, **given))
+        result = run_on(logits_fn, x, key, labels, eps=eps, step_size=step_size, ids=ids)
         check_result(self, result)
         return result
 

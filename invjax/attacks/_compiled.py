@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from invjax import _check
-from invjax._batching import cached, over_batches
+from invjax._batching import cached, on_device, over_batches
 from invjax._dtypes import wide_dtype
 from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images, check_radius, check_result
 from invjax.attacks._random_model import RandomModel, bind
@@ -29,7 +29,7 @@ def _compile(attack: Attack, apply_fn: ApplyFn | RandomModel) -> Compiled:
     def logits(key, params, x):
         return bind(apply_fn, params, key, None, len(x))(x)
 
-    return jax.jit(run), jax.jit(logits)
+    return on_device(jax.jit(run)), jax.jit(logits)
 
 
 _compile_once = cached(_compile)
@@ -44,8 +44,13 @@ def _checked(attack, logits, x, labels, eps, step_size, ids):
     _check.labels(labels, _check.logits_of(logits, x, labels))
     if step_size is not None:
         _check.number("step_size", step_size)
-        step_size = jnp.asarray(step_size, wide_dtype(x.dtype))
-    return jnp.asarray(eps, wide_dtype(x.dtype)), step_size
+        step_size = _number(step_size, x.dtype)
+    return _number(eps, x.dtype), step_size
+
+
+def _number(value, dtype):
+    """A radius or a step size, on the host if it is a plain number, because `device_put` then sends it explicitly."""
+    return (jnp if isinstance(value, jax.Array) else np).asarray(value, wide_dtype(dtype))
 
 
 def jit_attack(attack: Attack, apply_fn: ApplyFn | RandomModel) -> Callable[..., AttackResult]:

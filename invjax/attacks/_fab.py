@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
+from invjax._sharding import varying
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._ranks import over_ranks, wrong_class
 from invjax.attacks._threats import Threat, check_supported, check_threat, linf
@@ -109,7 +110,7 @@ def _fab(said: str, threat: Threat, steps: int, rivals_for: Callable, targeted: 
 
         nowhere = x, jnp.where(difference(x)[1], 0, jnp.inf).astype(x.dtype)
         first = x, nowhere, jnp.ones(len(x), bool)
-        (_, (found, distance), finite), trace = jax.lax.scan(step, first, None, length=steps)
+        (_, (found, distance), finite), trace = jax.lax.scan(step, varying(x, first), None, length=steps)
         found = where(distance <= eps, found, x)
         return finish(logits_fn, threat.distance, found, x, labels, -distance, -trace.T, finite, targeted=targeted)
 

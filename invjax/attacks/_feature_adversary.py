@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from invjax import _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
+from invjax._sharding import automatic
 from invjax.attacks._attack import AttackResult, warn_of_gradients
 from invjax.attacks._threats import Threat, check_threat, l2
 from invjax.attacks.building import climb
 from invjax.types import Array, Scalar
 
 
+@automatic
 def feature_adversary(
     features_fn: Callable[[jax.Array], jax.Array],
     x: Array,

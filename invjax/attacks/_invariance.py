@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 
 Judge = Callable[[jax.Array], Any]
 """`x [B, H, W, C] -> logits [B, K]`, or labels `[B]` with -1 where the judge sees no class."""
@@ -54,7 +54,7 @@ def checked(x, neighbours):
 
 def decisions(judge, images, batch_size):
     """The class that the judge sees in each image, `[B]`, or -1."""
-    answers = over_batches(judge, [images], batch_size)
+    answers = over_batches(on_device(judge), [images], batch_size)
     if answers.ndim == 2:
         _check.logits_shape(answers, images.shape)
         _check.finite("the judge's logits", answers)

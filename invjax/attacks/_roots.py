@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from invjax._sharding import varying
 from invjax.types import Array, Scalar
 
 
@@ -50,7 +51,9 @@ def newton(
         # the last step, i = 94, is a Newton step and not a midpoint
         return unsolved & (low < high) & (i < 95) & ((slope < 0) | (not convex))
 
-    return jax.lax.while_loop(unfinished, step, (start, low, high, *evaluate(start), 0))[0]
+    value, slope = evaluate(start)
+    first = varying(value, (start, low, high, value, slope))
+    return jax.lax.while_loop(unfinished, step, (*first, 0))[0]
 
 
 def l1_threshold(size: Array, cap: Array, eps: Scalar) -> Float[Array, ""]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from invjax import _check
 from invjax._dtypes import wide
+from invjax._sharding import automatic, varying
 from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images, per_example
 from invjax.attacks._success import verdict
 from invjax.attacks.building import fooled, prepare, where
@@ -66,7 +67,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
 
         zero, none = jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), bool)
         start = zero, jnp.full(len(x), eps), x, none, none, ~none
-        (_, high, found, success, _, finite), trace = jax.lax.scan(step, start, jnp.arange(steps + 2))
+        (_, high, found, success, _, finite), trace = jax.lax.scan(step, varying(x, start), jnp.arange(steps + 2))
         none, decided = verdict(logits_fn, found.astype(given.dtype), labels, attack.targeted, attack.decision)
         success, loss = success & decided, jnp.where(none, jnp.nan, -high)
         return AttackResult(found, success, jnp.where(success, high, 0), loss, trace[2:].T, finite)
@@ -74,6 +75,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
     return attack._replace(run=bisected, recipe=f"smallest({attack.recipe}, steps={steps})")
 
 
+@automatic
 def line_search(
     logits_fn: LogitsFn,
     x: Array,
@@ -115,16 +117,18 @@ def line_search(
     if direction.shape != x.shape:
         raise ValueError(f"direction must have the shape of x, {x.shape}; got {direction.shape}; use attack_direction")
     logits_fn, x, eps = prepare(logits_fn, x, labels, eps, box)
+    direction = wide(direction)
 
     def wrong(t):
         steps = t.reshape(t.shape + (1,) * (x.ndim - 1))
         return fooled(logits_fn(jnp.clip(x + steps * direction, *box)), labels)
 
     def scan_point(first, i):
-        hit = wrong(jnp.full(len(x), eps * i / points, x.dtype)) & (first > points)
+        hit = wrong(jnp.full(len(x), eps * i.astype(x.dtype) / points, x.dtype)) & (first > points)
         return jnp.where(hit, i, first), None
 
-    first = jax.lax.scan(scan_point, jnp.full(len(x), points + 1), jnp.arange(points + 1))[0]
+    none = varying(x, jnp.full(len(x), points + 1))
+    first = jax.lax.scan(scan_point, none, jnp.arange(points + 1))[0]
     high = eps * first.astype(x.dtype) / points
     low = eps * jnp.maximum(first - 1, 0).astype(x.dtype) / points
 

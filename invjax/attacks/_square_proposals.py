@@ -102,6 +102,11 @@ def _mixed(canvas, key):
     return lambda positions: positions[order]
 
 
+def _inside(change, window):
+    """The change inside a window, and 0 elsewhere."""
+    return change * window[..., None].astype(change.dtype)
+
+
 def _length(change, order, axes=None):
     """`(sum |change|^order)^(1 / order)` over `axes`, which are kept, or over all axes if None."""
     keep = axes is not None
@@ -114,7 +119,7 @@ def _length(change, order, axes=None):
 
 def _length_inside(change, window, order):
     """The length inside a window, for each channel: `[1, 1, C]` or `[1, C]`."""
-    return _length(change * window[..., None], order, tuple(range(window.ndim)))
+    return _length(_inside(change, window), order, tuple(range(window.ndim)))
 
 
 def _to_surface(canvas, change, image):
@@ -157,7 +162,7 @@ def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     corner_key, sign_key = jax.random.split(key)
     window = _mixed(canvas, key)(_window(_corner(corner_key, side, canvas.shape), side, canvas.shape))
     signs = _sign(sign_key, (*[1] * window.ndim, canvas.shape[-1]), image)
-    change = 2 * canvas.eps * window[..., None] * signs
+    change = 2 * canvas.eps * window[..., None].astype(image.dtype) * signs
     return canvas.threat.project(z + change, image, canvas.eps)
 
 
@@ -182,7 +187,7 @@ def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     pattern = mixed(jnp.roll(turned[tuple(slice(size) for size in sizes)], corner, canvas.axes))
     unused = jnp.maximum(canvas.eps**order - _length(change, order) ** order, 0) / channels
     budget = (unused + _length_inside(change, here | there, order) ** order) ** (1 / order)
-    old = change * here[..., None] / jnp.maximum(_length_inside(change, here, order), 1e-12)
+    old = _inside(change, here) / jnp.maximum(_length_inside(change, here, order), 1e-12)
     new = old + pattern[..., None] * _sign(sign_key, (*[1] * len(sizes), channels), image)
     new = new * budget / jnp.maximum(_length_inside(new, here, order), 1e-12)
     change = jnp.where(here[..., None], new, jnp.where(there[..., None], 0, change))

@@ -70,7 +70,7 @@ def transformed(
         def drawn(i):
             keys = example_keys(jax.random.fold_in(spatial_key, i), ids, len(x))
             unit = jax.vmap(lambda k: jax.random.uniform(k, (5,), jnp.float32, minval=-1))(keys)
-            return (IDENTITY[None] + span[None] * unit).astype(x.dtype)
+            return (jnp.asarray(IDENTITY)[None] + jnp.asarray(span)[None] * unit).astype(x.dtype)
 
         def moved(z, transforms):
             return jax.vmap(warp)(z, transforms)

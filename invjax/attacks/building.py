@@ -23,6 +23,7 @@ from invjax import _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
 from invjax._keys import mappable
+from invjax._sharding import varying
 from invjax.attacks._attack import (
     AttackResult,
     check_attack,
@@ -59,6 +60,7 @@ __all__ = [
     "succeeds",
     "through",
     "value_and_gradient",
+    "varying",
     "warn_of_gradients",
     "where",
 ]
@@ -170,7 +172,7 @@ def finish(
 
     """
     none, success = verdict(logits_fn, jnp.asarray(found), labels, targeted)
-    return AttackResult(
+    result = AttackResult(
         x=found,
         success=success,
         distance=jax.vmap(threat_distance)(found, x),
@@ -178,6 +180,7 @@ def finish(
         trace=trace,
         finite_gradients=jnp.ones(len(x), bool) if finite_gradients is None else finite_gradients,
     )
+    return varying(x, result)
 
 
 def value_and_gradient(
@@ -255,7 +258,7 @@ def climb(
 
     count, steps = len(x), len(step_sizes)
     none = x, jnp.full(count, -jnp.inf, jax.eval_shape(at(0), x)[0].dtype), jnp.zeros(count, bool)
-    first = start, none, jnp.ones(count, bool)
+    first = varying(x, (start, none, jnp.ones(count, bool)))
     (last, best, finite), trace = jax.lax.scan(step, first, (jnp.arange(steps), step_sizes))
     value, success = at(steps)(last)
     value = _without_nan(value)

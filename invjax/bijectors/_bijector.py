@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from invjax._dtypes import wide, wide_dtype
+from invjax._sharding import beside, varying
 from invjax.types import Array, Key, Params
 
 Z = Float[Array, "batch ..."]
@@ -52,7 +53,7 @@ class Bijector(NamedTuple):
 
 def no_logdet(x: Z) -> LogDet:
     """The log-determinant of a volume-preserving map: zeros `[B]`, in float32 or wider."""
-    return jnp.zeros(x.shape[0], wide_dtype(x.dtype))
+    return varying(x, beside(x, jnp.zeros(x.shape[0], wide_dtype(x.dtype))))
 
 
 def total(terms: Z) -> LogDet:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from invjax import _check
+from invjax._sharding import varying
 from invjax.bijectors._bijector import Bijector, Reversible, Z, no_logdet
 from invjax.bijectors._chain import reversible_of
 
@@ -71,7 +72,7 @@ def _reversible_repeat(block: Bijector, n: int, anchor_every: int | None) -> Rev
                 anchors = lax.dynamic_update_index_in_dim(anchors, x, i // group_size, 0)
             return (x, total + logdet, anchors), saved_by_block
 
-        anchors = jnp.zeros((num_anchors + 1, *x.shape) if num_anchors else (0,), x.dtype)
+        anchors = varying(x, jnp.zeros((num_anchors + 1, *x.shape) if num_anchors else (0,), x.dtype))
         (z, total, anchors), saved_by_blocks = lax.scan(step, (x, no_logdet(x), anchors), (jnp.arange(n), params))
         return z, total, (anchors, saved_by_blocks)
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from invjax._sharding import varying
 from invjax.bounds._enclosures import Between, Exact, Lines, enclosure_of
 from invjax.bounds._graph import Graph, Operation, Variable
 from invjax.bounds._interval import step
@@ -87,16 +88,18 @@ def _backwards(graph: Graph, enclosures: list[Any], region: Region, target: Vari
 
     `enclosures` holds the enclosure of each operation, or the list of the intervals of its outputs.
     """
+    row = varying(box_of(region).lower, row)
+    zeros = lambda shape, dtype: varying(row, jnp.zeros(shape, dtype))  # noqa: E731
     weights, constant = {target: row}, jnp.zeros((), row.dtype)
     for operation, enclosure in zip(reversed(graph.operations), reversed(enclosures), strict=True):
         if weights.keys().isdisjoint(operation.outputs):
             continue
-        rows = [weights.pop(out, jnp.zeros(out.shape, out.dtype)) for out in operation.outputs]
+        rows = [weights.pop(out, zeros(out.shape, out.dtype)) for out in operation.outputs]
         pulled, offset = _through(operation, enclosure, rows)
         constant += offset
         for variable, weight in zip(operation.dependent, pulled, strict=bool(pulled)):
             weights[variable] = weights[variable] + weight if variable in weights else weight
-    return constant + _least_in_region(weights.get(graph.source, jnp.zeros(graph.source.shape, row.dtype)), region)
+    return constant + _least_in_region(weights.get(graph.source, zeros(graph.source.shape, row.dtype)), region)
 
 
 def _through(operation: Operation, enclosure: Any, rows: list[jax.Array]) -> tuple[Any, Any]:
@@ -120,7 +123,8 @@ def _through(operation: Operation, enclosure: Any, rows: list[jax.Array]) -> tup
 
 def _transpose(operation: Operation, function: Callable, rows: list[jax.Array]) -> tuple[Any, Any]:
     """The weights that an affine function gives its operands, and the constant that it adds."""
-    offset, pull = jax.vjp(function, *(jnp.zeros(v.shape, v.dtype) for v in operation.dependent))
+    origin = [varying(rows[0], jnp.zeros(v.shape, v.dtype)) for v in operation.dependent]
+    offset, pull = jax.vjp(function, *origin)
     values = jax.tree.leaves(offset)
     return pull(rows if operation.several else rows[0]), sum((r * v).sum() for r, v in zip(rows, values, strict=True))
 

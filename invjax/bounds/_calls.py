@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from invjax._sharding import typed
+
 _ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("softplus", "elu", "leaky_relu", "silu")}
 """Activations that use their input more than once. `relu` needs no entry because it is the single primitive `max`."""
 
@@ -34,7 +36,7 @@ def called(eqn: Any) -> core.ClosedJaxpr | None:
     if len(inner) != 1:
         return None
     if eqn.primitive.name == "scan":
-        avals = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars]
+        avals = [typed(atom.aval) for atom in eqn.invars]
         return jax.make_jaxpr(partial(_unrolled, inner[0], _counts(eqn, inner[0]), eqn.params))(*avals)
     # the body of a primitive that is not a call, such as a reduction, has other shapes than the equation
     inside, outside = ([atom.aval for atom in atoms] for atoms in (_ends_of(inner[0].jaxpr), _ends_of(eqn)))
@@ -86,13 +88,12 @@ def is_activation(eqn: Any, shapes: list[tuple[int, ...] | None]) -> bool:
         return False
     if any(shape is None or shape for shape in shapes[1:]):
         return False
-    avals = [atom.aval for atom in eqn.invars]
-    like = [(aval.shape, aval.dtype, aval.weak_type) for aval in avals]
+    like = [(typed(atom.aval), atom.aval.weak_type) for atom in eqn.invars]
     return str(eqn.params["jaxpr"]) == _body_of(name, jax.config.read("jax_enable_x64"), *like)
 
 
 @cache
-def _body_of(name: str, x64: bool, *avals: tuple[tuple[int, ...], Any, bool]) -> str:
-    like = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in avals]
+def _body_of(name: str, x64: bool, *avals: tuple[jax.ShapeDtypeStruct, bool]) -> str:
+    like = [aval.update(weak_type=weak) for aval, weak in avals]
     with jax.enable_x64(x64):  # the constants of a body have other dtypes in the two modes
         return str(jax.make_jaxpr(_ACTIVATIONS[name])(*like).jaxpr.eqns[0].params.get("jaxpr"))

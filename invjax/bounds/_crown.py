@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from invjax import _check
+from invjax._sharding import beside, mesh_of, typed
 from invjax.bounds._backwards import both_ends, least
 from invjax.bounds._graph import Graph, trace
 from invjax.bounds._regions import Interval, Region, box_of, check_region
@@ -66,11 +67,12 @@ def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str 
 
     def of_example(region, label):
         others = jnp.arange(num_classes - 1)
-        others = others + (others >= label)
+        others = others + (others >= label).astype(others.dtype)
         own, other = (jax.nn.one_hot(k, num_classes, dtype=box_of(region).lower.dtype) for k in (label, others))
         return least(graph, region, method)(own[None] - other)
 
-    return jax.vmap(of_example)(region, jnp.asarray(labels))
+    with mesh_of(box_of(region).lower):
+        return jax.vmap(of_example)(region, beside(box_of(region).lower, jnp.asarray(labels)))
 
 
 def certified(margins: Margins, *, slack: float = 1e-4) -> Bool[Array, " batch"]:
@@ -124,7 +126,7 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
     _check.one_of("intermediate", intermediate, ("crown", "ibp"))
     check_region(region)
     box = box_of(region).lower
-    found = jax.eval_shape(fn, jax.ShapeDtypeStruct(box.shape, box.dtype))
+    found = jax.eval_shape(fn, typed(box))
     if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:1] != box.shape[:1]:
         raise ValueError(
             f"crown needs a function that returns one array, batch axis first; got {found}; use ibp for pytrees"
@@ -135,7 +137,8 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
     def of_example(region):
         return Interval(*both_ends(least(graph, region, "crown" if intermediate == "crown" else "crown-ibp"), output))
 
-    return jax.vmap(of_example)(region)
+    with mesh_of(box_of(region).lower):
+        return jax.vmap(of_example)(region)
 
 
 def _prepare(fn: Callable, region: Region) -> tuple[Region, Graph]:
@@ -143,5 +146,6 @@ def _prepare(fn: Callable, region: Region) -> tuple[Region, Graph]:
     check_region(region)
     region = jax.tree.map(jnp.asarray, region)
     lower = box_of(region).lower
-    graph, _ = trace(lambda x: fn(x[None])[0], jax.ShapeDtypeStruct(lower.shape[1:], lower.dtype))
-    return region, graph
+    with mesh_of(lower):
+        graph, _ = trace(lambda x: fn(x[None])[0], typed(lower, lower.shape[1:]))
+        return beside(lower, region), graph

@@ -161,7 +161,8 @@ def _register(rule: Rule, names: str) -> None:
 
 
 _register(affine, "add add_any sub concatenate stack pad select_n gather dynamic_update_slice scatter scatter-add")
-_register(_linear, "neg div reduce_sum cumsum reduce_window_sum convert_element_type copy name device_put")
+_register(_linear, "neg div reduce_sum cumsum reduce_window_sum convert_element_type")
+_register(_linear, "copy name device_put reshard pvary")
 _register(_linear, "reshape transpose broadcast_in_dim squeeze slice rev split unstack tile dynamic_slice")
 _register(_linear_in_each, "dot_general conv_general_dilated canonical_conv canonical_conv_transposed")
 _register(_product, "mul")

@@ -85,12 +85,12 @@ def trace(function: Callable, x: Any) -> tuple[Graph, Any]:
 
     Args:
         function: a function of one array.
-        x: an array, or a `jax.ShapeDtypeStruct`, with the shape and dtype of the input.
+        x: a placeholder of the input, from `typed`.
 
     Raises:
         ValueError: the function draws random numbers.
     """
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(x)
     source = Variable(x.shape, x.dtype)
     operations: list[Operation] = []
     outputs = _inline(closed, [source], operations)

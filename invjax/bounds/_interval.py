@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from invjax import _check
+from invjax._sharding import mesh_of, typed
 from invjax.bounds._graph import Graph, Variable, trace
 from invjax.bounds._regions import Interval, Region, check_region
 
@@ -78,8 +79,9 @@ def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
         raise ValueError(f"ibp needs an Interval; got {type(interval).__name__}; use linf_box, or crown for an l2_ball")
     check_region(interval)
     interval = Interval(*map(jnp.asarray, interval))
-    graph, tree = trace(fn, interval.lower)
-    bounds = propagate(graph, interval)
+    with mesh_of(interval.lower):
+        graph, tree = trace(fn, typed(interval.lower))
+        bounds = propagate(graph, interval)
     outputs = [bounds[o] if isinstance(o, Variable) else Interval(o, o) for o in graph.outputs]
     return jax.tree.unflatten(tree, outputs)
 

@@ -106,7 +106,7 @@ def _register(rule: Rule, names: str) -> None:
 _register(increasing, "add add_any max min clamp reduce_sum reduce_max reduce_min cumsum cummax cummin")
 _register(increasing, "reshape transpose broadcast_in_dim squeeze slice rev split concatenate stack unstack tile pad")
 _register(increasing, "reduce_window_sum reduce_window_max reduce_window_min cumlogsumexp and or")
-_register(increasing, "copy name device_put sharding_constraint optimization_barrier reduce_precision")
+_register(increasing, "copy name device_put sharding_constraint reshard pvary optimization_barrier reduce_precision")
 _register(increasing, "exp exp2 expm1 cbrt tanh logistic softplus erf sinh asinh atan floor ceil round sign")
 _register(decreasing, "neg erfc not")
 _register(where_defined(increasing), "log log1p log2 sqrt asin acosh atanh erf_inv")

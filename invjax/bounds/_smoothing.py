@@ -24,6 +24,7 @@ from scipy import special
 
 from invjax import _check
 from invjax._dtypes import wide
+from invjax._sharding import automatic
 from invjax.attacks.building import example_keys
 from invjax.types import Array, Key, Labels, LogitsFn, PerExample, Scalar
 
@@ -127,26 +128,31 @@ def smoothed(
             f"sigma={sigma:g} is below the spacing {spacing:g} of {given.dtype} numbers as large as x, which would "
             "swallow the noise; pass float32 images, or scale them to [0, 1]"
         )
-    x = wide(given)
     num_classes = _check.logits_of(logits_fn, given, None)
-    keys = example_keys(key, ids, len(x))
 
-    def answers(first, count):
-        """The number of copies for which each class was predicted, `[B, K]`."""
+    @automatic
+    def counted(logits_fn, given, key):
+        """The class that most of the first copies get, and the number of the other copies that get it too."""
+        x, keys = wide(given), example_keys(key, ids, len(given))
 
-        def draw(i, counts):
-            noise = jax.vmap(lambda k, image: jax.random.normal(jax.random.fold_in(k, i), image.shape, x.dtype))(
-                keys, x
-            )
-            logits = logits_fn((x + sigma * noise).astype(given.dtype))
-            votes = jax.nn.one_hot(logits.argmax(-1), num_classes, dtype=jnp.int32)
-            # no vote for NaN, and none if the largest logit is infinite; a class that is masked by -inf only loses
-            return counts + jnp.where(jnp.isfinite(logits.max(-1, keepdims=True)), votes, 0)
+        def answers(first, count):
+            """The number of copies for which each class was predicted, `[B, K]`."""
 
-        return lax.fori_loop(first, first + count, draw, jnp.zeros((len(x), num_classes), jnp.int32))
+            def draw(i, counts):
+                noise = jax.vmap(lambda k, image: jax.random.normal(jax.random.fold_in(k, i), image.shape, x.dtype))(
+                    keys, x
+                )
+                logits = logits_fn((x + sigma * noise).astype(given.dtype))
+                votes = jax.nn.one_hot(logits.argmax(-1), num_classes, dtype=jnp.int32)
+                # no vote for NaN, and none if the largest logit is infinite; a class that is masked by -inf only loses
+                return counts + jnp.where(jnp.isfinite(logits.max(-1, keepdims=True)), votes, 0)
 
-    chosen = answers(0, selection).argmax(-1)
-    counts = answers(selection, trials)[jnp.arange(len(x)), chosen]
+            return lax.fori_loop(first, first + count, draw, jnp.zeros((len(x), num_classes), jnp.int32))
+
+        chosen = answers(0, selection).argmax(-1)
+        return chosen, answers(selection, trials)[jnp.arange(len(x)), chosen]
+
+    chosen, counts = counted(logits_fn, given, key)
     radius = np.asarray(smoothing_radius(np.asarray(counts), trials, sigma=sigma, alpha=alpha))
     return Smoothed(np.where(radius > 0, np.asarray(chosen), ABSTAIN).astype(np.int32), radius)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from invjax import _check, _explain
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.data import HumanLabelled
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, check_options
@@ -84,7 +84,7 @@ def agreement(
         raise ValueError(
             f"the model must return logits [{len(images)}, 10]; got {(len(images), classes)}; use a model of ten digits"
         )
-    logits = over_batches(model, [images], options.batch_size, options.mesh)
+    logits = over_batches(on_device(model), [images], options.batch_size, options.mesh)
     _check.finite("the model's logits", logits)
     ends = np.cumsum([of_set.changed.sum() for of_set in examples.values()])
     seen = dict(zip(examples, np.split(logits.argmax(1), ends[:-1]), strict=True))

@@ -5,11 +5,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import cached, over_batches, shrinking
+from invjax._batching import cached, on_device, on_host, over_batches, shrinking
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
@@ -140,7 +139,7 @@ def benchmark(
     _check.within("images", images, check_threat(threat).box)
     check_radius(threat, eps, images, count=len(images))
     _check.one_each("labels", labels, images)
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = on_host(images), on_host(labels)
     num_classes = _check.logits_of(bind(apply_fn, params, key, None, 1), images[:1], None)
     _check.labels(labels, num_classes)
     draws = {"draws": apply_fn.draws} if isinstance(apply_fn, RandomModel) else {}
@@ -167,12 +166,13 @@ def benchmark(
     bar = progress(done, len(parts), "AutoAttack")
     for number, rank in parts[done:]:
         left = np.flatnonzero(broken_by == len(stages))
-        run = partial(_program(stages[number], apply_fn), jax.random.fold_in(key, number), params, jnp.int32(rank))
+        stage_key = jax.random.fold_in(key, jax.device_put(np.uint32(number)))
+        run = partial(_program(stages[number], apply_fn), stage_key, params, np.int32(rank))
         for ids, size in shrinking(left, options.batch_size, 1 if options.mesh is None else options.mesh.size):
             inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
             if radii.ndim:
                 inputs = [radii[ids], *inputs]
-            attack = run if radii.ndim else partial(run, jnp.asarray(radii))
+            attack = run if radii.ndim else partial(run, radii)
             found, success, length, smooth = over_batches(attack, inputs, size, options.mesh)
             hit = ids[success]
             x[hit], distance[hit], broken_by[hit] = found[success], length[success], number
@@ -217,7 +217,7 @@ def _program(stage: Stage, apply_fn: ApplyFn | RandomModel) -> Callable[..., Any
         result = attack(key, bind(apply_fn, params, key, ids, len(x)), x, labels, eps=eps, ids=ids)
         return result.x, result.success, result.distance, sound(result)
 
-    return jax.jit(run)
+    return on_device(jax.jit(run))
 
 
 def _parts(stages: tuple[Stage, ...]) -> Iterator[tuple[int, int]]:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import correct, over_batches
+from invjax._batching import correct, on_device, on_host, over_batches
 from invjax._progress import progress
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
 from invjax.evaluation._curve import Curve, sorted_radii
@@ -67,7 +66,7 @@ def certificate_curve(
     _check.one_of("method", method, METHODS)
     _check.within("images", images, box)
     _check.one_each("labels", labels, images)
-    grid, labels = sorted_radii(epsilons), np.asarray(labels)
+    grid, images, labels = sorted_radii(epsilons), on_host(images), on_host(labels)
     batch_size, mesh = options.batch_size, options.mesh
     right = correct(apply_fn, params, images, labels, batch_size, mesh)
     store = kept(options, "certificate.npz", params, images, labels, right,
@@ -75,12 +74,12 @@ def certificate_curve(
     saved = store.load()
     holds = np.zeros((len(labels), len(grid)), bool) if saved is None else saved["holds"]
     done = 0 if saved is None else int(saved["done"])
-    run = partial(jax.jit(partial(_certified, apply_fn, norm, method, box, slack)), params)
+    run = partial(on_device(jax.jit(partial(_certified, apply_fn, norm, method, box, slack))), params)
     candidates = np.flatnonzero(right)
     bar = progress(done, grid.size, "certificate")
     for i in range(done, grid.size):
         if candidates.size:
-            certify = partial(run, jnp.asarray(grid[i], images.dtype))
+            certify = partial(run, np.asarray(grid[i], images.dtype))
             holds[candidates, i] = over_batches(certify, [images[candidates], labels[candidates]], batch_size, mesh)
         store.save(holds=holds, done=i + 1)
         bar.update()

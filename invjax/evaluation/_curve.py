@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check
-from invjax._batching import cached, over_batches
+from invjax._batching import cached, on_device, on_host, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax._store import digest_tree
@@ -114,7 +113,7 @@ def robustness_curve(
     for eps in grid:
         check_radius(attack.threat, eps, images, "a radius of epsilons")
     _check.one_each("labels", labels, images)
-    labels = np.asarray(labels)
+    images, labels = on_host(images), on_host(labels)
     right = unbroken(key, attack, apply_fn, params, images, labels, options)
     store = kept(options, "curve.npz", params, images, labels, right,
                  attack=attack.recipe, epsilons=grid.tolist(), key=digest_tree(key),
@@ -129,7 +128,7 @@ def robustness_curve(
         inputs = [images[ids], labels[ids], ids.astype(np.uint32)]
         return over_batches(function, inputs, options.batch_size, options.mesh)
 
-    radii = jnp.asarray(grid, wide_dtype(images.dtype))
+    radii = np.asarray(grid, wide_dtype(images.dtype))
     if vectorize and done < grid.size:
         ids = np.flatnonzero(right)
         if ids.size:
@@ -160,4 +159,4 @@ def _program(attack: Attack, apply_fn: ApplyFn | RandomModel, every: bool) -> Ca
         result = attack(key, bind(apply_fn, params, key, ids, len(x)), x, y, eps=eps, ids=ids)
         return result.success, sound(result)
 
-    return jax.jit(jax.vmap(breaks, (None, None, 0, None, None, None), 1) if every else breaks)
+    return on_device(jax.jit(jax.vmap(breaks, (None, None, 0, None, None, None), 1) if every else breaks))

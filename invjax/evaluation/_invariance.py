@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.evaluation._options import Options
 from invjax.types import ApplyFn, Params
 
@@ -69,7 +69,7 @@ def invariance(
     Raises:
         ValueError: logits are NaN, or `given.seen` holds a class that the model does not have.
     """
-    predict = partial(jax.jit(apply_fn), params)
+    predict = partial(on_device(jax.jit(apply_fn)), params)
     logits = over_batches(predict, [np.asarray(given.images)], options.batch_size, options.mesh)
     _check.finite(f"the model's logits on {name!r}", logits)
     seen, predicted = np.asarray(given.seen), logits.argmax(1)

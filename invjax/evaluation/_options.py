@@ -18,7 +18,8 @@ class Options(NamedTuple):
 
     Attributes:
         batch_size: number of images in a batch, rounded up to a multiple of the number of devices.
-        mesh: devices to spread each batch over, from `training.data_mesh()`; None is one device.
+        mesh: devices to spread each batch over, from `training.data_mesh()` or `jax.make_mesh`, with one axis, "data";
+            None is one device.
         directory: folder of finished parts, from which an interrupted evaluation continues; None keeps nothing.
     """
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from invjax import _check, _explain
-from invjax._batching import correct
+from invjax._batching import correct, on_host
 from invjax._progress import progress
 from invjax.evaluation._certificate import certificate_curve
 from invjax.evaluation._invariance import ChangedImages, Invariance, check_changed, invariance
@@ -113,7 +113,7 @@ def report(
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"threats must be one or more, of different names; got {names}; report on each by itself")
     _check.one_each("labels", labels, images)
-    labels = np.asarray(labels)
+    images, labels = on_host(images), on_host(labels)
     changed = {} if changed is None else changed
     for name, given in changed.items():
         check_changed(name, given, images)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _check, _explain
-from invjax._batching import cached, over_batches
+from invjax._batching import cached, on_device, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._store import digest_tree
 from invjax.attacks import Attack, AttackResult, smallest
@@ -132,7 +132,7 @@ def _program(attack: Attack, bisections: int, keep_examples: bool, apply_fn: App
         smooth = sound(fixed) & sound(near)
         return fixed.success, _distances(best), smooth, (best.x if keep_examples else ())
 
-    return jax.jit(run)
+    return on_device(jax.jit(run))
 
 
 def _distances(result: AttackResult) -> PerExample:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax._progress import progress
 from invjax._store import Kept, check_same, digest, local_path, sole_writer
 from invjax.features._identity import comparable, identity
@@ -99,7 +99,7 @@ def construct(
 
     def make_part(span):
         inputs = [np.arange(*span, dtype=np.uint32), *(array[slice(*span)] for array in arrays)]
-        return over_batches(partial(step, params, key), inputs, batch_size, mesh)
+        return over_batches(partial(on_device(step), params, key), inputs, batch_size, mesh)
 
     with sole_writer(None if path is None else _folder(path)):
         found = _all_parts(make_part, spans, path, recipe, description)

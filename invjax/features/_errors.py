@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.types import LogitsFn
 
 
@@ -52,7 +52,7 @@ def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh:
     num_classes = _check.logits_of(logits_fn, batch, None)
     _check.one_each("labels", labels, images)
     _check.labels(labels, num_classes)
-    logits = over_batches(logits_fn, [images], mesh=mesh)
+    logits = over_batches(on_device(logits_fn), [images], mesh=mesh)
     _check.finite("the model's logits", logits)
     predicted = logits.argmax(1).astype(np.int32)
     ids = np.flatnonzero(predicted != labels)

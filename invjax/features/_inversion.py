@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from invjax import _check
 from invjax._conv import fast_convs
+from invjax._sharding import automatic, varying
 from invjax.attacks import l2
 from invjax.attacks.building import example_keys, value_and_gradient, where
 from invjax.types import Array, Box, Key, LogitsFn, PerExample, Scalar
@@ -91,6 +92,12 @@ def robustify(
     _check.one_of("keep", keep, ("last", "best"))
     _check.within("x", x, box)
     check_features(features_fn, x, num_classes)
+    settings = {"steps": steps, "step_size": step_size, "keep": keep, "noise": noise, "box": box}
+    return _search(features_fn, x, x0, key, ids, **settings)
+
+
+@automatic
+def _search(features_fn, x, x0, key, ids, *, steps, step_size, keep, noise, box):
     x, features_fn = jnp.asarray(x), fast_convs(features_fn)
     if x0 is None:
         middle, width = (box[0] + box[1]) / 2, box[1] - box[0]
@@ -114,7 +121,8 @@ def robustify(
         best, least = where(rest < least, (z, rest), (best, least))
         return (jnp.clip(z - step_size * ascent(gradient, z, 0.0), *box), best, least), rest
 
-    (last, best, least), trace = jax.lax.scan(step, (x0, x0, jnp.full(len(x), jnp.inf, wanted.dtype)), length=steps)
+    first = varying(x, (x0, x0, jnp.full(len(x), jnp.inf, wanted.dtype)))
+    (last, best, least), trace = jax.lax.scan(step, first, length=steps)
     rest, _ = square(last)
     scale = jnp.sqrt((wanted**2).reshape(len(x), -1).sum(1))
     trace = jnp.sqrt(jnp.concatenate([trace, rest[None]])).T / jnp.where(scale > 0, scale, 1)[:, None]

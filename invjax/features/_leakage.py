@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from invjax import _check
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.analysis import Reading, fresh_head
 from invjax.features._storage import Constructed
 from invjax.models import mlp
@@ -53,7 +53,7 @@ def leakage_probe(
     _check.function("features_fn", features_fn, "x -> features")
     _check.labels(made.labels, num_classes)
     _check.labels(test[1], num_classes)
-    train, held = (over_batches(features_fn, [images], mesh=mesh) for images in (made.images, test[0]))
+    train, held = (over_batches(on_device(features_fn), [images], mesh=mesh) for images in (made.images, test[0]))
     return fresh_head(
         key,
         mlp(num_classes, ()),

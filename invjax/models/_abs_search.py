@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Float
 
 from invjax import _check
+from invjax._sharding import varying
 from invjax.models._class_vae import ClassVae, decode, mnist_shaped, negative_elbo
 from invjax.types import Array, Images, Key
 
@@ -126,8 +127,9 @@ def best_latents(
             norm = jnp.sqrt((moved**2).sum(1, keepdims=True))
             return (moved * jnp.minimum(1, clip / jnp.maximum(norm, 1e-12)), state, better(best, z, costs)), None
 
-        first = start, jnp.full(len(x), jnp.inf, jax.eval_shape(total, start)[1].dtype)
-        (z, _, best), _ = jax.lax.scan(step, (start, adam.init(start), first), None, length=steps)
+        nothing = start, jnp.full(len(x), jnp.inf, jax.eval_shape(total, start)[1].dtype)
+        first = varying(x, (start, adam.init(start), nothing))
+        (z, _, best), _ = jax.lax.scan(step, first, None, length=steps)
         return better(best, z, negative_elbo(vae, x, z))[0] if steps else start
 
     return jax.lax.map(of_class, (params.vaes, params.images)).swapaxes(0, 1)

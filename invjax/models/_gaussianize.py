@@ -23,7 +23,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from invjax._batching import over_batches
+from invjax._batching import on_device, over_batches
 from invjax.bijectors import chain, decision_marginals, decision_whitening, flatten, soft_tails
 from invjax.models._invertible import InvertibleClassifier, invertible_classifier
 from invjax.types import Array, Key, Params
@@ -68,7 +68,7 @@ def gaussianize(
     def through(layer, layer_params, value):
         # parameters are an argument, because XLA would spend minutes on folding constant matrices
         forward = jax.jit(lambda layer_params, value: layer.forward(layer_params, value)[0])
-        return over_batches(partial(forward, layer_params), [value], mesh=mesh)
+        return over_batches(partial(on_device(forward), layer_params), [value], mesh=mesh)
 
     code = through(classifier.bijector, params, x)
     layers = [

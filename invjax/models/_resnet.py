@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from invjax import _check
+from invjax._dtypes import wide_dtype
 from invjax.models._nets import Conv, net_of
 from invjax.types import Net
 
@@ -33,7 +34,7 @@ class GroupNorm(nn.Module):
             of_channels = values.reshape(x.shape[0], -1, channels).mean(1)
             return of_channels.reshape(x.shape[0], self.groups, -1).mean(2).repeat(channels // self.groups, 1)
 
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(wide_dtype(x.dtype))
         mean, square = group_mean(wide), group_mean(wide**2)
         factor = scale[None] * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-6)
         expand = lambda values: jnp.expand_dims(values, tuple(range(1, x.ndim - 1))).astype(x.dtype)  # noqa: E731

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
-from invjax._batching import same_on_hosts, shard_batch
+from invjax._batching import automatic_mesh, same_on_hosts, shard_batch
 from invjax._dtypes import canonical
 from invjax._explain import described
 from invjax._progress import progress
@@ -192,6 +192,7 @@ def fit(
     _check.count(num_steps=num_steps, save_every=save_every, log_every=log_every)
     _check_parts(state, train_step, batches)
     state = canonical(state)
+    mesh = None if mesh is None else automatic_mesh(mesh)
     state = state if mesh is None else _replicated(mesh, state)
     directory = None if directory is None else local_path(directory)
     check = partial(_check_finite, description=description)
@@ -214,7 +215,7 @@ def fit(
                 batch = batches(done - 1)
                 if done == start + 1:
                     same_on_hosts(mesh, "batches", batch, "pass whole batches, of which each host keeps its part")
-                state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else batch)
+                state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else jax.device_put(batch))
                 if done == start + 1:
                     _check_numbers(metrics, "train_step")
                 if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
