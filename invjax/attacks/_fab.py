@@ -12,6 +12,7 @@ Source: Croce & Hein 2020, *Minimally distorted Adversarial Examples with a Fast
 in the targeted form of AutoAttack.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from invjax import _check
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._ranks import over_ranks, wrong_class
 from invjax.attacks._threats import Threat, check_supported, linf
-from invjax.attacks.building import finish, fooled, prepare, value_and_gradient, where
+from invjax.attacks.building import by_image, finish, fooled, prepare, value_and_gradient, where
 
 DRIFT = 0.1
 """The largest weight of the projection of the original image in a step."""
@@ -35,14 +36,13 @@ PULL = 0.9
 
 def _step(threat, z, x, difference, gradient):
     """The next point of one example; `difference` is the target's logit minus the label's logit at z."""
-    w, flat, origin = gradient.ravel(), z.ravel(), x.ravel()
-    offset = (w * flat).sum() - difference
-    d_z = threat.to_hyperplane(flat, w, offset)
-    d_x = threat.to_hyperplane(origin, w, offset)
+    offset = (gradient.ravel() * z.ravel()).sum() - difference
+    d_z = threat.to_hyperplane(z, gradient, offset)
+    d_x = threat.to_hyperplane(x, gradient, offset)
     size_z, size_x = (jnp.maximum(threat.distance(d, jnp.zeros_like(d)), 1e-8) for d in (d_z, d_x))
     mix = jnp.minimum(size_z / (size_z + size_x), DRIFT)
-    new = (1 - mix) * (flat + OVERSHOOT * d_z) + mix * (origin + OVERSHOOT * d_x)
-    return jnp.clip(new, *threat.box).reshape(x.shape)
+    new = (1 - mix) * (z + OVERSHOOT * d_z) + mix * (x + OVERSHOOT * d_x)
+    return threat.project(new, x, math.inf)
 
 
 def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> Attack:
@@ -63,7 +63,7 @@ def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> 
     threat = linf() if threat is None else threat
     check_supported("fab", threat, "to_hyperplane")
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def attack(threat, key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         del key, step_size, ids  # the search starts at the image and draws no random numbers
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         clean = logits_fn(x)
@@ -89,7 +89,7 @@ def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> 
         found = where(distance <= eps, found, x)
         return finish(logits_fn, threat.distance, found, x, labels, -distance, -trace.T, finite)
 
-    return Attack(attack, threat, False, recipe("fab_toward", threat, rank=rank, steps=steps))
+    return Attack(by_image(threat, attack), threat, False, recipe("fab_toward", threat, rank=rank, steps=steps))
 
 
 def fab(threat: Threat | None = None, *, steps: int = 100, targets: int = 9) -> Attack:

@@ -16,7 +16,7 @@ from invjax import _check
 from invjax.attacks import _square_proposals as proposals
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._threats import Threat, check_supported, linf
-from invjax.attacks.building import example_keys, finish, fooled, prepare, where
+from invjax.attacks.building import by_image, example_keys, finish, fooled, prepare, where
 from invjax.losses import margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -73,7 +73,7 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1]; got {fraction}; the default is 0.8")
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def attack(threat, key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         del step_size
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         if x.ndim != 4 or min(x.shape[1:3]) < 4:
@@ -107,4 +107,5 @@ def square(threat: Threat | None = None, *, queries: int = 5000, fraction: float
         (found, value, _), trace = jax.lax.scan(query, (first, *evaluate(first)), steps)
         return finish(logits_fn, threat.distance, found, x, labels, value, trace.T)
 
-    return Attack(attack, threat, False, recipe("square", threat, queries=queries, fraction=fraction, rescale=rescale))
+    said = recipe("square", threat, queries=queries, fraction=fraction, rescale=rescale)
+    return Attack(by_image(threat, attack), threat, False, said)

@@ -1,7 +1,7 @@
 r"""The proposals of Square for one image: a square of `+eps` or `-eps` in linf, a moved bump in norms of finite order.
 
 In a norm of finite order, a proposal moves the budget of one square to another square, in the shape of a smooth bump
-and its negative. All functions here take one image `[H, W, C]`.
+and its negative. All functions here take one image `[H, W, C]`. Inside a mask, every square covers a pixel of the mask.
 
 Source: Andriushchenko et al. 2020, *Square Attack*, algorithms 2 and 3; the l1 form: Croce & Hein 2021, *Mind the Box*.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.attacks._threats import Threat
+from invjax.attacks._threats import Threat, allowed
 from invjax.types import Array, Scalar
 
 
@@ -25,6 +25,7 @@ class Canvas(NamedTuple):
         eps: the radius.
         shape: `(H, W, C)` of an image.
         patterns: `[sizes, L, L]`, a bump for each side of the schedule, padded to the longest side of the image.
+        free: `[H, W, C]`, the values that may change; None if all may.
     """
 
     threat: Threat
@@ -32,6 +33,7 @@ class Canvas(NamedTuple):
     eps: Scalar
     shape: tuple[int, ...]
     patterns: Array
+    free: Array | None = None
 
 
 def bump(side: int) -> np.ndarray:
@@ -57,17 +59,34 @@ def canvas(threat: Threat, eps: Scalar, shape: tuple[int, ...], sides: np.ndarra
         patterns = np.zeros((1, longest, longest))
     else:
         patterns = np.stack([np.pad(bump(int(s)), (0, longest - s)) for s in sides])  # square, to be transposed
-    return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype))
+    free = allowed(threat, jax.ShapeDtypeStruct(shape, dtype))
+    return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype), free)
 
 
 def _sign(key, shape, like):
     return jax.random.rademacher(key, shape, like.dtype)
 
 
-def _corner(key, side, shape):
-    """A random position at which a square of this side fits into the image."""
+def _corner(canvas, key, side):
+    """A random position at which a square of this side fits into the image, and covers a pixel of the mask."""
+    height, width, _ = canvas.shape
+    if canvas.free is not None:
+        return _corner_in_mask(canvas, key, side)
     top, left = jax.random.split(key)
-    return jax.random.randint(top, (), 0, shape[0] - side + 1), jax.random.randint(left, (), 0, shape[1] - side + 1)
+    return jax.random.randint(top, (), 0, height - side + 1), jax.random.randint(left, (), 0, width - side + 1)
+
+
+def _corner_in_mask(canvas, key, side):
+    """The corner of a square that holds a random pixel of the mask at a random place."""
+    height, width, _ = canvas.shape
+    pixel_key, top, left = jax.random.split(key, 3)
+    number = jnp.cumsum(canvas.free.any(-1).ravel())  # of each pixel of the mask, from 1
+    chosen = jnp.searchsorted(number, jax.random.randint(pixel_key, (), 1, jnp.maximum(number[-1], 1) + 1))
+    row, column = chosen // width, chosen % width
+    return (
+        jnp.clip(row - jax.random.randint(top, (), 0, side), 0, height - side),
+        jnp.clip(column - jax.random.randint(left, (), 0, side), 0, width - side),
+    )
 
 
 def _window(corner, side, shape):
@@ -111,7 +130,8 @@ def tiles(canvas: Canvas, key: Array, image: Array) -> Array:
     grid = jnp.asarray(np.tile(bump(side), (5, 5)) if side else np.zeros((0, 0)), image.dtype)
     pad = ((0, height - grid.shape[0]), (0, width - grid.shape[1]))
     signs = jnp.repeat(jnp.repeat(_sign(key, (5, 5, channels), image), side, 0), side, 1)
-    return _to_surface(canvas, jnp.pad(grid, pad)[..., None] * jnp.pad(signs, (*pad, (0, 0))), image)
+    change = jnp.pad(grid, pad)[..., None] * jnp.pad(signs, (*pad, (0, 0)))
+    return _to_surface(canvas, change if canvas.free is None else jnp.where(canvas.free, change, 0), image)
 
 
 def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, index: Array) -> Array:
@@ -126,7 +146,7 @@ def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
         index: position of the side among the patterns; not used here.
     """
     corner_key, sign_key = jax.random.split(key)
-    window = _window(_corner(corner_key, side, canvas.shape), side, canvas.shape)
+    window = _window(_corner(canvas, corner_key, side), side, canvas.shape)
     change = 2 * canvas.eps * window[..., None] * _sign(sign_key, (1, 1, canvas.shape[2]), image)
     return canvas.threat.project(z + change, image, canvas.eps)
 
@@ -144,16 +164,20 @@ def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     """
     order, (height, width, channels) = canvas.order, canvas.shape
     first, second, sign_key, turn_key = jax.random.split(key, 4)
-    corner = _corner(first, side, canvas.shape)
+    corner = _corner(canvas, first, side)
     here = _window(corner, side, canvas.shape)
-    there = _window(_corner(second, side, canvas.shape), side, canvas.shape)
+    there = _window(_corner(canvas, second, side), side, canvas.shape)
     change, pattern = z - image, canvas.patterns[index]
     turned = jnp.where(jax.random.bernoulli(turn_key), pattern.T, pattern)
     pattern = jnp.roll(turned[:height, :width], corner, (0, 1))
     unused = jnp.maximum(canvas.eps**order - _length(change, order) ** order, 0) / channels
     budget = (unused + _length_inside(change, here | there, order) ** order) ** (1 / order)
     old = change * here[..., None] / jnp.maximum(_length_inside(change, here, order), 1e-12)
-    new = old + pattern[..., None] * _sign(sign_key, (1, 1, channels), image)
+    bumps = pattern[..., None] * _sign(sign_key, (1, 1, channels), image)
+    if canvas.free is not None:  # the part inside the mask weighs as much as a whole bump
+        bumps = jnp.where(canvas.free, bumps, 0)
+        bumps = bumps / jnp.maximum(_length(bumps, 2, (0, 1)), 1e-12)
+    new = old + bumps
     new = new * budget / jnp.maximum(_length_inside(new, here, order), 1e-12)
     change = jnp.where(here[..., None], new, jnp.where(there[..., None], 0, change))
     return _to_surface(canvas, change, image)
