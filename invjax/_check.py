@@ -162,10 +162,12 @@ def one_each(name: str, y: Any, x: Any) -> None:
     raise ValueError(f"{name} must have shape [{x.shape[0]}], one for each image; got {y.shape}; {fix}")
 
 
-def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
-    """Check that `x` is an array of one example or more, floating point, finite, and inside `box`."""
+def within(name: str, x: Any, box: Any) -> None:
+    """Check that `x` holds examples of finite floats in `box`, whose ends are numbers or broadcast against `x`."""
     real(name, x)
-    if concrete(x) and x.size:
+    if any(np.ndim(end) for end in box):
+        _within_ranges(name, x, *box)
+    elif concrete(x) and x.size:
         low, high = float(np.min(np.asarray(x))), float(np.max(np.asarray(x)))
         slack = 1e-6 * max(1.0, abs(high))
         if low < box[0] - slack or high > box[1] + slack:
@@ -178,6 +180,36 @@ def within(name: str, x: Any, box: tuple[float | int, float | int]) -> None:
                 f"{name} must lie in {box}; got values from {low:.4g} to {high:.4g}; {fix}, or pass the "
                 "model's own range as box= of the threat (for a model of standardised images: interop.normalized)"
             )
+
+
+def _within_ranges(name: str, x: Any, low: Any, high: Any) -> None:
+    """Check that each feature of `x` is inside its own range."""
+    shapes = [np.shape(end) for end in (low, high)]
+    for shape in shapes:
+        if not broadcasts(shape, x.shape):
+            raise ValueError(
+                f"the ends of the box, of shapes {shapes[0]} and {shapes[1]}, do not broadcast against {name} of shape "
+                f"{x.shape}; give one value for each feature, or axes of length 1"
+            )
+    if not all(map(concrete, (x, low, high))):
+        return
+    low, high, values = np.asarray(low, np.float64), np.asarray(high, np.float64), np.asarray(x, np.float64)
+    below = values < low - 1e-6 * np.maximum(1, np.abs(low))
+    outside = below | (values > high + 1e-6 * np.maximum(1, np.abs(high)))
+    if outside.any():
+        first = tuple(int(i) for i in np.argwhere(outside)[0])
+        ends = (float(np.broadcast_to(end, x.shape)[first]) for end in (low, high))
+        raise ValueError(
+            f"{name} must lie in the box; got {int(outside.sum())} of {x.size} values outside of it, the first at "
+            f"{first}: {values[first]:.4g} is not in ({', '.join(f'{end:.4g}' for end in ends)}); pass the ranges of "
+            "these features as box="
+        )
+
+
+def broadcasts(shape: tuple[int, ...], against: tuple[int, ...]) -> bool:
+    """Whether an array of this shape broadcasts against one of the shape `against` without enlarging it."""
+    pairs = zip(reversed(shape), reversed(against), strict=False)
+    return len(shape) <= len(against) and all(size in (1, full) for size, full in pairs)
 
 
 def logits_of(logits_fn: Any, x: Any, labels: Any, name: str = "labels") -> int:

@@ -47,8 +47,11 @@ LossFn = Callable[[Params, Key, Any, jax.Array], tuple[jax.Array, dict[str, jax.
 Schedule = Scalar | Callable[[jax.Array], Scalar]
 """A number, or a function `step -> number` such as the schedules of optax."""
 
-Box = tuple[float | int, float | int]
-"""The range of pixel values, `(low, high)`."""
+Edge = float | int | Float[Array, "..."] | Int[Array, "..."]
+"""An end of a range: a number, or an array that broadcasts against one example."""
+
+Box = tuple[Edge, Edge]
+"""The range of pixel values, `(low, high)`: two numbers, or arrays that give each feature a range of its own."""
 
 
 class Code(NamedTuple):

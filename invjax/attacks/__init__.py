@@ -24,7 +24,7 @@ from invjax.attacks._random_model import RandomModel, random_model
 from invjax.attacks._reference_bank import ReferenceBank, pixels_of, reference_bank
 from invjax.attacks._smallest import distances, line_search, smallest
 from invjax.attacks._square import square
-from invjax.attacks._threats import THREATS, Threat, l0, l1, l2, linf
+from invjax.attacks._threats import THREATS, Threat, l0, l1, l2, linf, masked
 from invjax.attacks._transformed import transformed
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "line_search",
     "linf",
     "linf_invariance",
+    "masked",
     "metamers",
     "nearest_of",
     "over",

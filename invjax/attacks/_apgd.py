@@ -21,7 +21,7 @@ from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._gradient import Loss, loss_values
 from invjax.attacks._ranks import over_ranks, wrong_class
 from invjax.attacks._threats import Threat, check_supported, check_threat, linf
-from invjax.attacks.building import example_keys, finish, fooled, judged, prepare
+from invjax.attacks.building import by_image, example_keys, finish, fooled, judged, prepare
 from invjax.losses import log_odds, targeted_dlr
 
 
@@ -30,7 +30,7 @@ def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable, ta
     _check.count(steps=steps)
     check_supported("apgd", threat, "order")
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def attack(threat, key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         del step_size  # the attack adapts its own step size
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         objective = objective_for(logits_fn, x, labels)
@@ -42,7 +42,7 @@ def _auto_pgd(said: str, threat: Threat, steps: int, objective_for: Callable, ta
         found, value, _ = run.found
         return finish(logits_fn, threat.distance, found, x, labels, value, run.trace, run.finite, targeted=targeted)
 
-    return Attack(attack, threat, targeted, said)
+    return Attack(by_image(threat, attack), threat, targeted, said)
 
 
 def _outermost(threat, z, x, eps):

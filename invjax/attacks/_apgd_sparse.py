@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax.attacks._apgd_search import Objective, Run, expand, schedule, search
-from invjax.attacks._threats import Threat
+from invjax.attacks._threats import Threat, allowed
 from invjax.types import Array, Scalar
 
 
@@ -53,14 +53,17 @@ def ascend_sparse(
         warm: whether the start is the best point of a search at a larger radius. The coordinates that it has moved then
             set how many the first step moves.
     """
-    project, size = jax.vmap(threat.project, (0, 0, None)), x[0].size
+    project, size, mask = jax.vmap(threat.project, (0, 0, None)), x[0].size, allowed(threat, x[0])
+    free = size if mask is None else jnp.maximum(mask.sum(), 1)  # fractions are those of the values that may change
 
     def moved_count(z):
         return (z != x).reshape(len(x), -1).sum(1).astype(x.dtype)
 
     def ascent(gradient, fraction):
+        gradient = gradient if mask is None else jnp.where(mask, gradient, 0)
         ordered = jnp.sort(jnp.abs(gradient).ravel())
-        smallest = ordered[jnp.clip((1 - fraction) * size, 0, size - 1).astype(jnp.int32)]
+        position = (1 - fraction) * free + (size - free)
+        smallest = ordered[jnp.clip(position, 0, size - 1).astype(jnp.int32)]
         signs = jnp.where(jnp.abs(gradient) >= smallest, jnp.sign(gradient), 0)
         return signs / jnp.maximum(jnp.abs(signs).sum(), 1)
 
@@ -73,12 +76,12 @@ def ascend_sparse(
         moved = moved_count(s.best[0])
         back = moved < 0.95 * s.memory.moved
         step = jnp.clip(jnp.where(back, eps, s.step / 1.5), eps / 10, eps)
-        return back, step, Support(moved / size / 1.5, moved)
+        return back, step, Support(moved / free / 1.5, moved)
 
     if warm:
-        support = Support(moved_count(start) / size / 1.5, moved_count(start))
+        support = Support(moved_count(start) / free / 1.5, moved_count(start))
     else:
-        support = Support(jnp.full(len(x), 0.2, x.dtype), jnp.full(len(x), size, x.dtype))
+        support = Support(jnp.full(len(x), 0.2, x.dtype), jnp.full(len(x), free, x.dtype))
     first = jnp.full(len(x), eps, x.dtype)
     return search(objective, start, first, lambda value: support, schedule(steps, 0.04, 0.04, 0.0), move, check)
 

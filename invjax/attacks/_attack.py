@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._dtypes import wide_dtype
 from invjax._sharding import automatic
 from invjax.attacks._fixes import instead_of_attack
-from invjax.attacks._random_model import Bound
-from invjax.attacks._threats import Threat
+from invjax.attacks._random_model import alone
+from invjax.attacks._threats import Threat, check_mask
 from invjax.types import Array, Key, Labels, Logits, LogitsFn, PerExample
 
 
@@ -93,6 +93,7 @@ class Attack(NamedTuple):
         check_radius(self.threat, eps, count=len(x))
         if ids is not None:
             _check.ids(ids, len(x))
+        check_mask(self.threat, x, ids)
         run = self.run
         if np.ndim(eps):
             check_images(self, x)
@@ -114,14 +115,10 @@ def per_example(attack: Attack) -> Callable[..., AttackResult]:
         if ids is not None and ids.shape != (len(x),):
             raise ValueError(f"ids must have shape [{len(x)}], one for each image; got {ids.shape}")
         ids = jnp.arange(len(x)) if ids is None else ids
-        own = (logits_fn.keys, logits_fn.data) if isinstance(logits_fn, Bound) else None
+        own, of_image = alone(logits_fn)
 
         def one(x, label, eps, step_size, i, own):
-            model = logits_fn
-            if own is not None:
-                keys, data = jax.tree.map(lambda leaf: leaf[None], own)
-                model = logits_fn._replace(keys=keys, data=data)
-            result = attack(key, model, x[None], label[None], eps=eps, step_size=step_size, ids=i[None])
+            result = attack(key, of_image(own), x[None], label[None], eps=eps, step_size=step_size, ids=i[None])
             return jax.tree.map(lambda leaf: leaf[0], result)
 
         sizes = None if step_size is None else jnp.broadcast_to(step_size, len(x))
@@ -138,17 +135,21 @@ def recipe(name: str, threat: Threat, **settings: Any) -> str:
     'pgd(linf, steps=40)'
     >>> recipe("pgd", attacks.l2(box=(-1, 1)), steps=40)
     'pgd(l2(box=(-1, 1)), steps=40)'
+    >>> recipe("pgd", attacks.masked(attacks.l2(), np.eye(3, dtype=bool)), steps=40)
+    'pgd(masked-l2(mask=[3, 3]:44a94791), steps=40)'
 
     Args:
         name: the name of the attack.
-        threat: the threat of the attack. The line shows its box unless it is (0, 1).
+        threat: the threat of the attack. The line shows its box unless it is (0, 1), and its mask if it has one. Arrays
+            are shown by their shape and the start of their digest.
         **settings: the settings to show, in this order; functions are shown by their names.
 
     Returns:
         The line, for the field `recipe` of an `Attack`.
     """
-    low, high = threat.box
-    geometry = threat.name if (low, high) == (0, 1) else f"{threat.name}(box=({low:g}, {high:g}))"
+    limits = [] if _box.same(threat.box, (0, 1)) else [f"box={_box.text(threat.box)}"]
+    limits += [] if threat.mask is None else [f"mask={_box.described(threat.mask)}"]
+    geometry = f"{threat.name}({', '.join(limits)})" if limits else threat.name
     said = [f"{key}={getattr(value, '__name__', value)}" for key, value in settings.items()]
     return f"{name}({', '.join([geometry, *said])})"
 
@@ -184,19 +185,22 @@ def check_prediction(attack: Attack) -> None:
         )
 
 
-def check_images(attack: Attack, x: Array, name: str = "x") -> None:
+def check_images(attack: Attack, x: Array, name: str = "x", ids: Any = None) -> None:
     """Refuse images that the attack cannot take.
 
     Args:
         attack: the attack that will take the images.
         x: `[B, ...]` images.
         name: the name of the images in the message.
+        ids: `[B]`, the positions of the images in the data set; None if they are the whole data set.
 
     Raises:
-        ValueError: `attack` is not an `Attack`, or the images are integers, NaN or outside of the attack's box.
+        ValueError: `attack` is not an `Attack`, the images are integers, NaN or outside of the attack's box, or the
+            mask of its threat does not fit them.
     """
     check_attack(attack)
     _check.within(name, x, attack.threat.box)
+    check_mask(attack.threat, x, ids, name)
 
 
 def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps", count: int | None = None) -> None:
@@ -225,19 +229,23 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps", cou
         raise ValueError(
             f"{name} of {threat.name} is a number of pixels; got {smallest:g}; use a whole number, such as 10"
         )
-    low, high = threat.box
-    if x is None or not _check.concrete(x) or not len(x) or not np.isfinite(high - low):
+    if x is None or not len(x) or not all(map(_check.concrete, (x, *threat.box, threat.mask))):
         return
+    low, high = _box.corners(threat.box, x.shape[1:])
+    if not np.isfinite(high - low).all():
+        return
+    if threat.mask is not None:
+        high = np.where(threat.mask if threat.for_image is None else threat.mask.any(0), high, low)
     with jax.ensure_compile_time_eval():  # the radius may be known while the caller is traced
-        farthest = float(threat.distance(jnp.full(x.shape[1:], high), jnp.full(x.shape[1:], low)))
+        farthest = float(threat.distance(jnp.asarray(high, float), jnp.asarray(low, float)))
     if eps > farthest * (1 + 1e-6):
         meant = f"; was {eps / 255:.4g} meant?" if threat.order == jnp.inf else ""
         warnings.warn(
-            f"{name}={eps:g} in {threat.name} reaches every image of the box {threat.box}, where the largest distance "
-            f"is {farthest:.4g}{meant}",
+            f"{name}={eps:g} in {threat.name} reaches every image of the box {_box.shown(threat.box)}, where the "
+            f"largest distance is {farthest:.4g}{meant}",
             stacklevel=3,
         )
-    spacing = float(jnp.finfo(x.dtype).eps) * max(abs(low), abs(high)) / 2
+    spacing = float(jnp.finfo(x.dtype).eps) * float(np.maximum(abs(low), abs(high)).max()) / 2
     if x.dtype.itemsize < 4 and threat.order == jnp.inf and smallest < 2 * spacing:
         warnings.warn(
             f"{name}={smallest:g} is less than twice the spacing {spacing:.2g} of {x.dtype} images: the model sees "

@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
     """The measurements that the checks read, as host arrays.
 
     Attributes:
-        box: the range of pixel values.
+        box: the range of pixel values; `(0, 1)`, in units of each feature's range, if the ranges differ.
         low: the smallest pixel value.
         high: the largest pixel value.
         logits: `[B, K]`, the model's logits.
@@ -45,6 +45,7 @@ class Evidence(NamedTuple):
         labels: `[B]`, the labels that the user gave.
         finite_gradients: the fraction of images on which all gradients of the attack were finite.
         alone: `[K]`, the logits of the first image when it is the only image of the batch.
+        masked: whether a mask keeps a part of each image as it is.
     """
 
     box: Box
@@ -61,6 +62,7 @@ class Evidence(NamedTuple):
     labels: np.ndarray
     finite_gradients: float
     alone: np.ndarray | None = None
+    masked: bool = False
 
 
 def image_range(e: Evidence) -> str | None:
@@ -176,7 +178,7 @@ def monotone(e: Evidence) -> str | None:
 
 def unbounded(e: Evidence) -> str | None:
     """The attack fails even when every pixel may take any value."""
-    if e.success[-1] >= 1 - _resolution(e):
+    if e.masked or e.success[-1] >= 1 - _resolution(e):  # a mask may hold too little of an image to change its class
         return None
     return (
         f"the attack succeeds on only {e.success[-1]:.0%} of the images when every pixel may take any value: its "

@@ -37,7 +37,7 @@ _compile_once = cached(_compile)
 
 def _checked(attack, logits, x, labels, eps, step_size, ids):
     """The radius and the step size as arrays, after the checks that need values; `logits` gives the model's shape."""
-    check_images(attack, x)
+    check_images(attack, x, ids=ids)
     check_radius(attack.threat, eps, x, count=len(x))
     if ids is not None:
         _check.ids(ids, len(x))
@@ -148,7 +148,7 @@ def over(
         ids: Any = None,
     ) -> AttackResult:
         _check.key(key)
-        check_images(attack, images, "images")
+        check_images(attack, images, "images", ids)
         ids = np.arange(len(images), dtype=np.uint32) if ids is None else ids
         radii, size = _checked(attack, partial(logits, key, params), images, labels, eps, step_size, ids)
 

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._dtypes import wide_dtype
 from invjax.attacks._attack import Attack, check_attack, check_prediction, check_radius
 from invjax.attacks._checks import CHECKS, Evidence, Finding
 from invjax.attacks._gradient import pgd
 from invjax.attacks._square import square
-from invjax.attacks._threats import Threat, check_threat, linf
+from invjax.attacks._threats import Threat, check_mask, check_threat, linf
 from invjax.attacks.building import value_and_gradient
 from invjax.losses import cross_entropy, margin
-from invjax.types import ApplyFn, Array, Key, Labels, Params, Scalar
+from invjax.types import ApplyFn, Array, Box, Key, Labels, Params, Scalar
 
 
 def collect(
@@ -31,7 +31,8 @@ def collect(
     queries: int,
 ) -> Evidence:
     """Measure the evidence for all checks; the arguments are those of `diagnose`."""
-    inside = jnp.clip(jnp.asarray(x), *threat.box)
+    x = jnp.asarray(x)
+    inside = jnp.clip(x, *_box.ends(threat.box, x))
     # Each evaluation traces the model anew, because a stateful generator may draw while the model is traced.
     logits, again = (np.asarray(jax.jit(lambda p, z: apply_fn(p, z))(params, x)) for _ in range(2))
     alone = np.asarray(jax.jit(apply_fn)(params, x[:1]))[0]
@@ -56,15 +57,16 @@ def collect(
 
         return rates
 
-    low, high = (edge if np.isfinite(edge) else far for edge, far in zip(threat.box, (-10, 10), strict=True))
-    box = float(threat.distance(jnp.full_like(inside[0], high), jnp.full_like(inside[0], low)))
+    low, high = (
+        jnp.asarray(np.where(np.isfinite(edge), edge, far), inside.dtype)
+        for edge, far in zip(_box.corners(threat.box, inside.shape[1:]), (-10, 10), strict=True)
+    )
+    box = float(threat.distance(high, low))
     radii = (0.5 * float(eps), float(eps), 2 * float(eps), box)
     success, finite = zip(*map(rate(attack), radii), strict=True)
     loss_gradient, logit_gradient = (np.asarray(g) for g in largest_gradients(params, x))
     return Evidence(
-        box=threat.box,
-        low=float(jnp.min(x)),
-        high=float(jnp.max(x)),
+        **_ranges(threat.box, np.asarray(x)),
         logits=logits,
         logits_again=again,
         loss_gradient=loss_gradient,
@@ -76,7 +78,19 @@ def collect(
         labels=np.asarray(labels),
         finite_gradients=min(finite),
         alone=alone,
+        masked=threat.mask is not None,
     )
+
+
+def _ranges(box: Box, x: np.ndarray) -> dict[str, Any]:
+    """The box and the extreme values of the images, in units of each feature's range if the ranges differ."""
+    if not _box.is_uniform(box):
+        low, high = _box.corners(box, x.shape)
+        known = np.isfinite(low) & np.isfinite(high) & (low < high)
+        if not known.any():
+            return {"box": (-np.inf, np.inf), "low": float(np.min(x)), "high": float(np.max(x))}
+        box, x = (0.0, 1.0), (x[known] - low[known]) / (high[known] - low[known])
+    return {"box": box, "low": float(np.min(x)), "high": float(np.max(x))}
 
 
 def diagnose(
@@ -127,6 +141,7 @@ def diagnose(
         check_prediction(attack)
     check_radius(threat, eps)
     _check.real("x", x)
+    check_mask(threat, x)
     _check.labels(labels, _check.logits_of(lambda x: apply_fn(params, x), x, labels))
     evidence = collect(key, apply_fn, params, x, labels, eps, threat, attack or pgd(threat), queries)
     said = ((check.__name__.replace("_", " "), check(evidence)) for check in CHECKS)

@@ -13,6 +13,7 @@ in the targeted form of AutoAttack, which goes towards a class and accepts any e
 an addition.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from invjax._sharding import varying
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._ranks import over_ranks, wrong_class
 from invjax.attacks._threats import Threat, check_supported, check_threat, linf
-from invjax.attacks.building import finish, fooled, judged, prepare, value_and_gradient, where
+from invjax.attacks.building import by_image, finish, fooled, judged, prepare, value_and_gradient, where
 from invjax.losses import margin
 
 DRIFT = 0.1
@@ -40,14 +41,13 @@ PULL = 0.9
 
 def _step(threat, z, x, difference, gradient):
     """The next point of one example; `difference` is the target's logit minus the label's logit at z."""
-    w, flat, origin = gradient.ravel(), z.ravel(), x.ravel()
-    offset = (w * flat).sum() - difference
-    d_z = threat.to_hyperplane(flat, w, offset)
-    d_x = threat.to_hyperplane(origin, w, offset)
+    offset = (gradient.ravel() * z.ravel()).sum() - difference
+    d_z = threat.to_hyperplane(z, gradient, offset)
+    d_x = threat.to_hyperplane(x, gradient, offset)
     size_z, size_x = (jnp.maximum(threat.distance(d, jnp.zeros_like(d)), 1e-8) for d in (d_z, d_x))
     mix = jnp.minimum(size_z / (size_z + size_x), DRIFT)
-    new = (1 - mix) * (flat + OVERSHOOT * d_z) + mix * (origin + OVERSHOOT * d_x)
-    return jnp.clip(new, *threat.box).reshape(x.shape)
+    new = (1 - mix) * (z + OVERSHOOT * d_z) + mix * (x + OVERSHOOT * d_x)
+    return threat.project(new, x, math.inf)
 
 
 def fab_toward(rank: Any, threat: Threat | None = None, *, steps: int = 100) -> Attack:
@@ -89,7 +89,7 @@ def _fab(said: str, threat: Threat, steps: int, rivals_for: Callable, targeted: 
     _check.count(steps=steps)
     check_supported("fab", threat, "to_hyperplane")
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def attack(threat, key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         del key, step_size, ids  # the search starts at the image and draws no random numbers
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         rivals = rivals_for(logits_fn, x, labels)
@@ -114,7 +114,7 @@ def _fab(said: str, threat: Threat, steps: int, rivals_for: Callable, targeted: 
         found = where(distance <= eps, found, x)
         return finish(logits_fn, threat.distance, found, x, labels, -distance, -trace.T, finite, targeted=targeted)
 
-    return Attack(attack, threat, targeted, said)
+    return Attack(by_image(threat, attack), threat, targeted, said)
 
 
 def fab(threat: Threat | None = None, *, steps: int = 100, targets: int = 9, targeted: bool = False) -> Attack:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from invjax import _check
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._threats import Threat, check_threat, linf
-from invjax.attacks.building import climb, example_keys, finish, fooled, judged, prepare
+from invjax.attacks.building import by_image, climb, example_keys, finish, fooled, judged, prepare
 from invjax.losses import log_odds
 from invjax.types import Labels, Logits, PerExample
 
@@ -51,7 +51,7 @@ def _climbing(
     _check.function("loss", loss, "(logits, labels) -> [B]")
     threat = check_threat(linf() if threat is None else threat)
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def attack(threat, key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         keys = example_keys(key, ids, len(x))
         start = jax.vmap(threat.sample, (0, 0, None))(keys, x, eps) if random_start else x
@@ -65,7 +65,7 @@ def _climbing(
         settings["random_start"] = False
     if targeted:
         settings["targeted"] = True
-    return Attack(attack, threat, targeted, recipe(name, threat, **settings))
+    return Attack(by_image(threat, attack), threat, targeted, recipe(name, threat, **settings))
 
 
 def loss_values(loss: Loss, logits: Logits, labels: Labels) -> PerExample:

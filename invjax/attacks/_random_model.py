@@ -133,6 +133,22 @@ class Bound(NamedTuple):
         return jax.lax.map(draw, draws) if jax.default_backend() == "cpu" else jax.vmap(draw)(draws)
 
 
+def alone(logits_fn: LogitsFn) -> tuple[Any, Callable[[Any], LogitsFn]]:
+    """What a model holds for each image `[B, ...]`, and the function that makes of one image's part its model.
+
+    Args:
+        logits_fn: the model that an attack sees.
+    """
+    if not isinstance(logits_fn, Bound):
+        return None, lambda own: logits_fn
+
+    def of_image(own):
+        keys, data = jax.tree.map(lambda leaf: leaf[None], own)
+        return logits_fn._replace(keys=keys, data=data)
+
+    return (logits_fn.keys, logits_fn.data), of_image
+
+
 def bind(apply_fn: ApplyFn | RandomModel, params: Params, key: Key, ids: Any, count: int) -> LogitsFn:
     """The model that an attack sees: `apply_fn` with its parameters, and with the keys of a random model.
 

@@ -7,7 +7,7 @@ That radius is an upper bound of the true distance; a stronger attack gives a ti
 import jax
 import jax.numpy as jnp
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._dtypes import wide
 from invjax._sharding import automatic, varying
 from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images, per_example
@@ -40,7 +40,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
     check_attack(attack)
 
     def bisected(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        check_images(attack, x)
+        check_images(attack, x, ids=ids)
         _check.number("eps", eps)
         _check.labels(labels, _check.logits_of(logits_fn, x, labels))
         run, given = per_example(attack), jnp.asarray(x)
@@ -121,7 +121,7 @@ def line_search(
 
     def wrong(t):
         steps = t.reshape(t.shape + (1,) * (x.ndim - 1))
-        return fooled(logits_fn(jnp.clip(x + steps * direction, *box)), labels)
+        return fooled(logits_fn(jnp.clip(x + steps * direction, *_box.ends(box, x))), labels)
 
     def scan_point(first, i):
         hit = wrong(jnp.full(len(x), eps * i.astype(x.dtype) / points, x.dtype)) & (first > points)

@@ -23,9 +23,10 @@ import numpy as np
 from invjax import _check
 from invjax.attacks import _square_proposals as proposals
 from invjax.attacks._attack import Attack, recipe
-from invjax.attacks._threats import Threat, check_supported, check_threat, linf
-from invjax.attacks.building import example_keys, finish, fooled, judged, prepare, where
+from invjax.attacks._threats import Threat, allowed, check_supported, check_threat, linf
+from invjax.attacks.building import by_image, example_keys, finish, fooled, judged, prepare, where
 from invjax.losses import margin
+from invjax.types import Array
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The numbers of queries after which the fraction of changed pixels is halved, in a run of 10,000 queries."""
@@ -70,6 +71,21 @@ def _arranged(shape: tuple[int, ...]) -> tuple[tuple[int, ...], Callable, Callab
     return line, lambda x: x.reshape(len(x), *line), lambda z: z.reshape(len(z), *shape)
 
 
+def _on_canvas(threat: Threat, arrange: Callable, restore: Callable) -> Threat:
+    """The threat whose projection takes canvases: ranges of features and masks belong to the shape of the examples."""
+
+    def project(z, x, eps):
+        return arrange(threat.project(restore(z[None])[0], restore(x[None])[0], eps)[None])[0]
+
+    return threat._replace(project=project)
+
+
+def _free(threat: Threat, x: Array, arrange: Callable) -> Array | None:
+    """The values of a canvas that may change; None if all may."""
+    free = allowed(threat, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    return None if free is None else arrange(free[None])[0]
+
+
 def square(
     threat: Threat | None = None,
     *,
@@ -107,14 +123,22 @@ def square(
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1]; got {fraction}; the default is 0.8")
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def attack(threat, key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         del step_size
         logits_fn, given, eps = prepare(logits_fn, x, labels, eps, threat.box)
         shape, arrange, restore = _arranged(given.shape[1:])
         x = arrange(given)
         sizes = square_sizes(queries, *shape[:-1], fraction=fraction, order=threat.order, rescale=rescale)
         sides, which = np.unique(sizes, return_inverse=True)
-        canvas = proposals.canvas(threat, eps, shape, sides, x.dtype, unordered=given.ndim == 2)
+        canvas = proposals.canvas(
+            _on_canvas(threat, arrange, restore),
+            eps,
+            shape,
+            sides,
+            x.dtype,
+            unordered=given.ndim == 2,
+            free=_free(threat, given, arrange),
+        )
         keys, flat = example_keys(key, ids, len(x)), threat.order == np.inf
         start = jax.vmap(partial(proposals.stripes if flat else proposals.tiles, canvas))
         propose = jax.vmap(
@@ -144,4 +168,4 @@ def square(
     settings: dict[str, Any] = {"queries": queries, "fraction": fraction, "rescale": rescale}
     if targeted:
         settings["targeted"] = True
-    return Attack(attack, threat, targeted, recipe("square", threat, **settings))
+    return Attack(by_image(threat, attack), threat, targeted, recipe("square", threat, **settings))

@@ -2,7 +2,8 @@ r"""The proposals of Square for one example: a window of `+eps` or `-eps` in lin
 
 In a norm of finite order, a proposal moves the budget of one window to another window, in the shape of a smooth bump
 and its negative. All functions here take one example on a canvas: an image `[H, W, C]`, whose windows are squares, or a
-line `[T, C]`, whose windows are segments.
+line `[T, C]`, whose windows are segments. Inside a mask, every
+window covers a position of the mask.
 
 Source: Andriushchenko et al. 2020, *Square Attack*, algorithms 2 and 3; the l1 form: Croce & Hein 2021, *Mind the Box*.
 """
@@ -28,6 +29,7 @@ class Canvas(NamedTuple):
         shape: `(H, W, C)` of an image, or `(T, C)` of a line.
         patterns: `[sizes, L, L]` or `[sizes, L]`, a bump for each side of the schedule, padded to the longest side.
         unordered: whether a window of a line is a random set of its positions, because the order means nothing.
+        free: the values that may change, of this shape; None if all may.
     """
 
     threat: Threat
@@ -36,6 +38,7 @@ class Canvas(NamedTuple):
     shape: tuple[int, ...]
     patterns: Array
     unordered: bool = False
+    free: Array | None = None
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -61,7 +64,13 @@ def bump(side: int, dimensions: int = 2) -> np.ndarray:
 
 
 def canvas(
-    threat: Threat, eps: Scalar, shape: tuple[int, ...], sides: np.ndarray, dtype: jnp.dtype, unordered: bool = False
+    threat: Threat,
+    eps: Scalar,
+    shape: tuple[int, ...],
+    sides: np.ndarray,
+    dtype: jnp.dtype,
+    unordered: bool = False,
+    free: Array | None = None,
 ) -> Canvas:
     """The settings of an attack on examples of this shape with windows of these sides."""
     longest, dimensions = max(shape[:-1]), len(shape) - 1
@@ -69,7 +78,7 @@ def canvas(
         patterns = np.zeros((1, *(longest,) * dimensions))
     else:  # square, to be transposed
         patterns = np.stack([np.pad(bump(int(s), dimensions), (0, longest - s)) for s in sides])
-    return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype), unordered)
+    return Canvas(threat, cast(float, threat.order), eps, shape, jnp.asarray(patterns, dtype), unordered, free)
 
 
 def _coin(key, shape=()):
@@ -81,10 +90,26 @@ def _sign(key, shape, like):
     return (2 * _coin(key, shape) - 1).astype(like.dtype)
 
 
-def _corner(key, side, shape):
-    """A random position at which a window of this side fits into the canvas."""
-    keys = jax.random.split(key, len(shape) - 1)
-    return tuple(jax.random.randint(k, (), 0, n - side + 1, jnp.int32) for k, n in zip(keys, shape[:-1], strict=True))
+def _corner(canvas, key, side):
+    """A random position at which a window of this side fits into the canvas, and covers a position of the mask."""
+    if canvas.free is not None:
+        return _corner_in_mask(canvas, key, side)
+    sizes = canvas.shape[:-1]
+    keys = jax.random.split(key, len(sizes))
+    return tuple(jax.random.randint(k, (), 0, n - side + 1, jnp.int32) for k, n in zip(keys, sizes, strict=True))
+
+
+def _corner_in_mask(canvas, key, side):
+    """The corner of a window that holds a random position of the mask at a random place."""
+    sizes = canvas.shape[:-1]
+    first, *keys = jax.random.split(key, 1 + len(sizes))
+    number = jnp.cumsum(canvas.free.any(-1).ravel())  # of each position of the mask, from 1
+    chosen = jnp.searchsorted(number, jax.random.randint(first, (), 1, jnp.maximum(number[-1], 1) + 1))
+    places = jnp.unravel_index(chosen, sizes)
+    return tuple(
+        jnp.clip(place - jax.random.randint(k, (), 0, side), 0, size - side)
+        for k, place, size in zip(keys, places, sizes, strict=True)
+    )
 
 
 def _window(corner, side, shape):
@@ -145,7 +170,8 @@ def tiles(canvas: Canvas, key: Array, image: Array) -> Array:
     signs = _sign(key, (*tiled, channels), image)
     for axis in canvas.axes:
         signs = jnp.repeat(signs, side, axis)
-    return _to_surface(canvas, jnp.pad(grid, pad)[..., None] * jnp.pad(signs, (*pad, (0, 0))), image)
+    change = jnp.pad(grid, pad)[..., None] * jnp.pad(signs, (*pad, (0, 0)))
+    return _to_surface(canvas, change if canvas.free is None else jnp.where(canvas.free, change, 0), image)
 
 
 def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, index: Array) -> Array:
@@ -160,7 +186,7 @@ def new_square(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
         index: position of the side among the patterns; not used here.
     """
     corner_key, sign_key = jax.random.split(key)
-    window = _mixed(canvas, key)(_window(_corner(corner_key, side, canvas.shape), side, canvas.shape))
+    window = _mixed(canvas, key)(_window(_corner(canvas, corner_key, side), side, canvas.shape))
     signs = _sign(sign_key, (*[1] * window.ndim, canvas.shape[-1]), image)
     change = 2 * canvas.eps * window[..., None].astype(image.dtype) * signs
     return canvas.threat.project(z + change, image, canvas.eps)
@@ -179,16 +205,20 @@ def moved_bump(canvas: Canvas, key: Array, z: Array, image: Array, side: Array, 
     """
     order, (*sizes, channels), mixed = canvas.order, canvas.shape, _mixed(canvas, key)
     first, second, sign_key, turn_key = jax.random.split(key, 4)
-    corner = _corner(first, side, canvas.shape)
+    corner = _corner(canvas, first, side)
     here = mixed(_window(corner, side, canvas.shape))
-    there = mixed(_window(_corner(second, side, canvas.shape), side, canvas.shape))
+    there = mixed(_window(_corner(canvas, second, side), side, canvas.shape))
     change, pattern = z - image, canvas.patterns[index]
     turned = jnp.where(_coin(turn_key), pattern.T, pattern)
     pattern = mixed(jnp.roll(turned[tuple(slice(size) for size in sizes)], corner, canvas.axes))
     unused = jnp.maximum(canvas.eps**order - _length(change, order) ** order, 0) / channels
     budget = (unused + _length_inside(change, here | there, order) ** order) ** (1 / order)
     old = _inside(change, here) / jnp.maximum(_length_inside(change, here, order), 1e-12)
-    new = old + pattern[..., None] * _sign(sign_key, (*[1] * len(sizes), channels), image)
+    bumps = pattern[..., None] * _sign(sign_key, (*[1] * len(sizes), channels), image)
+    if canvas.free is not None:  # the part inside the mask weighs as much as a whole bump
+        bumps = jnp.where(canvas.free, bumps, 0)
+        bumps = bumps / jnp.maximum(_length(bumps, 2, canvas.axes), 1e-12)
+    new = old + bumps
     new = new * budget / jnp.maximum(_length_inside(new, here, order), 1e-12)
     change = jnp.where(here[..., None], new, jnp.where(there[..., None], 0, change))
     return _to_surface(canvas, change, image)

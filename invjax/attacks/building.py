@@ -1,14 +1,15 @@
 """Functions from which attacks are built. An attack of your own is a loop between these functions:
 
-    def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+    def attack(threat, key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         logits_fn, x, eps = prepare(logits_fn, x, labels, eps, threat.box)
         keys = example_keys(key, ids, len(x))                    # random numbers that do not depend on the batch
         ...
         return finish(logits_fn, threat.distance, found, x, labels, value, trace)
 
-    Attack(attack, threat, targeted=False, recipe=recipe("mine", threat, steps=10))
+    Attack(by_image(threat, attack), threat, targeted=False, recipe=recipe("mine", threat, steps=10))
 
-`climb` is the loop of every gradient attack of this library.
+`by_image` gives the attack its threat, which may differ between images. `climb` is the loop of every gradient attack of
+this library.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
 from invjax._keys import mappable
@@ -35,15 +36,18 @@ from invjax.attacks._attack import (
     sound,
     warn_of_gradients,
 )
+from invjax.attacks._by_image import by_image
 from invjax.attacks._random_model import bind, judged, through
 from invjax.attacks._success import fooled, succeeds, verdict
-from invjax.attacks._threats import Threat, check_threat
+from invjax.attacks._threats import Threat, check_mask, check_threat
 from invjax.types import Array, Box, Key, Labels, LogitsFn, PerExample, Scalar
 
 __all__ = [
     "bind",
+    "by_image",
     "check_attack",
     "check_images",
+    "check_mask",
     "check_prediction",
     "check_radius",
     "check_result",
@@ -67,16 +71,16 @@ __all__ = [
 
 
 def same_threat(a: Threat, b: Threat) -> bool:
-    """Whether two threats have the same name and the same box.
+    """Whether two threats have the same name, the same box and the same mask.
 
     Args:
         a: a threat, such as `linf()`.
         b: the threat to compare with `a`.
 
     Returns:
-        True if the names and the boxes are equal. The functions of the two records are not compared.
+        True if the names, the boxes and the masks are equal. The functions of the two records are not compared.
     """
-    return a.name == b.name and a.box == b.box
+    return _box.same((a.name, a.box, a.mask), (b.name, b.box, b.mask))
 
 
 def prepare(

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax.bijectors._bijector import Bijector, total
-from invjax.types import Box
 
 
-def logit_box(margin: float = 0.05, box: Box = (0.0, 1.0)) -> Bijector:
+def logit_box(margin: float = 0.05, box: tuple[float | int, float | int] = (0.0, 1.0)) -> Bijector:
     """The logit of pixel values, elementwise: the first layer of a network whose decoded images should be images.
 
     The larger the margin is, the better the map is conditioned at the ends of the box. A classifier that is trained

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from invjax import _check, _explain
+from invjax import _box, _check, _explain
 from invjax.types import Array, Box, PerExample, Scalar
 
 
@@ -54,7 +54,8 @@ def linf_box(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Interva
     Args:
         x: images, `[B, ...]`.
         eps: the radius in the units of `x`, one number or one for each image, `[B]`.
-        box: the range of pixel values; `(-inf, inf)` for inputs without a range.
+        box: the range of pixel values; `(-inf, inf)` for inputs without a range. Arrays that broadcast against `x` give
+            each value a range of its own, such as `(where(mask, 0, x), where(mask, 1, x))` for changes inside a mask.
 
     Returns:
         An `Interval` of the shape of `x`.
@@ -68,7 +69,8 @@ def linf_box(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Interva
     x = jnp.asarray(x)
     eps = jnp.asarray(eps, x.dtype)
     eps = eps.reshape(eps.shape + (1,) * (x.ndim - 1)) if eps.ndim else eps
-    return Interval(jnp.clip(x - eps, *box), jnp.clip(x + eps, *box))
+    low, high = _box.ends(box, x)
+    return Interval(jnp.clip(x - eps, low, high), jnp.clip(x + eps, low, high))
 
 
 def l2_ball(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Ball:
@@ -80,7 +82,8 @@ def l2_ball(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Ball:
     Args:
         x: images, `[B, ...]`.
         eps: the radius in the units of `x`, one number or one for each image, `[B]`.
-        box: the range of pixel values; `(-inf, inf)` for inputs without a range.
+        box: the range of pixel values; `(-inf, inf)` for inputs without a range. Arrays that broadcast against `x` give
+            each value a range of its own, such as `(where(mask, 0, x), where(mask, 1, x))` for changes inside a mask.
 
     Returns:
         A `Ball` around each image.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._batching import cached, on_device, on_host, over_batches, shrinking
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
@@ -198,8 +198,8 @@ def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray)
             raise ValueError(f"the attacks of {stage.name} must be untargeted; got {attack.recipe}")
         if not same_threat(attack.threat, threat):
             raise ValueError(
-                f"every stage must attack in threat={threat.name} of box {threat.box}; got {attack.recipe} in "
-                f"{stage.name}; make the stages with that threat"
+                f"every stage must attack in threat={threat.name} of box {_box.shown(threat.box)}; got {attack.recipe} "
+                f"in {stage.name}; make the stages with that threat"
             )
         if attack.decision != stages[0].make(0).decision:
             raise ValueError(

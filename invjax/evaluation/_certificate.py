@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._batching import correct, on_device, on_host, over_batches
 from invjax._progress import progress
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
@@ -47,7 +47,7 @@ def certificate_curve(
         epsilons: the radii, in the units of the norm, in any order.
         norm: 'linf' or 'l2'; for 'l2' the method 'ibp' bounds the box around the ball.
         method: 'ibp', 'crown-ibp' or 'crown', see `bounds.margins`.
-        box: the range of pixel values, to which the balls are clipped.
+        box: the range of pixel values, to which the balls are clipped; arrays give each feature a range of its own.
         slack: the margin by which the label must win, see `bounds.certified`.
         options: batch size, mesh, and the folder in which `certificate.npz` keeps finished radii.
 
@@ -70,7 +70,8 @@ def certificate_curve(
     batch_size, mesh = options.batch_size, options.mesh
     right = correct(apply_fn, params, images, labels, batch_size, mesh)
     store = kept(options, "certificate.npz", params, images, labels, right,
-                 epsilons=grid.tolist(), norm=norm, method=method, box=box, slack=slack)  # fmt: skip
+                 epsilons=grid.tolist(), norm=norm, method=method, slack=slack,
+                 box=box if _box.is_uniform(box) else _box.text(box))  # fmt: skip
     saved = store.load()
     holds = np.zeros((len(labels), len(grid)), bool) if saved is None else saved["holds"]
     done = 0 if saved is None else int(saved["done"])

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._conv import fast_convs
 from invjax._sharding import automatic, varying
 from invjax.attacks import l2
@@ -99,10 +99,11 @@ def robustify(
 @automatic
 def _search(features_fn, x, x0, key, ids, *, steps, step_size, keep, noise, box):
     x, features_fn = jnp.asarray(x), fast_convs(features_fn)
+    low, high = _box.ends(box, x)
     if x0 is None:
-        middle, width = (box[0] + box[1]) / 2, box[1] - box[0]
+        middle, width = (low + high) / 2, high - low
         normal = jax.vmap(lambda key: jax.random.normal(key, (x[0].size,), x.dtype))(example_keys(key, ids, len(x)))
-        x0 = jnp.clip(middle + width * noise * normal.reshape(x.shape), *box)
+        x0 = jnp.clip(middle + width * noise * normal.reshape(x.shape), low, high)
     _check.within("x0", x0, box)
     if x0.shape != x.shape:
         raise ValueError(f"x0 must have the shape of x, {x.shape}; got {x0.shape}; draw one start for each image")
@@ -119,7 +120,7 @@ def _search(features_fn, x, x0, key, ids, *, steps, step_size, keep, noise, box)
         z, best, least = carry
         (rest, _), gradient, _ = value_and_gradient(square, z)
         best, least = where(rest < least, (z, rest), (best, least))
-        return (jnp.clip(z - step_size * ascent(gradient, z, 0.0), *box), best, least), rest
+        return (jnp.clip(z - step_size * ascent(gradient, z, 0.0), low, high), best, least), rest
 
     first = varying(x, (x0, x0, jnp.full(len(x), jnp.inf, wanted.dtype)))
     (last, best, least), trace = jax.lax.scan(step, first, length=steps)

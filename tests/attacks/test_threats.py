@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax.attacks import Threat, l0, l1, l2, linf, pgd
+from invjax.attacks import Threat, l0, l1, l2, linf, masked, pgd
 
 SHAPE = (3, 4, 2)
 SIZE = 24
 FREE = (-np.inf, np.inf)
+RANGES = (-np.linspace(0, 1, SIZE).reshape(SHAPE).astype(np.float32), np.array([1.0, 1.5], np.float32))
+MASK = (np.arange(12).reshape(*SHAPE[:2], 1) % 5) < 2
 
 
 class Member(NamedTuple):
@@ -36,6 +38,12 @@ THREATS = {
     "l1-one-at-a-time": Member(l1((-1.0, 2.0), fraction=1 / SIZE), 2.5),
     "l0": Member(l0(), 3.0, nearest=False),
     "l0-wider": Member(l0((-1.0, 2.0)), 3.0, nearest=False),
+    "linf-ranges": Member(linf(RANGES), 0.3),
+    "l1-ranges": Member(l1(RANGES), 2.5),
+    "l0-ranges": Member(l0(RANGES), 3.0, nearest=False),
+    "l2-mask": Member(masked(l2(FREE), MASK), 0.9),
+    "l1-mask": Member(masked(l1(RANGES), MASK), 2.5),
+    "l0-mask": Member(masked(l0(), MASK), 3.0, nearest=False),
 }
 CONVEX = [name for name, member in THREATS.items() if member.nearest]
 LENGTH = {
@@ -44,6 +52,7 @@ LENGTH = {
     "l1": lambda d: np.abs(d).sum((1, 2, 3)),
     "l0": lambda d: (d != 0).any(-1).sum((1, 2)),
 }
+LENGTH |= {f"masked-{name}": length for name, length in LENGTH.items()}
 RADII = (0.0, 1e-9, 1e-3, 1.0, 2.5, 1e4)  # factors of the radius of the case; two of them change no l0 pixel
 SPREADS = (1e-3, 0.1, 1.0, 30.0)
 
@@ -52,12 +61,12 @@ SPREADS = (1e-3, 0.1, 1.0, 30.0)
 def cases(name):
     """Pairs of a point and a center inside the box, some at its corners, with a radius each: `z, x, eps`, float64."""
     threat, unit, _ = THREATS[name]
-    low, high = np.clip(threat.box, -2, 3)
+    low, high = (np.clip(np.broadcast_to(edge, SHAPE), -2, 3) for edge in threat.box)
     rng = np.random.default_rng(0)
     rows = []
     for radius, spread, _ in itertools.product(RADII, SPREADS, range(4)):
         x = rng.uniform(low, high, SHAPE)
-        x = np.where(rng.random(SHAPE) < 0.3, rng.choice([low, high], SHAPE), x)
+        x = np.where(rng.random(SHAPE) < 0.3, np.where(rng.choice([0, 1], SHAPE), high, low), x)
         change = spread * rng.normal(size=SHAPE) * (rng.random(SHAPE) < 0.8)
         rows.append((x + change, x, radius * unit))
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
@@ -66,6 +75,12 @@ def cases(name):
 @cache
 def compiled(name):
     return jax.jit(jax.vmap(THREATS[name].threat.project))
+
+
+def free(name):
+    """Whether each value may change."""
+    mask = THREATS[name].threat.mask
+    return np.broadcast_to(True if mask is None else mask, SHAPE)
 
 
 def projected(name, dtype):
@@ -91,11 +106,13 @@ def test_a_projection_is_inside_the_ball_and_the_box(name, dtype):
     p, z, x, eps = projected(name, dtype)
     assert p.dtype == dtype
     threat = THREATS[name].threat
-    assert (p >= threat.box[0]).all() and (p <= threat.box[1]).all()
+    low, high = (jnp.broadcast_to(jnp.asarray(edge, dtype), p.shape) for edge in threat.box)
+    assert (p >= low).all() and (p <= high).all()
+    np.testing.assert_array_equal(p[:, ~free(name)], x[:, ~free(name)])
     p, z, x, eps = double(p, z, x, eps)
     # each value is rounded once as a difference and once as a pixel
     rounding = 2 * float(jnp.finfo(dtype).eps) * np.maximum(1, np.abs(z - x).max((1, 2, 3), keepdims=True))
-    slack = 0 if threat.name == "l0" else LENGTH[threat.name](np.broadcast_to(rounding, x.shape))
+    slack = 0 if threat.counts else LENGTH[threat.name](np.broadcast_to(rounding, x.shape))
     assert (LENGTH[threat.name](p - x) <= eps + slack).all()
 
 
@@ -123,9 +140,12 @@ def test_the_projection_keeps_points_of_the_ball(name, float64):
 
 @pytest.mark.parametrize("name", THREATS)
 def test_an_unlimited_radius_is_a_projection_onto_the_box(name, float64):
-    p, z, _, eps = projected(name, "float64")
-    free = eps == eps.max()
-    np.testing.assert_allclose(p[free], np.clip(z[free], *THREATS[name].threat.box), rtol=0, atol=1e-12)
+    p, z, x, eps = projected(name, "float64")
+    far = eps == eps.max()
+    expected = np.where(free(name)[None], np.clip(z, *THREATS[name].threat.box), x)
+    np.testing.assert_allclose(p[far], expected[far], rtol=0, atol=1e-12)
+    outermost = jax.jit(jax.vmap(lambda z, x: THREATS[name].threat.project(z, x, np.inf)))
+    np.testing.assert_array_equal(outermost(z, x), expected)  # an infinite radius leaves the box alone
 
 
 def feasible_points(name, x, eps, rng):
@@ -135,7 +155,7 @@ def feasible_points(name, x, eps, rng):
     sparse = dense * (rng.random(dense.shape) < 0.1)
     signs = np.sign(dense)
     axes = np.concatenate([np.eye(SIZE), -np.eye(SIZE)]).reshape(-1, *SHAPE)
-    directions = np.concatenate([dense, sparse, signs, axes])
+    directions = np.concatenate([dense, sparse, signs, axes]) * free(name)[None]
     length = LENGTH[threat.name](directions)
     length = np.where(length > 0, length, 1)[:, None, None, None]
     full = np.clip(x + eps * directions / length, *threat.box)  # clipping brings every value nearer to x
@@ -178,14 +198,16 @@ def test_samples_fill_the_ball_and_never_leave_it(name):
     keys = jax.random.split(jax.random.key(0), 200)
     draws = jax.jit(jax.vmap(threat.sample, (0, None, None)))(keys, x, eps)
     assert draws.dtype == jnp.float32
-    assert (draws >= threat.box[0]).all() and (draws <= threat.box[1]).all()
+    low, high = (np.broadcast_to(edge, SHAPE) for edge in threat.box)
+    assert (np.asarray(draws) >= low).all() and (np.asarray(draws) <= high).all()
     draws, x = double(draws, x)
     change = draws - x
-    rounding = 0 if threat.name == "l0" else 2 * float(jnp.finfo(jnp.float32).eps)
+    rounding = 0 if threat.counts else 2 * float(jnp.finfo(jnp.float32).eps)
     length = LENGTH[threat.name](change)
     assert (length <= eps + LENGTH[threat.name](np.full_like(change, rounding))).all()
     assert length.mean() > 0.4 * eps
-    movable = (x > threat.box[0] + 0.1) & (x < threat.box[1] - 0.1)  # values at the box can move in one direction only
+    movable = free(name) & (x > low + 0.1) & (x < high - 0.1)  # values at the box can move in one direction only
+    assert (change == 0)[:, ~free(name)].all()
     assert (change.max(0) > 0)[movable].all() and (change.min(0) < 0)[movable].all()
     assert len(np.unique(draws.reshape(200, -1), axis=0)) == 200
 
@@ -421,6 +443,24 @@ def test_l0_counts_pixels_exactly_where_the_radius_is_a_rounded_number():
 
 
 ERRORS = {
+    "ranges-reversed": (
+        lambda: linf((np.array([0.0, 2.0]), np.array([1.0, 1.0]))),
+        "box must have low <= high for every feature; got 1 features where low is above high or NaN; swap their ends",
+    ),
+    "ranges-nan": (lambda: l2((np.array([0.0, np.nan]), 1.0)), "got 1 features where low is above high or NaN"),
+    "ranges-shapes": (
+        lambda: l1((np.zeros(2), np.ones(3))),
+        "the ends of the box must have one shape; got (2,) and (3,)",
+    ),
+    "ranges-empty": (
+        lambda: linf((np.ones(2), np.ones(2))),
+        "box must have low < high for some feature; got low equal",
+    ),
+    "ranges-free-l0": (lambda: l0((np.zeros(2), np.array([1.0, np.inf]))), "l0 needs a finite box"),
+    "mask-of-nothing": (
+        lambda: masked(linf(), np.zeros(3, bool)),
+        "mask must be true for some value; got (3,) without one",
+    ),
     "linf-reversed": (lambda: linf((1.0, 0.0)), "box must be (low, high) with low < high; got (1.0, 0.0)"),
     "l2-empty": (lambda: l2((0.5, 0.5)), "low < high; got (0.5, 0.5)"),
     "l1-nan": (lambda: l1((0.0, float("nan"))), "low < high; got (0.0, nan)"),

@@ -32,6 +32,7 @@ from invjax.attacks import (
     l1,
     l2,
     linf,
+    masked,
     pgd,
     restarts,
     smallest,
@@ -48,6 +49,12 @@ from invjax.models import mlp
 SHAPE, CLASSES, BATCH = (5, 5, 2), 5, 6
 SIZE = 50
 ONE_BY_ONE = l1(fraction=1 / SIZE)  # the steepest l1 step moves one value
+MASK = np.random.default_rng(4).random((*SHAPE[:2], 1)) < 0.6  # whole pixels
+MASKS = np.random.default_rng(5).random((BATCH, *SHAPE)) < 0.6  # single values, other ones for each image
+RANGES = tuple(
+    edge.astype(np.float32)
+    for edge in (-np.random.default_rng(6).random(SHAPE), 1 + np.random.default_rng(7).random(SHAPE[-1:]))
+)
 
 
 def minus_log_odds(logits, labels):
@@ -153,11 +160,66 @@ ATTACKS = {
         lambda steps: confident(pgd(steps=steps), 0.4), linf(), 0.1, draws=True, climbs=None, optimum=None,
         rule=confidently_wrong,
     ),
+    # one mask, one mask for each image, and a range for each value
+    "pgd-l2-mask": Member(
+        lambda steps: pgd(masked(l2(), MASK), steps=steps), masked(l2(), MASK), 1.0, draws=True, optimum=(0.97, 0.93)
+    ),
+    "pgd-l0-mask": Member(
+        lambda steps: pgd(masked(l0(), MASK), steps=steps), masked(l0(), MASK), 4.0, draws=True, optimum=(1.0, 0.4)
+    ),
+    "apgd-linf-mask": Member(
+        lambda steps: apgd(masked(linf(), MASK), steps=steps), masked(linf(), MASK), 0.2, draws=True
+    ),
+    "apgd-l1-mask": Member(
+        lambda steps: apgd(masked(l1(), MASK), steps=steps), masked(l1(), MASK), 3.0, draws=True, optimum=(0.998, 0.97)
+    ),
+    "fab-l2-mask": Member(
+        lambda steps: fab(masked(l2(), MASK), steps=steps, targets=2), masked(l2(), MASK), 1.5, climbs=None,
+        optimum=(0.99, 0.99), nearest=True,
+    ),
+    "fab-l1-mask": Member(
+        lambda steps: fab(masked(l1(), MASK), steps=steps, targets=2), masked(l1(), MASK), 5.0, climbs=None,
+        optimum=(0.99, 0.99), nearest=True,
+    ),
+    "square-linf-mask": Member(
+        lambda steps: square(masked(linf(), MASK), queries=5 * steps), masked(linf(), MASK), 0.3, draws=True,
+        climbs=margin, optimum=None,
+    ),
+    "square-l2-mask": Member(
+        lambda steps: square(masked(l2(), MASK), queries=5 * steps), masked(l2(), MASK), 1.5, draws=True,
+        climbs=margin, optimum=None,
+    ),
+    "pgd-linf-masks": Member(
+        lambda steps: pgd(masked(linf(), MASKS, per_image=True), steps=steps), masked(linf(), MASKS, per_image=True),
+        0.2, draws=True,
+    ),
+    "apgd-l1-masks": Member(
+        lambda steps: apgd(masked(l1(), MASKS, per_image=True), steps=steps), masked(l1(), MASKS, per_image=True),
+        3.0, draws=True, optimum=(0.998, 0.97),
+    ),
+    "smallest-l2-masks": Member(
+        lambda steps: smallest(fab(masked(l2(), MASKS, per_image=True), steps=steps, targets=2), steps=6),
+        masked(l2(), MASKS, per_image=True), 1.5, climbs=None, optimum=(0.99, 0.99), nearest=True,
+    ),
+    "pgd-l0-ranges": Member(
+        lambda steps: pgd(l0(RANGES), steps=steps), l0(RANGES), 3.0, draws=True, optimum=(0.9, 0.4)
+    ),
+    "apgd-l1-ranges": Member(
+        lambda steps: apgd(l1(RANGES), steps=steps), l1(RANGES), 2.0, draws=True, optimum=(0.99, 0.97)
+    ),
+    "fab-linf-ranges": Member(
+        lambda steps: fab(linf(RANGES), steps=steps, targets=2), linf(RANGES), 0.2, climbs=None, optimum=(0.99, 0.99),
+        nearest=True,
+    ),
+    "square-l2-ranges": Member(
+        lambda steps: square(l2(RANGES), queries=5 * steps), l2(RANGES), 1.0, draws=True, climbs=margin, optimum=None
+    ),
 }  # fmt: skip
 # members whose code another member runs too; the slow tier tests them
 SLOW = (
     "fgsm-l2", "fgsm-l1", "step_ll", "apgd-l2", "fab-linf", "fab-l1", "square-l2", "apgd-labels", "square-labels",
-    "confident",
+    "confident", "pgd-l2-mask", "pgd-l0-mask", "apgd-linf-mask", "fab-l1-mask", "square-linf-mask", "apgd-l1-masks",
+    "smallest-l2-masks", "apgd-l1-ranges", "square-l2-ranges",
 )  # fmt: skip
 
 
@@ -175,6 +237,7 @@ LENGTH = {
     "l1": lambda d: np.abs(d).sum((1, 2, 3)),
     "l0": lambda d: (d != 0).any(-1).sum((1, 2)),
 }
+LENGTH |= {f"masked-{name}": length for name, length in LENGTH.items()}
 NET = mlp(CLASSES, (8,))
 KEY, STEPS = jax.random.key(1), 12
 
@@ -226,6 +289,12 @@ def result(name):
     return jax.tree.map(np.asarray, run(name))
 
 
+def limits(threat):
+    """The smallest and the largest value, and whether a value may change, for each image of the data set."""
+    shape = (BATCH, *SHAPE)
+    return tuple(np.broadcast_to(part, shape) for part in (*threat.box, True if threat.mask is None else threat.mask))
+
+
 def assert_same(a, b, **tolerances):
     for field, left, right in zip(a._fields, a, b, strict=True):
         np.testing.assert_allclose(left, right, err_msg=field, **tolerances)
@@ -244,9 +313,11 @@ def test_the_image_found_is_inside_the_ball_and_the_box(name):
     _, threat, eps, *_ = ATTACKS[name]
     found = result(name).x
     assert found.shape == images().shape and found.dtype == np.float32
-    assert found.min() >= 0 and found.max() <= 1
+    low, high, free = limits(threat)
+    assert (found >= low).all() and (found <= high).all()
+    np.testing.assert_array_equal(found[~free], images()[~free])  # bit for bit
     change = found.astype(np.float64) - images()
-    rounding = np.full_like(change, 0 if threat.name == "l0" else 2e-7)
+    rounding = np.full_like(change, 0 if threat.counts else 2e-7)
     assert (LENGTH[threat.name](change) <= eps + LENGTH[threat.name](rounding)).all()
     assert (change != 0).any()
 
@@ -396,9 +467,9 @@ def test_a_bare_function_is_attacked_like_a_flax_network():
 # The optimum on linear models
 
 
-def best_gain(norm, w, x, eps):
+def best_gain(norm, w, x, eps, low=0.0, high=1.0):
     """The most that `w . z` can exceed `w . x` for z in ball and box, float64; `w`, `x`: one example."""
-    cap = np.where(w > 0, 1 - x, x)  # largest ascent of each value within the box
+    cap = np.where(w > 0, high - x, x - low)  # largest ascent of each value within the box
     slope = np.abs(w)
     if norm == "linf":
         return (slope * np.minimum(cap, eps)).sum()
@@ -420,8 +491,8 @@ def bisect(increasing, high):
     return high
 
 
-def least_distance(norm, w, x, gap):
-    return bisect(lambda eps: best_gain(norm, w, x, eps) - gap, 1e3)
+def least_distance(norm, w, x, gap, low=0.0, high=1.0):
+    return bisect(lambda eps: best_gain(norm, w, x, eps, low, high) - gap, 1e3)
 
 
 def test_best_gain_equals_the_linear_program():
@@ -470,19 +541,20 @@ def test_the_optimum_on_linear_models(name):
     """One boundary for all images: each gets the offset of its own by running alone in a batch of copies."""
     member = ATTACKS[name]
     w, x, gaps = linear_problem()
-    norm, y = member.threat.name, np.zeros(BATCH, np.int32)
+    norm, y = member.threat.name.removeprefix("masked-"), np.zeros(BATCH, np.int32)
+    parts = [(w * free, low, high) for low, high, free in zip(*limits(member.threat), strict=True)]  # of each copy
     for image, gap, share in zip(x, gaps, member.optimum[::-1] * (BATCH // 2), strict=True):
         network = linear_params(w, (w * image.astype(np.float64)).sum() + gap)
         found = run(name, params=network, x=np.broadcast_to(image, x.shape), labels=y)
         if member.nearest:
-            best = least_distance(norm, w, image, gap)
-            assert best < 0.9 * member.eps
+            best = np.array([least_distance(norm, v, image, gap, low, high) for v, low, high in parts])
+            assert (best < 0.9 * member.eps).all()
             np.testing.assert_array_equal(found.success, True)
             assert (found.distance <= best / share).all(), found.distance / best
             assert (found.distance >= best * (1 - 1e-4)).all()
         else:
             gained = (w[None] * (np.asarray(found.x, np.float64) - image)).sum((1, 2, 3))
-            best = best_gain(norm, w, image, member.eps)
+            best = np.array([best_gain(norm, v, image, member.eps, low, high) for v, low, high in parts])
             assert (gained <= best * (1 + 1e-5)).all()
             assert (gained >= best * (share - 1e-5)).all(), gained / best
             np.testing.assert_array_equal(found.success, gained > gap)

@@ -12,9 +12,22 @@ from invjax.attacks._threats._l0 import l0
 from invjax.attacks._threats._l1 import l1
 from invjax.attacks._threats._l2 import l2
 from invjax.attacks._threats._linf import linf
+from invjax.attacks._threats._masked import allowed, check_mask, masked
 from invjax.attacks._threats._threat import Threat
 
-__all__ = ["THREATS", "Threat", "check_supported", "check_threat", "l0", "l1", "l2", "linf"]
+__all__ = [
+    "THREATS",
+    "Threat",
+    "allowed",
+    "check_mask",
+    "check_supported",
+    "check_threat",
+    "l0",
+    "l1",
+    "l2",
+    "linf",
+    "masked",
+]
 
 THREATS: dict[str, Callable[..., Threat]] = {
     "linf": linf,

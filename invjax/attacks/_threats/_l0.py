@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from invjax import _box, _check
 from invjax.attacks._threats._threat import Threat, check_box, draw, movable
 from invjax.types import Box
 
@@ -24,18 +26,20 @@ def l0(box: Box = (0.0, 1.0), *, channels: bool | None = None) -> Threat:
     [0.8999999761581421, 0.5]
 
     Args:
-        box: the range of pixel values, which must be finite.
+        box: the range of pixel values, which must be finite. Arrays give each feature a range of its own.
         channels: whether the last axis of an example holds the channels of one pixel; None decides as above. Give True
             for sequences `[T, C]` whose time steps change as a whole.
 
     Raises:
-        ValueError: the box is empty or not finite.
+        ValueError: the box is empty or not finite, or its ends are arrays that do not fit each other.
 
     Source: Croce & Hein 2019, *Sparse and Imperceivable Adversarial Attacks*, section 3. The ascent step is ours.
     """
-    low, high = check_box(box)
-    if not (abs(low) < float("inf") and abs(high) < float("inf")):
-        raise ValueError(f"l0 needs a finite box, which bounds the changed pixels; got {box}; use (0.0, 1.0)")
+    box = check_box(box)
+    if all(map(_check.concrete, box)) and not all(np.isfinite(end).all() for end in box):
+        raise ValueError(
+            f"l0 needs a finite box, which bounds the changed pixels; got {_box.shown(box)}; use (0.0, 1.0)"
+        )
 
     def grouped(x):
         """Whether the last axis of an example holds channels."""
@@ -54,7 +58,7 @@ def l0(box: Box = (0.0, 1.0), *, channels: bool | None = None) -> Threat:
         return chosen[..., None] if grouped(like) else chosen
 
     def project(z, x, eps):
-        inside = jnp.clip(z, low, high)
+        inside = jnp.clip(z, *_box.ends(box, x))
         gain = in_pixels((z - x) ** 2 - (z - inside) ** 2)
         return jnp.where(top_pixels(gain, eps, x), inside, x)
 
@@ -62,10 +66,11 @@ def l0(box: Box = (0.0, 1.0), *, channels: bool | None = None) -> Threat:
         pixel_key, value_key = jax.random.split(key)
         pixels = x.shape[:-1] if grouped(x) else x.shape
         chosen = top_pixels(draw(jax.random.uniform, pixel_key, pixels, x.dtype, 1e-3), eps, x)
-        return jnp.where(chosen, draw(jax.random.uniform, value_key, x.shape, x.dtype, low, high), x)
+        return jnp.where(chosen, draw(jax.random.uniform, value_key, x.shape, x.dtype, *_box.ends(box, x)), x)
 
     def ascent(gradient, z, eps):
         gradient = movable(gradient, z, box)
+        low, high = _box.ends(box, z)
         moved = jnp.where(top_pixels(in_pixels(jnp.abs(gradient)), eps, z), jnp.sign(gradient), 0)
         return moved * (high - low) * 40 / jnp.maximum(eps, 1)
 

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from invjax import _box
 from invjax.attacks._roots import l1_threshold
-from invjax.attacks._threats._threat import Threat, check_box, descent, draw, movable
+from invjax.attacks._threats._threat import Threat, check_box, descent, draw, movable, unlimited
 from invjax.types import Box
 
 
@@ -25,11 +26,11 @@ def l1(box: Box = (0.0, 1.0), fraction: float = 0.01) -> Threat:
     [1.5, -0.5, 0.0, 0.0]
 
     Args:
-        box: the range of pixel values; `(-inf, inf)` sets no limit.
+        box: the range of pixel values; `(-inf, inf)` sets no limit. Arrays give each feature a range of its own.
         fraction: fraction of the coordinates that a step moves, in (0, 1].
 
     Raises:
-        ValueError: the box is empty, or `fraction` is outside (0, 1].
+        ValueError: the box is empty, its ends are arrays that do not fit each other, or `fraction` is outside (0, 1].
 
     Source: Tramèr & Boneh 2019, *Adversarial Training and Robustness for Multiple Perturbations* (the sparse l1
     descent attack); Croce & Hein 2021, *Mind the Box* (the projection).
@@ -39,11 +40,14 @@ def l1(box: Box = (0.0, 1.0), fraction: float = 0.01) -> Threat:
         raise ValueError(f"fraction must be in (0, 1]; got {fraction}; the default is 0.01")
 
     def project(z, x, eps):
+        low, high = _box.ends(box, x)
+        if unlimited(eps):
+            return jnp.clip(z, low, high)
         change = z - x
-        size, cap = jnp.abs(change), jnp.where(change > 0, box[1] - x, x - box[0])
+        size, cap = jnp.abs(change), jnp.where(change > 0, high - x, x - low)
         threshold = l1_threshold(size, cap, eps)
         moved = x + jnp.sign(change) * jnp.clip(size - threshold, 0, cap)
-        return jnp.where(eps > 0, jnp.clip(moved, *box), x)  # the clip removes rounding errors
+        return jnp.where(eps > 0, jnp.clip(moved, low, high), x)  # the clip removes rounding errors
 
     def sample(key, x, eps):
         direction_key, radius_key = jax.random.split(key)
@@ -61,7 +65,7 @@ def l1(box: Box = (0.0, 1.0), fraction: float = 0.01) -> Threat:
         order = jnp.argsort(-way.slope)
         before = jnp.concatenate([zero[None], jnp.cumsum((way.slope * way.cap)[order])[:-1]])
         spent = jnp.clip((way.missing - before) / jnp.maximum(way.slope[order], 1e-30), 0, way.cap[order])
-        return way.step(jnp.zeros_like(point).at[order].set(spent))
+        return way.step(jnp.zeros_like(way.cap).at[order].set(spent))
 
     return Threat(
         sample=sample,

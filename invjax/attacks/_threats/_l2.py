@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from invjax.attacks._threats._threat import Threat, check_box, descent, draw
+from invjax import _box
+from invjax.attacks._threats._threat import Threat, check_box, descent, draw, unlimited
 from invjax.types import Box
 
 
@@ -23,16 +24,19 @@ def l2(box: Box = (0.0, 1.0)) -> Threat:
     [0.75, 0.5]
 
     Args:
-        box: the range of pixel values; `(-inf, inf)` sets no limit.
+        box: the range of pixel values; `(-inf, inf)` sets no limit. Arrays give each feature a range of its own.
 
     Raises:
-        ValueError: the box is empty.
+        ValueError: the box is empty, or its ends are arrays that do not fit each other.
     """
     box = check_box(box)
 
     def project(z, x, eps):
+        low, high = _box.ends(box, x)
+        if unlimited(eps):
+            return jnp.clip(z, low, high)
         length = _norm(z - x)
-        return jnp.clip(x + (z - x) * jnp.minimum(1, eps / jnp.where(length > 0, length, 1)), *box)
+        return jnp.clip(x + (z - x) * jnp.minimum(1, eps / jnp.where(length > 0, length, 1)), low, high)
 
     def sample(key, x, eps):
         direction_key, radius_key = jax.random.split(key)

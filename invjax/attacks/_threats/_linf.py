@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from invjax import _box
 from invjax.attacks._threats._threat import Threat, check_box, descent, draw
 from invjax.types import Box
 
@@ -15,16 +16,23 @@ def linf(box: Box = (0.0, 1.0)) -> Threat:
     >>> linf().project(jnp.array([0.9, 0.2]), jnp.array([0.5, 0.1]), 0.25).tolist()
     [0.75, 0.20000000298023224]
 
+    Rows of a table whose features have ranges of their own, such as an age from 18 to 90 and an income from 0:
+
+    >>> table = linf(box=(jnp.array([18.0, 0.0]), jnp.array([90.0, jnp.inf])))
+    >>> row = jnp.array([25.0, 2.5])
+    >>> table.project(row - 20, row, 10.0).tolist()
+    [18.0, 0.0]
+
     Args:
-        box: the range of pixel values; `(-inf, inf)` sets no limit.
+        box: the range of pixel values; `(-inf, inf)` sets no limit. Arrays give each feature a range of its own.
 
     Raises:
-        ValueError: the box is empty.
+        ValueError: the box is empty, or its ends are arrays that do not fit each other.
     """
     box = check_box(box)
 
     def project(z, x, eps):
-        return jnp.clip(jnp.clip(z, x - eps, x + eps), *box)
+        return jnp.clip(jnp.clip(z, x - eps, x + eps), *_box.ends(box, x))
 
     def to_hyperplane(point, normal, offset):
         way = descent(point, normal, offset, box)
