@@ -191,7 +191,17 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} is damaged ({error}); remove it") from error
 
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, LookupError, RuntimeError, OSError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+    OSError,
+)
 """What `np.load` raises for files that are damaged."""
 
 
