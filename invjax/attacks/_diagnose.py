@@ -57,11 +57,9 @@ def collect(
 
         return rates
 
-    low, high = (
-        jnp.asarray(np.where(np.isfinite(edge), edge, far), inside.dtype)
-        for edge, far in zip(_box.corners(threat.box, inside.shape[1:]), (-10, 10), strict=True)
-    )
-    box = float(threat.distance(high, low))
+    low, high = _box.corners(threat.box, inside.shape[1:])
+    low, high = np.where(np.isfinite(low), low, -10), np.where(np.isfinite(high), high, 10)
+    box = float(threat.distance(jnp.asarray(high, inside.dtype), jnp.asarray(low, inside.dtype)))
     radii = (0.5 * float(eps), float(eps), 2 * float(eps), box)
     success, finite = zip(*map(rate(attack), radii), strict=True)
     loss_gradient, logit_gradient = (np.asarray(g) for g in largest_gradients(params, x))

@@ -153,11 +153,11 @@ def test_square_covers_the_mask_in_each_query():
     """The mask is one pixel of many: most squares of the whole image would miss it."""
     mask = np.zeros((12, 12, 1), bool)
     mask[2, 9] = True
-    x = np.full((1, 12, 12, 1), 0.5, np.float32)
+    x, labels = np.full((8, 12, 12, 1), 0.5, np.float32), np.zeros(8, np.int32)
     logits_fn = lambda z: jnp.stack([0.05 - (z[:, 2, 9, 0] - 0.5), z[:, 2, 9, 0] - 0.5], 1)  # noqa: E731
     for threat in (masked(linf(), mask), masked(l2(), mask)):
-        found = square(threat, queries=8)(KEY, logits_fn, x, np.zeros(1, np.int32), eps=0.3)
-        assert bool(found.success[0]), threat.name
+        found = square(threat, queries=20, fraction=0.02)(KEY, logits_fn, x, labels, eps=0.3)
+        assert found.success.all(), threat.name
 
 
 def test_feature_adversaries_keep_what_is_outside_of_the_mask():
