@@ -165,7 +165,8 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps") -> 
     if x is None or not _check.concrete(x) or not len(x) or not np.isfinite(high - low):
         return
     with jax.ensure_compile_time_eval():  # the radius may be known while the caller is traced
-        farthest = float(threat.distance(jnp.full(x.shape[1:], high), jnp.full(x.shape[1:], low)))
+        ends = (jax.device_put(np.full(x.shape[1:], float(end))) for end in (high, low))
+        farthest = float(threat.distance(*ends))
     if float(eps) > farthest * (1 + 1e-6):
         meant = f"; was {float(eps) / 255:.4g} meant?" if threat.order == jnp.inf else ""
         warnings.warn(

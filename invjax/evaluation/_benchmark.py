@@ -16,7 +16,7 @@ from invjax.attacks import Stage, Threat, autoattack_stages
 from invjax.attacks.building import check_images, check_radius, same_threat, sound, warn_of_gradients
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, kept
-from invjax.types import ApplyFn, Key, Params
+from invjax.types import ApplyFn, Array, Key, Params
 
 
 class Benchmark(NamedTuple):
@@ -72,8 +72,8 @@ def benchmark(
     key: Key,
     apply_fn: ApplyFn,
     params: Params,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     threat: Threat,
     eps: float | int,

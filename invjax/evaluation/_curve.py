@@ -18,7 +18,7 @@ from invjax._store import digest_tree
 from invjax.attacks import Attack
 from invjax.attacks.building import check_images, check_radius, sound, warn_of_gradients
 from invjax.evaluation._options import Options, kept
-from invjax.types import ApplyFn, Key, Params
+from invjax.types import ApplyFn, Array, Key, Params
 
 
 class Curve(NamedTuple):
@@ -55,8 +55,8 @@ def robustness_curve(
     attack: Attack,
     apply_fn: ApplyFn,
     params: Params,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     epsilons: Sequence[float | int] | np.ndarray,
     vectorize: bool | None = None,

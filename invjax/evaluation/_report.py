@@ -18,7 +18,7 @@ from invjax.evaluation._certificate import certificate_curve
 from invjax.evaluation._invariance import ChangedImages, Invariance, check_changed, invariance
 from invjax.evaluation._options import Options
 from invjax.evaluation._sensitivity import Sensitivity, ThreatModel, check_threat, sensitivity
-from invjax.types import ApplyFn, Key, Params
+from invjax.types import ApplyFn, Array, Key, Params
 
 
 class Report(NamedTuple):
@@ -71,8 +71,8 @@ def report(
     key: Key,
     apply_fn: ApplyFn,
     params: Params,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     threats: Sequence[ThreatModel],
     changed: Mapping[str, ChangedImages] | None = None,
@@ -105,9 +105,9 @@ def report(
     names = [model.attack.threat.name for model in threats]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"threats must be one or more, of different names; got {names}")
+    images, labels = on_host(images), on_host(labels)
     for model in threats:
         check_threat(model, images)
-    images, labels = on_host(images), on_host(labels)
     changed = {} if changed is None else changed
     for name, given in changed.items():
         check_changed(name, given, images)

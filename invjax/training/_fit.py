@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
-from invjax._batching import automatic_mesh, shard_batch
+from invjax._batching import data_mesh, shard_batch
 from invjax._dtypes import canonical
 from invjax._progress import progress
 from invjax._store import local_path, sole_writer
@@ -145,9 +145,10 @@ def fit(
     _check.positive(num_steps=num_steps, save_every=save_every, log_every=log_every)
     state = canonical(state)
     if mesh is not None:
-        mesh = automatic_mesh(mesh)
+        mesh = _automatic(mesh)
         # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
-        state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
+        with jax.transfer_guard("allow"):
+            state = jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     directory = None if directory is None else local_path(directory)
     finished = directory is not None and num_steps in _checkpoints.steps(directory / _CHECKPOINTS)
     with sole_writer(None if finished else directory), delayed_signals() as signalled:
@@ -187,6 +188,17 @@ def fit(
             bar.close()
             log.close()
     return state, log.rows + history
+
+
+def _automatic(mesh: Mesh) -> Mesh:
+    """The mesh with an automatic axis, so that a loss may mix arrays of any layout; `jax.make_mesh` has explicit axes.
+
+    Raises:
+        ValueError: the mesh has other axes than "data".
+    """
+    if mesh.axis_names != ("data",):
+        raise ValueError(f"the mesh must have one axis named data; got {mesh}; use data_mesh()")
+    return data_mesh(mesh.devices.flat)
 
 
 def _how_to_go_on(signal: str, done: int, directory: Path | None) -> str:
