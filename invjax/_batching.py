@@ -31,17 +31,6 @@ def data_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(list(jax.devices() if devices is None else devices)), ("data",), axis_types=(AxisType.Auto,))
 
 
-def automatic_mesh(mesh: Mesh) -> Mesh:
-    """The mesh with an automatic axis, whatever the type of its axis; `jax.make_mesh` makes explicit ones.
-
-    Raises:
-        ValueError: the mesh has other axes than "data".
-    """
-    if mesh.axis_names != ("data",):
-        raise ValueError(f"the mesh must have one axis named data; got {mesh}; use data_mesh()")
-    return data_mesh(mesh.devices.flat)
-
-
 def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled function, with host arrays put on the device first: `jax.transfer_guard` refuses implicit transfers.
 
@@ -70,12 +59,15 @@ def shard_batch(mesh: Mesh, batch: Any) -> Any:
     Raises:
         ValueError: the number of devices does not divide B, or the mesh has other axes than "data".
     """
-    mesh = automatic_mesh(mesh)
+    if mesh.axis_names != ("data",):
+        raise ValueError(f"the mesh must have one axis named data; got {mesh}; use data_mesh()")
     for leaf in jax.tree.leaves(batch):
         _check.divisible(f"a batch over {mesh.size} devices", leaf.shape[:1], mesh.size, "change the batch size")
 
     def spread(leaf):
         sharding = NamedSharding(mesh, PartitionSpec("data") if leaf.ndim else PartitionSpec())
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(spread, batch)

@@ -105,11 +105,11 @@ def typed(x: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
         shape: the other shape; None is that of `x`, with its layout.
     """
     aval = x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
-    settings: dict[str, Any] = {}
-    if get_abstract_mesh().manual_axes:
+    mesh, settings = aval.sharding.mesh, {}
+    if mesh.manual_axes:
         settings["manual_axis_type"] = aval.manual_axis_type
-    if shape is None and aval.sharding.mesh.explicit_axes:
-        settings["sharding"] = aval.sharding
+    if mesh.manual_axes or mesh.explicit_axes:
+        settings["sharding"] = aval.sharding if shape is None else NamedSharding(mesh, PartitionSpec())
     return jax.ShapeDtypeStruct(aval.shape if shape is None else shape, aval.dtype, **settings)
 
 

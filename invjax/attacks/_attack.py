@@ -237,7 +237,8 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps", cou
     if threat.mask is not None:
         high = np.where(threat.mask if threat.for_image is None else threat.mask.any(0), high, low)
     with jax.ensure_compile_time_eval():  # the radius may be known while the caller is traced
-        farthest = float(threat.distance(jnp.asarray(high, float), jnp.asarray(low, float)))
+        ends = (jax.device_put(np.asarray(end, float)) for end in (high, low))
+        farthest = float(threat.distance(*ends))
     if eps > farthest * (1 + 1e-6):
         meant = f"; was {eps / 255:.4g} meant?" if threat.order == jnp.inf else ""
         warnings.warn(

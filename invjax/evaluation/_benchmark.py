@@ -25,7 +25,7 @@ from invjax.attacks.building import (
 from invjax.evaluation._clean import unbroken
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, check_options, kept
-from invjax.types import ApplyFn, Key, Params
+from invjax.types import ApplyFn, Array, Key, Params
 
 
 class Benchmark(NamedTuple):
@@ -84,8 +84,8 @@ def benchmark(
     key: Key,
     apply_fn: ApplyFn | RandomModel,
     params: Params,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     threat: Threat,
     eps: float | int | np.ndarray,

@@ -17,7 +17,7 @@ from invjax._progress import progress
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
 from invjax.evaluation._curve import Curve, sorted_radii
 from invjax.evaluation._options import Options, check_options, kept
-from invjax.types import ApplyFn, Box, Params
+from invjax.types import ApplyFn, Array, Box, Params
 
 # Certificates exist for these balls alone: `bounds` computes bounds over boxes and over l2 balls.
 REGIONS = {"linf": linf_box, "l2": l2_ball}
@@ -27,8 +27,8 @@ REGIONS = {"linf": linf_box, "l2": l2_ball}
 def certificate_curve(
     apply_fn: ApplyFn,
     params: Params,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     epsilons: Sequence[float | int] | np.ndarray,
     norm: str = "linf",

@@ -20,7 +20,7 @@ from invjax.attacks import Attack, RandomModel
 from invjax.attacks.building import bind, check_images, check_radius, sound, warn_of_gradients
 from invjax.evaluation._clean import unbroken
 from invjax.evaluation._options import Options, check_options, kept
-from invjax.types import ApplyFn, Key, Params
+from invjax.types import ApplyFn, Array, Key, Params
 
 
 class Curve(NamedTuple):
@@ -62,8 +62,8 @@ def robustness_curve(
     attack: Attack,
     apply_fn: ApplyFn | RandomModel,
     params: Params,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     epsilons: Sequence[float | int] | np.ndarray,
     vectorize: bool | None = None,

@@ -19,7 +19,7 @@ from invjax.evaluation._certificate import certificate_curve
 from invjax.evaluation._invariance import ChangedImages, Invariance, check_changed, invariance
 from invjax.evaluation._options import Options, check_options
 from invjax.evaluation._sensitivity import Sensitivity, ThreatModel, check_threat, sensitivity
-from invjax.types import ApplyFn, Key, Params
+from invjax.types import ApplyFn, Array, Key, Params
 
 
 class Report(NamedTuple):
@@ -72,8 +72,8 @@ def report(
     key: Key,
     apply_fn: ApplyFn,
     params: Params,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     threats: Sequence[ThreatModel],
     changed: Mapping[str, ChangedImages] | None = None,
@@ -107,13 +107,14 @@ def report(
     _check.key(key)
     if isinstance(threats, ThreatModel) or not isinstance(threats, Sequence):
         raise ValueError(f"threats must be a list; got {_explain.described(threats)}; write [ThreatModel(...)]")
+    _check.examples("images", images)
+    _check.one_each("labels", labels, images)
+    images, labels = on_host(images), on_host(labels)
     for model in threats:
         check_threat(model, images)
     names = [model.attack.threat.name for model in threats]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"threats must be one or more, of different names; got {names}; report on each by itself")
-    _check.one_each("labels", labels, images)
-    images, labels = on_host(images), on_host(labels)
     changed = {} if changed is None else changed
     for name, given in changed.items():
         check_changed(name, given, images)

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check
-from invjax._batching import automatic_mesh, same_on_hosts, shard_batch
+from invjax._batching import data_mesh, same_on_hosts, shard_batch
 from invjax._dtypes import canonical
 from invjax._explain import described
 from invjax._progress import progress
@@ -192,7 +192,7 @@ def fit(
     _check.count(num_steps=num_steps, save_every=save_every, log_every=log_every)
     _check_parts(state, train_step, batches)
     state = canonical(state)
-    mesh = None if mesh is None else automatic_mesh(mesh)
+    mesh = None if mesh is None else _automatic(mesh)
     state = state if mesh is None else _replicated(mesh, state)
     directory = None if directory is None else local_path(directory)
     check = partial(_check_finite, description=description)
@@ -235,7 +235,19 @@ def fit(
 def _replicated(mesh, state):
     same_on_hosts(mesh, "states", state, "make the state from the same key on every host, as init_state does")
     # a compiled identity replicates the state, because `device_put` does not send typed keys to other hosts
-    return jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
+    with jax.transfer_guard("allow"):
+        return jax.jit(lambda s: s, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
+
+
+def _automatic(mesh: Mesh) -> Mesh:
+    """The mesh with an automatic axis, so that a loss may mix arrays of any layout; `jax.make_mesh` has explicit axes.
+
+    Raises:
+        ValueError: the mesh has other axes than "data".
+    """
+    if mesh.axis_names != ("data",):
+        raise ValueError(f"the mesh must have one axis named data; got {mesh}; use data_mesh()")
+    return data_mesh(mesh.devices.flat)
 
 
 def _check_parts(state, train_step, batches):

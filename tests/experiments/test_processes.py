@@ -52,9 +52,10 @@ def test_two_processes_compute_a_run_as_one_process_does(tmp_path):
 
 
 def _written(folder: Path) -> set[str]:
-    """The files of a run, without those of checkpoints and locks."""
+    """The files of a run, without checkpoints, event files and locks."""
     files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    return {str(path) for path in files if "checkpoints" not in path.parts and not path.name.startswith(".")}
+    hidden = {"checkpoints", "tensorboard"}
+    return {str(path) for path in files if hidden.isdisjoint(path.parts) and not path.name.startswith(".")}
 
 
 def test_an_incomplete_environment_of_processes_is_refused(monkeypatch):
