@@ -51,7 +51,7 @@ def list_experiments(as_json: bool, results: Path = common.RESULTS) -> None:
                 "name": e.name,
                 "command": e.command,
                 "item": e.item,
-                "presets": e.times,
+                "presets": e.durations,
                 "headline": headline(e, results),
             }
             for e in found
@@ -66,7 +66,7 @@ def list_experiments(as_json: bool, results: Path = common.RESULTS) -> None:
             row = common.Row(**{name: best[name] for name in common.Row._fields})
             published = f" (published {row.published:g} {row.unit})" if row.published is not None else ""
             result = f"{row.name}: {common.measured(row)}{published}, {best['run']}"
-        presets = ", ".join(f"{name} ({time})" for name, time in e.times.items())
+        presets = ", ".join(f"{name} ({time})" for name, time in e.durations.items())
         print(textwrap.fill(e.item, 100), f"    {e.command}", wrap(presets), wrap(result), "", sep="\n")
 
 

@@ -5,10 +5,27 @@ trial with its `numbers.json` and `arrays.npz`. A complete trial is not computed
 folder continues an interrupted run, and one more seed adds one trial.
 """
 
-from experiments.common._command_line import Options, draw_again, execute, main
+from experiments.common._command_line import Options, draw_again, execute, experiment, main
 from experiments.common._experiment import Experiment
 from experiments.common._folder import RESULTS, my_turn, open_run, publish, stage
 from experiments.common._machine import environment, use_all_cores
+from experiments.common._networks import (
+    Arrays,
+    accuracy,
+    arrays_of,
+    curve,
+    ensemble,
+    growing_loss,
+    images_of,
+    logits_of,
+    network,
+    on_bytes,
+    plain_loss,
+    shifted,
+    threat,
+    trained,
+    withstood,
+)
 from experiments.common._pages import published, stale, write_pages
 from experiments.common._rows import Row, measured, percent, row, table_markdown
 from experiments.common._settings import Data, Flat, axis, first, for_figures, for_machine
@@ -26,6 +43,7 @@ from experiments.common._trials import Results, grid
 
 __all__ = [
     "RESULTS",
+    "Arrays",
     "Data",
     "Experiment",
     "Flat",
@@ -34,31 +52,46 @@ __all__ = [
     "Results",
     "Row",
     "Train",
+    "accuracy",
     "adam_cosine",
     "adam_warm_up",
     "advance",
+    "arrays_of",
     "axis",
+    "curve",
     "draw_again",
+    "ensemble",
     "environment",
     "execute",
+    "experiment",
     "first",
     "for_figures",
     "for_machine",
     "grid",
+    "growing_loss",
+    "images_of",
+    "logits_of",
     "main",
     "measured",
     "mesh_for",
     "my_turn",
+    "network",
+    "on_bytes",
     "open_run",
     "percent",
+    "plain_loss",
     "publish",
     "published",
     "row",
+    "shifted",
     "split_key",
     "stage",
     "stale",
     "table_markdown",
+    "threat",
     "train",
+    "trained",
     "use_all_cores",
+    "withstood",
     "write_pages",
 ]

@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -14,10 +14,10 @@ import tyro
 
 from experiments.common._experiment import Experiment
 from experiments.common._folder import open_run
-from experiments.common._machine import environment
+from experiments.common._machine import environment, use_all_cores
 from experiments.common._rows import Row, table_markdown
 from experiments.common._settings import MACHINE, Flat, identity, name_of_data, of_trials, restored, role_of
-from experiments.common._trials import Results, Trial, chosen, compute, places
+from experiments.common._trials import Results, Trial, chosen, compute, grid, places
 from invjax import figures
 from invjax.data import write_file, write_json
 from invjax.training import Interrupted
@@ -133,7 +133,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         [("settings", Flat[type(default)], default), ("options", Flat[Options], Options())],  # type: ignore[misc]
         frozen=True,
     )
-    presets = "; ".join(f"{name} ({time})" for name, time in experiment.times.items())
+    presets = "; ".join(f"{name} ({time})" for name, time in experiment.durations.items())
     given: Any = tyro.cli(
         command,
         args=arguments,
@@ -148,3 +148,47 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         raise SystemExit(f"{error}; give the same command") from error
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+def experiment(
+    module: str,
+    times: str | dict[str, str] = "",
+    *,
+    data: Callable[[Any], Any] | None = None,
+    table: Callable[[Any, Results], Iterable[Row]] | None = None,
+    **axes: Any,
+) -> Experiment:
+    """The experiment that a module defines; its command line runs here if the module is the command.
+
+    The module has `PRESETS`, `trial`, `table`, and where it needs them `draw` for the figures, `datasets` for the data
+    and `trials` for the places. The first paragraph of its docstring is the item of the experiment.
+
+    Args:
+        module: `__name__` of the module.
+        times: the running time of the default preset, or of several presets by name, if they are not the usual ones.
+        data: `datasets` of another module.
+        table: a table that is no function `table` of the module.
+        axes: without `trials`, the axes of the grid before that of seeds: by name the values, or the name of the field
+            that lists them.
+    """
+    found = sys.modules[module]
+
+    def trials(config):
+        listed = {name: getattr(config, of) if isinstance(of, str) else of for name, of in axes.items()}
+        return grid(**listed, **({"seed": config.seeds} if hasattr(config, "seeds") else {}))
+
+    made = Experiment(
+        name=found.__spec__.name.removeprefix("experiments.").replace(".", "/"),  # type: ignore[union-attr]
+        item=" ".join(str(found.__doc__).partition("\n\n")[0].split()).removesuffix("."),
+        presets=found.PRESETS,
+        times={"default": times} if isinstance(times, str) else times,
+        trials=getattr(found, "trials", trials),
+        trial=found.trial,
+        table=table or found.table,
+        figures=getattr(found, "draw", None),
+        data=data or getattr(found, "datasets", None),
+    )
+    if module == "__main__":
+        use_all_cores()
+        main(made)
+    return made

@@ -32,10 +32,11 @@ class Row(NamedTuple):
 
 def row(
     name: str,
-    published: float | None,
     values: Iterable[float],
-    unit: str,
+    unit: str = "",
     differs: str = "",
+    *,
+    published: float | None = None,
     expected: float | None = None,
 ) -> Row:
     """A `Row` from one value for each seed."""
@@ -45,15 +46,9 @@ def row(
     return Row(name, published, float(np.mean(values)), spread, len(values), unit, differs, expected)
 
 
-def percent(
-    name: str,
-    published: float | None,
-    fractions: Iterable[float],
-    differs: str = "",
-    expected: float | None = None,
-) -> Row:
-    """A `Row` in percent from one fraction for each seed; the other numbers are given in percent."""
-    return row(name, published, [100 * float(value) for value in fractions], "%", differs, expected)
+def percent(name: str, fractions: Iterable[float], differs: str = "", **goals: float | None) -> Row:
+    """A `Row` in percent from one fraction for each seed; the published or expected number is given in percent."""
+    return row(name, [100 * float(value) for value in fractions], "%", differs, **goals)
 
 
 def cell(value: float | None, digits: int = 3) -> str:

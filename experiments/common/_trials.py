@@ -122,6 +122,7 @@ class Results:
 
     `results["error"]` has a value for each trial, and `results["attacks", "pgd"]` goes into nested numbers. After
     `each("arm")` or `select(arm="plain")` the attribute `results.arm` is the value that all trials share.
+    `results.by("arm", "error")` has the values of each arm.
     """
 
     def __init__(self, trials: Sequence[Trial]):
@@ -163,8 +164,16 @@ class Results:
         for values in combinations:
             yield self.select(**dict(zip(names, values, strict=True)))
 
-    def __getitem__(self, path: str | tuple[str, ...]) -> list[Any]:
-        """The number at this key of each trial; a tuple goes into nested numbers."""
+    def by(self, axis: str, *path: str) -> dict[Any, Any]:
+        """By the values on an axis, the numbers at this key."""
+        return {getattr(at, axis): at[path] for at in self.each(axis)}
+
+    def __getitem__(self, path: str | tuple[str, ...]) -> Any:
+        """The number at this key of each trial; a tuple goes into nested numbers.
+
+        Returns:
+            An array `[trials, ...]` of numbers, or a list of anything else.
+        """
         found = []
         for trial in self.trials:
             value = json.loads((trial.folder / "numbers.json").read_text())
@@ -173,7 +182,11 @@ class Results:
                     raise KeyError(f"{path!r} is no number of the trial {trial.name}")
                 value = value[key]
             found.append(value)
-        return found
+        try:
+            numbers = np.array(found)
+        except ValueError:  # lists of different lengths
+            return found
+        return numbers if numbers.dtype.kind in "biuf" else found
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of the first trial."""

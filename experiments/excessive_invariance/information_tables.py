@@ -147,4 +147,4 @@ def rows(found: list[dict[str, float]], count: int) -> Iterator[common.Row]:
         on = f" on {count} random tables" if name.startswith("lemma 9: bound + gap") else ""
         if "largest" in name:
             seen, text = [max(seen)], "; ".join(filter(None, (text, "over the tables of all seeds")))
-        yield common.row(name + on, None, seen, "nats", text)
+        yield common.row(name + on, seen, "nats", text)

@@ -1,6 +1,4 @@
-"""Search for convolutional cells that withstand FGSM, and what correlates with adversarial accuracy.
-
-    python -m experiments.intriguing_properties.architecture_search [smoke|default|paper] [--dataset digits|mnist]
+"""P2: search for robust architectures; clean accuracy, size and FGSM accuracy of all children.
 
 A random search comes first, then regularised evolution (Real et al. 2018: see `cells`). The reward is the accuracy
 under FGSM on images that are held out of the training set. Children are masked networks of one padded shape. So a
@@ -11,8 +9,6 @@ enlarged and trained longer.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,37 +22,27 @@ from invjax.attacks import fgsm, linf, pgd
 from invjax.data import Dataset
 from invjax.models import MaskedNet, masked_cnn
 
+NAMES = {"reward": "FGSM accuracy", "clean": "clean accuracy", "parameters": "number of parameters"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the search."""
-
-    data: common.Flat[common.Data] = common.Data()
-    """The images."""
-    search: common.Flat[Search] = dataclasses.field(default_factory=Search)
-    """The search."""
-    train_images: int = 5000
-    """Number of images on which children are trained; the first ones of the training set."""
-    held_out: int = 2000
-    """Number of images that give the reward; the last ones of the training set."""
+    data: common.Flat[common.Data] = common.Data()  # The images.
+    search: common.Flat[Search] = dataclasses.field(default_factory=Search)  # The search.
+    train_images: int = 5000  # Number of images on which children are trained; the first ones of the training set.
+    held_out: int = 2000  # Number of images that give the reward; the last ones of the training set.
     train: common.Train = common.Train(epochs=3, batch_size=100, learning_rate=5e-3)
     """Training of the children (paper: 10 epochs); half of each batch is attacked."""
-    eps: float = 0.1
-    """Radius of every attack in linf."""
-    enlarge: int = 2
-    """Factor by which the channels of the best cells are enlarged at the end."""
+    eps: float = 0.1  # Radius of every attack in linf.
+    enlarge: int = 2  # Factor by which the channels of the best cells are enlarged at the end.
     final_images: int = 10_000
     """Number of images on which the enlarged cells are trained; the first ones that are not held out."""
-    final_epochs: int = 3
-    """Number of passes of the enlarged cells over their images (paper: 100)."""
+    final_epochs: int = 3  # Number of passes of the enlarged cells over their images (paper: 100).
     final_learning_rates: tuple[float, ...] = (2e-3, 6e-3)
     """Learning rates of the enlarged cells; the best under FGSM on held-out images is tested (paper: 12 settings)."""
-    test_images: int = 2000
-    """Number of test images; the first ones are used."""
-    attack_steps: int = 20
-    """Number of steps of PGD."""
-    seeds: tuple[int, ...] = common.axis((0,))
-    """Random seeds of cells, weights and batches; each seed is one search."""
+    test_images: int = 2000  # Number of test images; the first ones are used.
+    attack_steps: int = 20  # Number of steps of PGD.
+    seeds: tuple[int, ...] = common.axis((0,))  # Random seeds of cells, weights and batches; each seed is one search.
 
 
 PRESETS = {
@@ -74,13 +60,12 @@ PRESETS = {
 }  # fmt: skip
 
 
-def trials(config: Config) -> list[dict]:
-    """One search for each seed."""
+def trials(config: Config):
     config.search.check()
     return common.grid(seed=config.seeds)
 
 
-def datasets(config: Config) -> tuple[Dataset, Dataset]:
+def datasets(config: Config):
     """The training and the test set, where the images of the children and the held-out ones must not overlap."""
     train, test = config.data.load()
     if config.train_images + config.held_out > len(train.labels):
@@ -138,8 +123,7 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], seed: int, children:
     return numbers
 
 
-def trial(config: Config, data: tuple[Dataset, Dataset], *, seed: int, folder: Path) -> dict:
-    """Search, then enlarge, train and test the best cells."""
+def trial(config: Config, data, *, seed, folder):
     children = search(config.search, seed, folder, evaluator(config, data[0], seed))
     return {"children": children, "enlarged": enlarged(config, data, seed, children)}
 
@@ -154,13 +138,13 @@ def columns(children: list[Child]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
+def draw(config: Config, results):
     """Accuracy under FGSM against clean accuracy and size, for the children of the first seed."""
     groups, panels = columns(results["children"][0]), {}
-    for name, label in (("clean", "clean accuracy, %"), ("parameters", "number of parameters")):
+    for name, unit in (("clean", ", %"), ("parameters", "")):
         found = rank_correlation(groups["all"][name], groups["all"]["reward"])
         correlation = "" if found is None else f"\nrank correlation {found:.2f}"
-        panels[label + correlation] = {arm: (groups[arm][name], groups[arm]["reward"]) for arm in ARMS}
+        panels[NAMES[name] + unit + correlation] = {arm: (groups[arm][name], groups[arm]["reward"]) for arm in ARMS}
     title = f"FGSM accuracy, clean accuracy and size of {len(groups['all']['reward'])} cells, {config.data.dataset}"
     return {"cells": figures.scatter_panels(panels, f"FGSM accuracy, eps = {config.eps:g}, %", title)}
 
@@ -170,53 +154,35 @@ def rows_of(config: Config, children: list[Child], finals: dict) -> Iterator[com
     groups = columns(children)
     for group, label in (("all", "all children"), ("random", "random search only")):
         reward = groups[group]["reward"]
-        for name, what, finding in (
-            ("clean", "clean accuracy", "strong"), ("parameters", "number of parameters", "almost none"),
-        ):  # fmt: skip
+        for name, finding in (("clean", "strong"), ("parameters", "almost none")):
             found = rank_correlation(groups[group][name], reward)
             if found is not None:
-                row = f"rank correlation of FGSM accuracy and {what}, {label}"
-                yield common.row(row, None, [found], "", f"published: {finding}; {len(reward)} cells")
+                row = f"rank correlation of FGSM accuracy and {NAMES[name]}, {label}"
+                yield common.row(row, [found], "", f"published: {finding}; {len(reward)} cells")
     clean, reward = groups["all"]["clean"], groups["all"]["reward"]
     upper, top = clean >= np.median(clean), np.argsort(reward, stable=True)[-max(len(children) // 10, 1) :]
     row = "best tenth by FGSM accuracy: of above-median clean accuracy"
-    yield common.percent(row, None, [upper[top].mean()], "published: high clean accuracy necessary")
+    yield common.percent(row, [upper[top].mean()], "published: high clean accuracy necessary")
     row = "cells of above-median clean accuracy: lowest FGSM accuracy"
-    yield common.row(row, None, [reward[upper].min()], "%", "published: not sufficient")
-    yield common.row("the same: highest FGSM accuracy", None, [reward[upper].max()], "%")
+    yield common.row(row, [reward[upper].min()], "%", "published: not sufficient")
+    yield common.row("the same: highest FGSM accuracy", [reward[upper].max()], "%")
     for arm in ARMS:
         reward = groups[arm]["reward"]
         differs = f"{len(reward)} cells of {config.train.epochs} epochs, held-out images"
         differs += f"; bred from {config.search.alive} random ones" if arm == "evolved" else ""
-        yield common.row(f"{arm}: best FGSM accuracy", None, [reward.max()], "%", differs)
-        yield common.row(f"{arm}: median FGSM accuracy", None, [np.median(reward)], "%")
+        yield common.row(f"{arm}: best FGSM accuracy", [reward.max()], "%", differs)
+        yield common.row(f"{arm}: median FGSM accuracy", [np.median(reward)], "%")
     differs = f"channels x {config.enlarge}, {config.final_epochs} epochs, {config.test_images} test images"
-    for by, label in (("reward", "FGSM accuracy"), ("clean", "clean accuracy")):
+    for by in ("reward", "clean"):
         for name, value in finals[by]["test"].items():
             attacked = "clean accuracy" if name == "clean" else f"accuracy under {name}, eps = {config.eps:g}"
-            yield common.percent(f"best cell by {label}, enlarged: {attacked}", None, [value], differs)
-        yield common.row(f"best cell by {label}, enlarged: parameters", None, [finals[by]["parameters"]], "")
+            yield common.percent(f"best cell by {NAMES[by]}, enlarged: {attacked}", [value], differs)
+        yield common.row(f"best cell by {NAMES[by]}, enlarged: parameters", [finals[by]["parameters"]])
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table of all searches."""
+def table(config: Config, results):
     searches = zip(results["children"], results["enlarged"], strict=True)
     return over_seeds(rows_of(config, children, finals) for children, finals in searches)
 
 
-EXPERIMENT = common.Experiment(
-    name="intriguing_properties/architecture_search",
-    item="P2: search for robust architectures; clean accuracy, size and FGSM accuracy of all children",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "18 minutes beside other work", "paper": "an accelerator, not run"},
-    trials=trials,
-    trial=trial,
-    table=table,
-    figures=draw,
-    data=datasets,
-)
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "18 minutes beside other work")

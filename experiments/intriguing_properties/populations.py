@@ -87,7 +87,9 @@ def over_seeds(tables: Iterable[Iterable[common.Row]]) -> list[common.Row]:
     """One table from the tables of single seeds, with the rows that all of them have."""
     by_name = [{row.name: row for row in table} for table in tables]
     return [
-        common.row(name, first.published, [table[name].measured for table in by_name], first.unit, first.differs)
+        common.row(
+            name, [table[name].measured for table in by_name], first.unit, first.differs, published=first.published
+        )
         for name, first in by_name[0].items()
         if all(name in table for table in by_name)
     ]

@@ -20,7 +20,7 @@ import optax
 from experiments import common
 from experiments.invariance_tradeoffs.pretrained import convolved
 from invjax import fast_convs
-from invjax.data import Dataset, as_float
+from invjax.data import Dataset
 from invjax.training import certified_loss
 from invjax.types import Key, LossFn, Net, Params
 
@@ -29,16 +29,12 @@ from invjax.types import Key, LossFn, Net, Params
 class Settings:
     """Settings of certified training."""
 
-    network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"
-    """Architecture of the network."""
-    natural_epochs: float = 0.5
-    """Number of first epochs with radius 0, in which the learning rate rises."""
+    network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"  # Architecture of the network.
+    natural_epochs: float = 0.5  # Number of first epochs with radius 0, in which the learning rate rises.
     ramp_epochs: float = 4
     """Number of epochs after that in which the radius grows; then the learning rate falls along a cosine."""
-    train_eps: float = 0.42
-    """Final radius in linf, slightly larger than the radius to certify."""
-    natural: float = 0.0
-    """Final weight of the natural loss (kappa); it falls from 1 while the radius grows."""
+    train_eps: float = 0.42  # Final radius in linf, slightly larger than the radius to certify.
+    natural: float = 0.0  # Final weight of the natural loss (kappa); it falls from 1 while the radius grows.
     crown: float = 0.0
     """Initial weight of CROWN-IBP in the bounds (beta); it falls to 0 while the radius grows. 0 is IBP."""
 
@@ -141,10 +137,9 @@ def schedules(settings: Settings, epochs: int, num_steps: int) -> Schedules:
 
 @functools.cache  # one object, so that all seeds share its compiled step
 def loss_of(settings: Settings, epochs: int, num_steps: int) -> LossFn:
-    """The certified loss of batches of bytes."""
+    """The certified loss of batches (images in [0, 1], labels)."""
     eps, natural, crown = schedules(settings, epochs, num_steps)
-    certified = certified_loss(network(settings.network).apply, eps=eps, natural_weight=natural, crown_weight=crown)
-    return lambda params, key, batch, step: certified(params, key, (as_float(batch[0]), batch[1]), step)
+    return certified_loss(network(settings.network).apply, eps=eps, natural_weight=natural, crown_weight=crown)
 
 
 def learning_rate(settings: Settings, train: common.Train, num_steps: int) -> optax.Schedule:
@@ -167,8 +162,6 @@ def optimizer_of(settings: Settings) -> common.OptimizerFn:
 
 def trained(settings: Settings, train: common.Train, data: Dataset, *, seed: int, folder: Path) -> Params:
     """Train a network, or continue its training."""
-    init_key, key = common.split_key(seed)
-    params = network(settings.network).init(init_key, jnp.asarray(as_float(data.images[:1])))
-    loss_fn = loss_of(settings, train.epochs, train.num_steps(len(data.labels)))
-    return common.train(params, loss_fn, data[:2], train, key=key, seed=seed, folder=folder,
-                        optimizer=optimizer_of(settings), description=settings.network)  # fmt: skip
+    net, loss_fn = network(settings.network), loss_of(settings, train.epochs, train.num_steps(len(data.labels)))
+    optimizer = optimizer_of(settings)
+    return common.trained(net, loss_fn, data, train, seed=seed, folder=folder, optimizer=optimizer)
