@@ -66,7 +66,6 @@ def datasets(config: Config):
 
 @cache
 def networks(config: Config) -> dict[str, Any]:
-    """The fully invertible RevNet behind the logit of the pixel values, and the network that says what images show."""
     shape = config.size, config.size, 1
     classifier = fi_revnet(shape, 10, config.blocks, ((32,), (64,)), entry=logit_box())
     return {"classifier": classifier, "witness": common.network("CNN", channels=(8, 16), dense=64)}
@@ -74,7 +73,6 @@ def networks(config: Config) -> dict[str, Any]:
 
 @cache  # one object for all seeds, whose step is compiled once
 def loss_of(config: Config, kind: str) -> LossFn:
-    """The loss of a network, "classifier" or "witness"."""
     model = networks(config)[kind]
     if kind == "witness":
         return common.plain_loss(model.apply, prepare=dequantize)
@@ -88,7 +86,6 @@ def loss_of(config: Config, kind: str) -> LossFn:
 
 
 def trained(config: Config, kind: str, data: Dataset, seed: int, folder: Path) -> Params:
-    """The parameters of a network, "classifier" or "witness"."""
     init_key, noise_key, key = common.split_key(seed, 3)
     first = dequantize(noise_key, jnp.asarray(common.images_of(data, 512)))
     return common.trained(networks(config)[kind], loss_of(config, kind), data, config.train, seed=seed, start=first,
@@ -153,7 +150,6 @@ def trial(config: Config, data, *, seed, folder):
 
 
 def draw(config: Config, results):
-    """An image, a change of it with another prediction, and another digit with the same logits."""
     arrays = {name: values[: config.rows] for name, values in results.arrays().items()}
     largest = np.abs(arrays["changed"] - arrays["image"]).max()
     exact = np.abs(arrays["metamer_logits"] - arrays["image_logits"]).max()

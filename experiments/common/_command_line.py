@@ -27,12 +27,9 @@ from invjax.training import Interrupted
 class Options:
     """Options of every run."""
 
-    out: Path | None = None
-    """Folder of the run; by default runs/PAPER/RESULT/PRESET-DATASET."""
-    dry_run: bool = False
-    """Show the trials, and which of them are done, and compute nothing."""
-    only: tuple[str, ...] = ()
-    """Compute only the trials at these places, such as seed=0 arm=plain."""
+    out: Path | None = None  # Folder of the run; by default runs/PAPER/RESULT/PRESET-DATASET.
+    dry_run: bool = False  # Show the trials, and which of them are done, and compute nothing.
+    only: tuple[str, ...] = ()  # Compute only the trials at these places, such as seed=0 arm=plain.
     shard: str | None = None
     """Compute the I-th of N parts of the trials, written I/N, to divide a run over machines with a common folder."""
 

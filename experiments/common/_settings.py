@@ -39,14 +39,11 @@ Flat = Annotated[T, tyro.conf.arg(name="")]
 class Data:
     """Settings of the images."""
 
-    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Data set of the images."""
+    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"  # Data set of the images.
     data_dir: str | None = for_machine(None)
     """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    train_size: int | None = None
-    """Number of training images, the first ones; None uses all."""
-    test_size: int | None = None
-    """Number of test images, the first ones; None uses all."""
+    train_size: int | None = None  # Number of training images, the first ones; None uses all.
+    test_size: int | None = None  # Number of test images, the first ones; None uses all.
 
     def load(self) -> tuple[Dataset, Dataset]:
         """The training and the test set, as bytes."""

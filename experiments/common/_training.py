@@ -20,12 +20,9 @@ from invjax.types import Key, LossFn, Params
 class Train:
     """Settings of a training."""
 
-    epochs: int = 10
-    """Number of passes over the training set."""
-    batch_size: int = 128
-    """Number of images in a training step."""
-    learning_rate: float = 2e-3
-    """Largest learning rate; it decays over the training."""
+    epochs: int = 10  # Number of passes over the training set.
+    batch_size: int = 128  # Number of images in a training step.
+    learning_rate: float = 2e-3  # Largest learning rate; it decays over the training.
 
     def num_steps(self, images: int) -> int:
         """The number of steps of a training on so many images."""

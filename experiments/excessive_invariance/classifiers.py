@@ -75,7 +75,6 @@ def revnet(dataset: str, blocks: tuple[int, ...] | None) -> InvertibleClassifier
 
 @cache  # one object for all seeds, whose training step is compiled once
 def dequantized_loss(apply_fn: ApplyFn, levels: int) -> LossFn:
-    """Cross-entropy of a network on images with dequantisation noise."""
     return common.plain_loss(apply_fn, prepare=partial(dequantize, levels=levels))
 
 
@@ -170,7 +169,6 @@ def _code(model, levels, params, images):
 
 
 def codes_of(config: Settings, params: Params, data: Dataset) -> Code:
-    """The codes of all images of a data set, as host arrays."""
     return over_batches(partial(_code, config.model, data.levels, params), [data.images], mesh=config.mesh)
 
 

@@ -118,7 +118,6 @@ def datasets(config: Config):
 
 @cache
 def model_for(config: Config, save_memory: bool) -> InvertibleClassifier:
-    """The `imagenet-48` preset at the configured side and depth."""
     shape = (config.side, config.side, 3)
     return preset("imagenet-48", shape=shape, blocks=config.blocks, save_memory=save_memory)
 
@@ -161,7 +160,6 @@ def train(config: Config, seed: int, data: Dataset, folder: Path) -> tuple[Param
 
 
 def trial(config: Config, data, *, seed, folder, shared):
-    """Train, then make metamers and measure how exact they are; the memory of a step is the same for all seeds."""
     memory, _ = common.stage(shared / "memory", partial(step_memory, config))
     params, history = train(config, seed, data[0], folder)
     model, test = model_for(config, save_memory=False), data[1]
@@ -203,7 +201,6 @@ def draw(config: Config, results):
 
 
 def table(config: Config, results):
-    """Memory, exactness, and the loss."""
     size = f"{config.side}x{config.side}, {sum(config.blocks)} blocks"
     setup = f"{size}, {config.steps} steps of {config.batch_size}; {WHAT[config.dataset]}"
     step = f"a training step of {config.memory_batch} images: temporary memory"

@@ -83,7 +83,6 @@ def trial(config: Config, data, *, arm, seed, folder):
 
 
 def table(config: Config, results):
-    """The numbers of figure 6 and the errors of the models, then tables."""
     setup = (
         f"figure 6 is a drawing; binary shift {config.data.dataset}, code {config.shift}, the best head's lower bound"
     )
@@ -96,7 +95,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """Figure 6 twice: as fresh classifiers measure it, and in tables."""
 
     def measured(loss, name):
         return {part: results.select(arm=loss)[name, part] for part in PARTS}

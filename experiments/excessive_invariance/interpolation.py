@@ -58,7 +58,6 @@ PRESETS = {
 
 
 def judge(config: Config, settings: common.Train, train, seed, folder):
-    """The judge, trained with cross-entropy."""
     net = common.network("CNN", channels=config.judge_channels, dense=config.judge_dense)
     keys = jax.random.split(classifiers.keys_for("judge", seed)[0])
     loss_fn = common.plain_loss(net.apply)
@@ -121,7 +120,6 @@ def trial(config: Config, data, *, arm, seed, folder, shared):
 
 
 def table(config: Config, results):
-    """The curves at their middle and end, and the checks of the interpolation."""
     setup, middle = f"{config.train.epochs} epochs; the figure is published without numbers", config.steps // 2
     points = ((middle, f"{middle / (config.steps - 1):.2g}"), (-1, "1, the metamers"))
     for at, (point, t), which in product(results.each("arm"), points, ("a", "b")):
@@ -135,7 +133,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """Figure 7 for each arm, and what the judge sees on the way."""
     charts, dataset, t = {}, config.data.dataset, np.linspace(0, 1, config.steps)
     rows = {f"t = {t[i]:.2g}": i for i in np.linspace(0, config.steps - 1, 6).round().astype(int)}
     for at in results.each("arm"):

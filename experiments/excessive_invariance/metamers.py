@@ -113,7 +113,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """Figure 5 for both losses, and the errors of all fresh classifiers."""
     charts, panels, stars, dataset = {}, {}, {}, config.data.dataset
     for at in results.each("loss"):
         title = f"{dataset}, trained with {at.loss}: the logits of row 1, everything else from row 3"

@@ -59,7 +59,6 @@ PRESETS = {
 
 @cache
 def model_for(config: Config, shape: tuple[int, int, int]) -> InvertibleClassifier:
-    """The convolutional network behind one coupling layer."""
     return coupled_classifier(lambda outputs: mnist_cnn(outputs, config.channels, config.dense), shape, 10)
 
 
@@ -75,7 +74,6 @@ def loss_of(config: Config, model: InvertibleClassifier, levels: int) -> LossFn:
 
 
 def trained(config: Config, data: Dataset, seed: int, folder: Path) -> tuple[InvertibleClassifier, Params]:
-    """The network after its training with cross-entropy."""
     model, (init_key, key) = model_for(config, data.images.shape[1:]), common.split_key(seed)
     start = jax.jit(model.init)(init_key, jnp.asarray(common.images_of(data, 8)))
     loss_fn = loss_of(config, model, data.levels)
@@ -95,7 +93,6 @@ def pairs(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trial(config: Config, data, *, loss, seed, folder, shared):
-    """Train a network, or make its nuisance Gaussian, and train fresh heads on the nuisance."""
     (train, test), mesh, key = data, data_mesh(), jax.random.key(seed)
     model, params = trained(config, train, seed, shared / f"network-seed{seed}")
     if loss == "iCE":
@@ -147,7 +144,6 @@ def read_all(
 
 
 def table(config: Config, results):
-    """Errors with the published ones, information, and exactness."""
     setups = {
         ("CE", "logits"): f"a convolutional network behind one coupling, {config.train.epochs} epochs",
         ("iCE", "logits"): "the same network: Gaussianising does not touch the logits",
@@ -170,7 +166,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """Metamers before and after the map, and the errors of all fresh classifiers."""
     dataset, charts, errors, published = config.data.dataset, {}, {}, {name: {} for name in NAMES.values()}
     for at in results.each("loss"):
         title = f"{dataset}, {NAMES[at.loss]}: the logits of row 1, everything else from row 3"

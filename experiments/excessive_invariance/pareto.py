@@ -26,6 +26,9 @@ class Config:
     runs: tuple[str, ...] = common.axis(())  # Folders of finished runs; without any, the published runs are shown.
 
 
+PRESETS = {"smoke": Config(), "default": Config()}
+
+
 def datasets(config: Config) -> dict[str, Path]:
     """The folders of the runs, by names that hold on all machines, such as "metamers/default-mnist"."""
     given = [Path(name).expanduser().resolve() for name in config.runs]
@@ -73,7 +76,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """One point for each training, and the published ones."""
     rows = table(config, results)
     points = {
         f"{x.name.removesuffix(LOGITS)}, {y.name.partition(HEAD)[2].removesuffix(' on the nuisance')}": tuple(

@@ -58,7 +58,6 @@ def searched(config, apply_fn, params, first, second):
 
 
 def trial(config: Config, data, *, net, seed, folder):
-    """Train a network, make metamers of the same pairs in each way, and measure them."""
     (train, test), made = data, {}
     ids = classifiers.pair_up(test.labels, config.pairs)
     first, second = (common.images_of(test, of) for of in ids)
@@ -94,7 +93,6 @@ def trial(config: Config, data, *, net, seed, folder):
 
 
 def table(config: Config, results):
-    """The remaining logit errors of each way to make a metamer."""
     of = f"{config.pairs} pairs of test images of different classes"
     setups = {
         "inverse": f"published as exact; {of}",

@@ -100,7 +100,6 @@ def trained(config: Config, arm: str, seed: int, train: Dataset, folder: Path) -
 
 
 def trial(config: Config, data, *, shift, arm, seed, folder):
-    """Train one classifier, and measure its error on each variant of the test set; the first image of each class."""
     train, tests = data[shift]
     apply_fn, params = trained(config, arm, seed, train, folder)
 
@@ -119,7 +118,6 @@ def named(shift: str) -> dict[str, str]:
 
 
 def table(config: Config, results):
-    """What iCE gains on D_Adv, and all errors."""
     size = "all" if config.data.train_size is None else f"{config.data.train_size:,}"
     up_to = f"{config.train.epochs} epochs of {size} training images; published as the largest gain (up to)"
     for at in results.each("shift"):
@@ -136,7 +134,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """Examples of each variant, and the errors as bars."""
     charts, dataset = {}, config.data.dataset
     for at in results.each("shift"):
         cue, images = CUES[at.shift], at.arrays()

@@ -86,7 +86,6 @@ def training_step(config: Settings) -> tuple[TrainStep, optax.GradientTransforma
 
 
 def train(config: Settings, key: Key, folder: Path) -> Params:
-    """The trained parameters."""
     init_key, data_key, run_key = jax.random.split(key, 3)
     params = jax.jit(model_for(config).init)(init_key, config.sample(data_key, 512)[0])
     step, optimizer = training_step(config)

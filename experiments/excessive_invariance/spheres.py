@@ -49,7 +49,6 @@ PRESETS = {
 
 
 def settings_of(config: Config) -> dict[str, tuple[int, Radii]]:
-    """Dimension and radii of both comparisons."""
     first = config.network.dimension, config.network.radii
     return {"first": first, "second": (config.second_dimension, config.second_radii)}
 
@@ -169,7 +168,6 @@ def trial(config: Config, data, *, arm, seed, folder):
 
 
 def draw(config: Config, results):
-    """Figure 2: a small change of x1 and a large change of x2 both give x*."""
     arrays = {ARMS[at.arm]: at.arrays() for at in results.each("arm")}
     points = {name: dict(zip(MARKS, a["points"], strict=False)) for name, a in arrays.items()}
     ways = {
@@ -191,7 +189,6 @@ def draw(config: Config, results):
 
 
 def table(config: Config, results):
-    """Simulation beside closed forms, then the networks."""
     simulations, networks = (results.select(arm=arm) for arm in ARMS)
     about = f"measured on {config.samples:,} points"
     for which, (dimension, radii) in settings_of(config).items():

@@ -61,7 +61,6 @@ PRESETS = {
 
 
 def trials(config: Config):
-    """Trials on the changes of both attacks, and trials on squares."""
     relabelling.check(config)
     if config.ensemble < 1:
         raise ValueError(f"ensemble must be at least 1; got ensemble={config.ensemble}")
@@ -157,7 +156,6 @@ def lines(config: Config) -> dict[str, tuple[str, str]]:
 
 
 def draw(config: Config, results):
-    """The images, what the changes do and teach, and the accuracy on squares."""
     about = networks.title(config)
     plain, alone = (results.select(arm=arm).arrays() for arm in (PLAIN, ALONE))
     pictures = {"D": {"images": plain["original"], "labels": plain["class"]}, PLAIN: plain, "non-\ntransferable": alone}

@@ -65,7 +65,6 @@ class Check(NamedTuple):
 
 
 def draw_points(config: Config) -> Points:
-    """Points of the true model."""
     axes, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(len(config.mean),) * 2))
     mean, covariance = axes @ np.array(config.mean), (axes * np.array(config.variances)) @ axes.T
     with jax.enable_x64(True):

@@ -38,7 +38,6 @@ PRESETS = {
 
 
 def trials(config: Config):
-    """A trial for each training set."""
     relabelling.check(config)
     return common.grid(kind=SETS, seed=config.seeds)
 

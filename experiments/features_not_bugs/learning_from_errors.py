@@ -46,7 +46,6 @@ PRESETS = {
 
 
 def trials(config: Config):
-    """A trial for each teacher: the pupil learns its errors, or its answers on images of another kind."""
     if not config.first_epochs > 0 or not config.foreign_size > 0:
         raise ValueError(
             f"first_epochs and foreign_size must be positive; got {config.first_epochs} and {config.foreign_size}"
@@ -105,7 +104,6 @@ def one_a_class(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def goals(config: Config) -> dict[str, dict[str, float]]:
-    """The published numbers by arm, for the same images."""
     return {} if config.data.planted else published.WRONG_LABELS.get(config.data.dataset, {})
 
 
@@ -128,7 +126,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """An image of each label, and the accuracies."""
     images, captions, bars, stars = {}, {}, {}, {}
     about, foreign, known = networks.title(config), str(config.foreign), goals(config)
     for at in results.each("arm"):

@@ -149,7 +149,6 @@ def loss_of(config: Settings, name: str | None, augment: bool, warm_up: int | No
 
 
 def optimizer(settings: Any, num_steps: int) -> optax.GradientTransformation:
-    """The optimiser that a `Train` names."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adam":
         return optax.adamw(optax.cosine_decay_schedule(rate, num_steps), weight_decay=decay)

@@ -82,7 +82,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """Images with their labels, and what the networks learn."""
     about, det = networks.title(config), results.select(kind="D_det")
     rows = {"D": results.select(kind="D"), **{f"D_det\n{at.source}": at for at in det.each("source")}}
     title = f"{about}: D_det labels each image with the next class, eps {config.eps:g}"

@@ -55,7 +55,6 @@ PAPER = networks.PAPER | {
 
 
 def check(config: Settings) -> None:
-    """Refuse a radius that is not positive."""
     if not config.eps > 0:
         raise ValueError(f"eps must be positive; got eps={config.eps}")
 

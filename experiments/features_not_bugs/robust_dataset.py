@@ -86,7 +86,6 @@ def construct(config: Config, arm: str, params: Params, data: Arrays, *, seed: i
 
 
 def trial(config: Config, data, *, arm, seed, folder, shared):
-    """Train one network, measure its accuracy with and without attacks, and keep images of its training set."""
     train, test = data
     source, start = ARMS[arm]
     params = model = networks.source(config, source, train, seed=seed, shared=shared)
@@ -118,7 +117,6 @@ def published_numbers(config: Config) -> dict[str, dict[float, float]]:
 
 
 def table(config: Config, results):
-    """The claim of the paper first, then tables 7 and 8."""
     known, eps = published_numbers(config), config.epsilons
     if "images" in config.starts:
         attacked = results.by("arm", "attacked", "PGD")

@@ -50,7 +50,6 @@ PRESETS = {
 
 
 def trials(config: Config):
-    """A trial for each architecture."""
     relabelling.check(config)
     if len(config.targets) < 3 or not set(config.targets) <= set(TARGETS):
         raise ValueError(f"targets must be at least three of {', '.join(TARGETS)}; got {', '.join(config.targets)}")
@@ -81,7 +80,6 @@ def transferred(config: Config, goal: str, source: Params, target: str, params: 
 
 
 def trial(config: Config, data, *, target, seed, folder, shared):
-    """Train one architecture on D and on the source's D_det, and show it the source's adversarial examples."""
     (train, test), place = data, shared / f"D_det-seed{seed}"
     source = networks.source(config, "standard", train, seed=seed, shared=shared)
     with common.my_turn(place):

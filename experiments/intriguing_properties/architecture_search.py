@@ -139,7 +139,6 @@ def columns(children: list[Child]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def draw(config: Config, results):
-    """Accuracy under FGSM against clean accuracy and size, for the children of the first seed."""
     groups, panels = columns(results["children"][0]), {}
     for name, unit in (("clean", ", %"), ("parameters", "")):
         found = rank_correlation(groups["all"][name], groups["all"]["reward"])
@@ -150,7 +149,6 @@ def draw(config: Config, results):
 
 
 def rows_of(config: Config, children: list[Child], finals: dict) -> Iterator[common.Row]:
-    """The rows of one search: rank correlations over the children, the two arms, and the enlarged cells."""
     groups = columns(children)
     for group, label in (("all", "all children"), ("random", "random search only")):
         reward = groups[group]["reward"]

@@ -42,7 +42,6 @@ def cell_trainer(net: MaskedNet, data: Dataset, eps: float, settings: common.Tra
 
 
 def judge(net: MaskedNet, attacks: dict[str, Attack], eps: float) -> Callable[..., dict[str, np.ndarray]]:
-    """Make `(Trained, images, labels, key) -> {"clean" and by attack: accuracy [N]}`."""
 
     def of_network(trained, images, labels, key):
         params, (architecture, _) = trained
@@ -60,7 +59,6 @@ def judge(net: MaskedNet, attacks: dict[str, Attack], eps: float) -> Callable[..
 
 
 def sizes_of(net: MaskedNet, architectures: Convolutions, data: Dataset) -> list[int]:
-    """The number of parameters of each network."""
     image = one_image(data)
     count = len(architectures.dropout)
     return [masked_size(net.mask(member_of(architectures, i), image)) for i in range(count)]

@@ -88,12 +88,10 @@ def trial(config: Config, data, *, model, seed, folder):
 
 
 def when(epoch: int) -> str:
-    """The time of a look at the training, in words."""
     return "before training" if epoch == 0 else f"after {epoch} epoch{'s' * (epoch > 1)}"
 
 
 def draw(config: Config, results):
-    """For each network, the distributions of its gaps beside those of independent logits, of the first seed."""
     at = np.geomspace(1e-4, 1, 200)
     simulated = results.select(model=UNIFORM).arrays()["gaps"]
     exact = {UNIFORM: (at, {j: uniform_gap_law(10, j).cdf(at) for j in config.ranks})}

@@ -92,7 +92,6 @@ def images_for(
 
 @cache  # one loss for all seeds, so that its training step is compiled once
 def loss_of(config: Config, net: Net, model: str) -> LossFn:
-    """The loss of a model."""
     if model == "adversarial":
         return adversarial_loss(net.apply, pgd(linf(), steps=config.train_steps), eps=config.train_eps)
     return common.plain_loss(net.apply)

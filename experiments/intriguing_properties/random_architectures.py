@@ -97,7 +97,6 @@ def trials(config: Config):
 
 
 def network(members: Layers | Convolutions) -> MaskedNet:
-    """The network with the padded shape of a group."""
     if isinstance(members, Layers):
         return masked_mlp(10, members.widths.shape[1], int(members.widths.max()))
     return masked_cnn(10, int(members.channels.max()))
@@ -164,7 +163,6 @@ def trial(config: Config, data, *, group, seed, folder):
 
 
 def networks(results: common.Results) -> list[dict]:
-    """The networks of all groups."""
     return [network for group in results["networks"] for network in group]
 
 
@@ -182,7 +180,6 @@ def draw(config: Config, results):
 
 
 def rows_of(config: Config, among: list[dict]) -> Iterator[common.Row]:
-    """The rows of one seed."""
     about = (
         f"{config.units[0]} to {config.units[1]} units in up to {config.layers} layers, {config.connected} fully "
         f"connected and {config.convolutional} convolutional networks, {config.train.epochs} epochs"

@@ -86,7 +86,6 @@ def datasets(config: Config):
 
 
 def trials(config: Config):
-    """The attacks, and without an attack the measurement of the judge."""
     attacks = ("none", *(f"linf {eps:g}" for eps in config.epsilons), "l0")
     return common.grid(attack=attacks, seed=config.seeds)
 
@@ -99,7 +98,6 @@ def queries(others: int, test: Dataset, human: dict[str, HumanLabelled]) -> np.n
 
 @cache
 def judge_of(config: Config, data: Inputs, seed: int, shared: Path) -> tuple[dict[str, LogitsFn], Judge, LogitsFn]:
-    """The voters, the judge and the witness of a seed."""
     voters, witness = judges.trained(config.judge, config.train, data.parts[:2], seed, shared)
     return voters, jax.jit(judge(list(voters.values()), agreement=config.judge.agreement)), witness
 
@@ -118,7 +116,6 @@ def bank_of(config: Config, data: Inputs, norm: str) -> tuple[ReferenceBank, np.
 
 
 def attacked(config: Config, data: Inputs, attack: str, ids: np.ndarray, seed: int, shared: Path) -> tuple[dict, dict]:
-    """Attack some images; the results, the predictions of the witness, and the votes."""
     norm, _, eps = attack.partition(" ")
     x, labels = common.images_of(data.test, ids), data.test.labels[ids]
     start = (x > 0.5).astype(np.float32) if norm == "l0" else x  # black and white images for l0, as published
@@ -147,7 +144,6 @@ def attacked(config: Config, data: Inputs, attack: str, ids: np.ndarray, seed: i
 
 
 def trial(config: Config, data, *, attack, seed, folder, shared):
-    """Attack all images; without an attack, compare the judge with clean labels and with people."""
     if attack == "none":
         _, ask, _ = judge_of(config, data, seed, shared)
         images, labels = data.test.images[:2000], data.test.labels[:2000]
@@ -178,7 +174,6 @@ def counts(arrays: dict[str, np.ndarray], rows: slice) -> dict[str, Any]:
 
 
 def draw(config: Config, results):
-    """The stages of each attack, examples that the judge accepts, and examples that it rejects."""
     charts, voters = {}, len(config.judge.voters) + 1
     for at in results.each("attack"):
         if at.attack == "none":
@@ -205,7 +200,6 @@ def draw(config: Config, results):
 
 
 def table(config: Config, results):
-    """Success by the judge on the images of the paper and on others, and the judge compared with people."""
     for at in results.each("attack"):
         for group in (PAPER, OTHERS) if at.attack != "none" else ():
             images, hits = at[group, "images"][0], at[group, "hits"]

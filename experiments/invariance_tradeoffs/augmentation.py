@@ -39,7 +39,6 @@ PRESETS = {
 
 
 def trials(config: Config):
-    """Each radius with each adversary; fewer than two radii raise an error."""
     if len(config.radii) < 2:
         raise ValueError(f"radii must be two or more, the smallest first, to compare its ends; got {config.radii}")
     return common.grid(eps=config.radii, arm=ARMS, seed=config.seeds)

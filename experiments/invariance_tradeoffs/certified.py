@@ -111,7 +111,6 @@ def trial(config: Config, data, *, seed, folder, shared):
 
 
 def draw(config: Config, results):
-    """Certified and attacked accuracy, the agreement with people, and images with a wrong certified answer."""
     every, few = (np.unique([0.0, *config.measured.epsilons, *more]) for more in (config.measured.between, ()))
     found = {
         part: {name: np.array([results[part, name, f"{eps:g}"] for eps in radii]).T for name in names}
@@ -162,7 +161,6 @@ def wrong_images(config: Config, results: common.Results) -> dict[str, Any]:
 
 
 def table(config: Config, results):
-    """Certificates and attacks, then people, then the released networks."""
     ours, measured, size, count = config.certified, config.measured, config.data.train_size, results["count"][0]
     about = (
         f"{ours.network} trained by {'CROWN-IBP' if ours.crown else 'IBP'} to eps {ours.train_eps:g}, "
@@ -213,7 +211,6 @@ def of_released(results: common.Results) -> dict[str, dict[str, float]]:
 
 
 def human_rows(name: str, results: common.Results) -> Iterator[common.Row]:
-    """The rows about the images of a set."""
     reach, also = results["people", name, "reach"][0], "" if name == BY_HAND else "; 60 in the paper's introduction"
     questions = {
         "originals": ("gives the original's label", "; of all images of the set"),

@@ -99,7 +99,6 @@ def apply(layers: Layers, params: Params, x: jax.Array) -> jax.Array:
 
 @functools.cache
 def network(name: str) -> Net:
-    """The network with this name; one object, so that all seeds share its compiled functions."""
     layers = ARCHITECTURES[name]
     return Net(functools.partial(init, layers), fast_convs(functools.partial(apply, layers)))
 
@@ -156,12 +155,10 @@ def learning_rate(settings: Settings, train: common.Train, num_steps: int) -> op
 
 @functools.cache  # one object, so that all seeds share its compiled step
 def optimizer_of(settings: Settings) -> common.OptimizerFn:
-    """Adam with this learning rate."""
     return lambda train, num_steps: optax.adam(learning_rate(settings, train, num_steps))
 
 
 def trained(settings: Settings, train: common.Train, data: Dataset, *, seed: int, folder: Path) -> Params:
-    """Train a network, or continue its training."""
     net, loss_fn = network(settings.network), loss_of(settings, train.epochs, train.num_steps(len(data.labels)))
     optimizer = optimizer_of(settings)
     return common.trained(net, loss_fn, data, train, seed=seed, folder=folder, optimizer=optimizer)

@@ -90,7 +90,6 @@ pgd_of, square_of, sparse_of = cache(pgd), cache(square), cache(l0_sparse)
 
 @cache
 def only_frequencies(count: int) -> Callable:
-    """The change of training images for the l0-sparse defence."""
     return lambda key, x: largest_frequencies(x, count=count)
 
 
@@ -146,7 +145,6 @@ def outside(of_set: HumanLabelled, ball: tuple[str, float] | None) -> float:
 
 
 def measured(config: Config, net: Pretrained, test: Dataset, human: dict[str, HumanLabelled], seed: int) -> dict:
-    """Clean accuracy, agreement with people, and accuracy under each attack."""
     test = common.first(test, config.search_test_size) if net.searches else test
     shown = common.arrays_of(test, config.search_images if net.searches else config.images)
     attacks = {ball: under_attack(config, net, ball, shown, seed) for ball in config.attacked}
@@ -173,7 +171,6 @@ def by_name(results: common.Results) -> dict[str, common.Results]:
 
 
 def table(config: Config, results):
-    """Table 2, then table 3."""
     size = "all" if config.data.train_size is None else f"{config.data.train_size:,}"
     for name, at in by_name(results).items():
         goals = published.TABLE_2.get(name, {})
@@ -193,7 +190,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """Table 2 as a figure."""
     panels: dict[str, dict[str, Any]] = {}
     stars: dict[str, dict[str, float]] = {}
     for of_set in results["agrees"][0]:

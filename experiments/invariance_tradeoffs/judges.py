@@ -68,7 +68,6 @@ def part(data: Dataset, train_size: int | None, number: int) -> Dataset:
 
 
 def network(name: str) -> Net:
-    """The network with this name."""
     cnns = {"small CNN": ((8, 16), 64), "wide CNN": ((32, 32), 64), "broad CNN": ((24, 24), 256)}
     channels, dense = cnns.get(name, ((16, 32), 128))
     return common.network("MLP" if name == "MLP" else "CNN", hidden=(400, 400), channels=channels, dense=dense)
@@ -83,12 +82,10 @@ def redrawn(settings: Settings, key: Key, images: Images, ink: bool) -> Images:
 
 @cache  # one object for all seeds, whose step is compiled once
 def loss_of(settings: Settings, name: str) -> LossFn:
-    """The cross-entropy of a network on augmented images."""
     return common.plain_loss(network(name).apply, prepare=partial(redrawn, settings, ink=name != "CNN, even ink"))
 
 
 def network_voter(settings: Settings, train: common.Train, name: str, data: Dataset, seed: int, folder: Path) -> Any:
-    """Train a network on augmented digits, or read it."""
     params = common.trained(network(name), loss_of(settings, name), data, train, seed=seed, folder=folder)
     return jax.jit(partial(network(name).apply, params))
 

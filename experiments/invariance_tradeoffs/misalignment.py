@@ -60,7 +60,6 @@ def random_change(key: jax.Array, x: np.ndarray, length: float) -> np.ndarray:
 
 
 def trial(config: Config, data, *, dataset, seed, folder):
-    """Compare distances and classes in each norm, and both kinds of change in l2."""
     (references, of_references), (x, labels) = map(common.arrays_of, data[dataset])
     key = jax.random.key(seed)
     found = {norm: distances(x, references, norm=norm) for norm in NORMS}
@@ -115,7 +114,6 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    """The table as bars, and figure 3."""
     bars, charts = {}, {}
     for at in results.each("dataset"):
         bars[at.dataset] = {

@@ -134,7 +134,6 @@ def trial(config: Config, data, *, arm, seed, folder):
 
 
 def draw(config: Config, results):
-    """Accuracy under attack of the known classifiers and of those that were trained."""
     curves = {at.arm: [one.arrays() for one in at.each("seed")] for at in results.each("arm")}
     known, linear = "known: closed form (line), simulated (dots)", "linear, trained"
     panels = {
@@ -147,7 +146,6 @@ def draw(config: Config, results):
 
 
 def table(config: Config, results):
-    """Closed forms with the statements of the paper and the simulation, then the trained classifiers."""
     task, simulation = config.task, results.select(arm="simulated")
     agreement, accuracy = overly_robust.bayes_agreement(task), overly_robust.second_accuracy(task)
     on_label = overly_robust.second_accuracy(task, noise="label")

@@ -109,7 +109,6 @@ def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[Layer, ...]:
 
 
 def schott_vaes(*arrays: dict[str, np.ndarray]) -> ClassVae:
-    """The autoencoders of the classes, stacked; each class has one file."""
     return stack_vaes([ClassVae(folded(of_class, "Encoder."), folded(of_class, "Decoder.")) for of_class in arrays])
 
 

@@ -78,7 +78,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def network(name: str) -> Net:
-    """One of `NETWORKS`."""
     return common.network(**NETWORKS[name])
 
 
@@ -156,6 +155,5 @@ def agreement_row(who: str, name: str, counts: Counts, differs: str = "", publis
 
 
 def agreement_rows(who: str, at: common.Results) -> Iterator[common.Row]:
-    """The rows of the agreement on all sets, without published numbers."""
     for name in at["agrees"][0]:
         yield agreement_row(who, name, at["agrees", name])

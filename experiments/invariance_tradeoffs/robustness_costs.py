@@ -60,7 +60,6 @@ def trial(config: Config, data, *, norm, eps, seed, folder):
 
 
 def table(config: Config, results):
-    """The trend first, then all values."""
     plain = results.select(norm="plain")
     for norm, names in SETS.items():
         *_, largest = results.select(norm=norm).each("eps")

@@ -36,6 +36,5 @@ def loss_of(config: Network, training: str, images: int) -> LossFn:
 
 
 def trained(config: Network, data, training, seed, folder) -> Params:
-    """The parameters after a training, one of `TRAININGS`."""
     loss_fn = loss_of(config, training, len(data.labels))
     return common.trained(config.net, loss_fn, data, config.train, seed=seed, folder=folder)

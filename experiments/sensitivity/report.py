@@ -80,7 +80,6 @@ def trial(config: Config, data, *, training, seed, folder):
 
 
 def draw(config: Config, results):
-    """The distances of the nearest adversarial examples of the first seed, and some of these examples."""
     radii, dataset = config.radii, config.data.dataset
     arrays = {at.training: at.arrays() for at in results.each("training")}
     smallest = {training: {norm: found[f"smallest {norm}"] for norm in radii} for training, found in arrays.items()}
@@ -95,7 +94,6 @@ def draw(config: Config, results):
 
 
 def captions(found, norms):
-    """The captions of the images and of their adversarial examples."""
     classes = zip(found["labels"], found["predicted original"], strict=True)
     originals = [f"class {label}, predicted {prediction}" for label, prediction in classes]
     return {"original": originals} | {
