@@ -104,7 +104,7 @@ def trained(
     *,
     seed: int,
     folder: Path,
-    keys: Key | None = None,
+    keys: Any = None,
     start: Any = None,
     extra: Sequence[np.ndarray] = (),
     description: str | None = None,

@@ -64,7 +64,7 @@ def estimates(config: Config, loss: str, seed: int, params: Any, splits: list[Da
         ("z_n", "conv", mnist_cnn(model.num_classes, (8, 16), 128), pictures),
     ):
         examples = [(x, split.labels) for x, split in zip(features, splits, strict=True)]
-        options = {"epochs": config.head_epochs, "mesh": config.mesh, "description": f"{head} head on {part}"}
+        options: Any = {"epochs": config.head_epochs, "mesh": config.mesh, "description": f"{head} head on {part}"}
         read = fresh_head(key, net, *examples, **options)
         found[part] = max(found[part], read["test"].information)
     return found

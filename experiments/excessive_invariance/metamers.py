@@ -82,7 +82,7 @@ def trial(config: Config, data, *, loss, seed, folder):
     # the conv head reads the nuisance as an image: the image with this nuisance and logits of zero
     pictures = [(classifiers.nuisance_pictures(config, params, values), labels) for values, labels in nuisance]
     for head, net in HEADS.items():
-        options = {"epochs": config.head_epochs, "mesh": config.mesh, "description": f"fresh {head} head"}
+        options: Any = {"epochs": config.head_epochs, "mesh": config.mesh, "description": f"fresh {head} head"}
         numbers[head] = fresh_head(key, net, *(pictures if head == "conv" else nuisance), **options)["test"]._asdict()
     first, second = (common.images_of(test, ids) for ids in classifiers.pair_up(test.labels, config.pairs))
     numbers["float32"], arrays = exactness(model, params, first, second)
@@ -113,7 +113,8 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    charts, panels, stars, dataset = {}, {}, {}, config.data.dataset
+    charts, panels, dataset = {}, {}, config.data.dataset
+    stars: dict[str, dict] = {}
     for at in results.each("loss"):
         title = f"{dataset}, trained with {at.loss}: the logits of row 1, everything else from row 3"
         arrays = {name: values[: config.columns] for name, values in at.arrays().items()}

@@ -166,7 +166,8 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    dataset, charts, errors, published = config.data.dataset, {}, {}, {name: {} for name in NAMES.values()}
+    dataset, charts, errors = config.data.dataset, {}, {}
+    published: dict[str, dict] = {name: {} for name in NAMES.values()}
     for at in results.each("loss"):
         title = f"{dataset}, {NAMES[at.loss]}: the logits of row 1, everything else from row 3"
         charts[f"metamers-{at.loss.lower()}"] = figures.metamer_grid(**at.arrays(), title=title)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from experiments import common
 from experiments.excessive_invariance.published import MNIST_ERRORS
@@ -77,7 +77,7 @@ def table(config: Config, results):
 
 def draw(config: Config, results):
     rows = table(config, results)
-    points = {
+    points: Any = {
         f"{x.name.removesuffix(LOGITS)}, {y.name.partition(HEAD)[2].removesuffix(' on the nuisance')}": tuple(
             (row.measured, row.spread or 0.0) for row in (x, y)
         )

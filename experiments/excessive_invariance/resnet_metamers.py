@@ -62,7 +62,8 @@ def trial(config: Config, data, *, net, seed, folder):
     ids = classifiers.pair_up(test.labels, config.pairs)
     first, second = (common.images_of(test, of) for of in ids)
     if net == "fi-RevNet":
-        model, apply_fn = config.model, config.model.apply
+        model = config.model
+        apply_fn: Any = model.apply
         params = classifiers.train(config, "CE", train, seed=seed, folder=folder)
         made["inverse"] = np.asarray(jax.jit(partial(metamers, model))(params, first, second))
         made["inverse, clipped to [0, 1]"] = made["inverse"].clip(0, 1)

@@ -198,8 +198,8 @@ def table(config: Config, results):
                 in_paper = published.SPHERES.get(name) == value
                 if in_paper and which == "second":
                     continue  # the same as in the first
-                goal = {"published" if in_paper else "expected": value}
-                yield common.row(f"{name}, {of}", simulations[which, name], unit, about, **goal)
+                goals = {"published" if in_paper else "expected": value}
+                yield common.row(f"{name}, {of}", simulations[which, name], unit, about, **goals)
     net = config.network
     setup = f"{net.couplings} additive couplings, {net.steps} steps of {net.batch_size} new points"
     for unit in ("%", ""):

@@ -52,7 +52,7 @@ def published_number(config: Config, which: str, kind: str) -> float | None:
 def trial(config: Config, data, *, kind, seed, folder, shared):
     train, test = data
     params = networks.source(config, "standard", train, seed=seed, shared=shared)
-    made = features.Constructed(*train, {}, {}, "")
+    made = features.Constructed(train[0], train[1], {}, {}, "")
     if kind != "D":
         made = relabelling.construct(config, kind, params, train, seed=seed, folder=folder)
         params = relabelling.learn(config, kind, made, seed=seed, folder=folder)

@@ -75,7 +75,7 @@ def trial(config: Config, data, *, arm, seed, folder):
         part, place = config.first_epochs, folder / "teacher"
         few = None if part >= 1 else max(8, int(part * len(train[1])))
         teacher = learn((train[0][:few], train[1][:few]), seed=seed, folder=place, epochs=max(1, int(part)))
-        errors = features.errors_of(partial(jax.jit(apply_fn), teacher), *train, mesh=data_mesh())
+        errors = features.errors_of(partial(jax.jit(apply_fn), teacher), train[0], train[1], mesh=data_mesh())
         if not len(errors.ids):
             raise ValueError("the first network makes no errors from which to learn; lower first_epochs")
         images, labels, true = train[0][errors.ids], errors.labels, train[1][errors.ids]

@@ -47,8 +47,8 @@ def trials(config: Config):
 def trial(config: Config, data, *, eps, arm, seed, folder):
     (train, test, human), moves = data, arm == "moves"
     attack = networks.adversary("linf", config.train_steps, config.train_tries if moves else 0)
-    attack = attack if eps or moves else None
-    params = networks.train(config, config.cnn, attack, eps, train, seed=seed, folder=folder)
+    used = attack if eps or moves else None
+    params = networks.train(config, config.cnn, used, eps, train, seed=seed, folder=folder)
     apply_fn, shown = networks.network(config.cnn).apply, common.arrays_of(test, config.images)
     robust = {}
     for name, tries in (("linf", 0), ("moves", config.tries)):

@@ -59,7 +59,7 @@ def attacks_for(config: Config):
 def trial(config: Config, data, *, training, seed, folder):
     params = trained(config.network, data[0], training, seed, folder)
     images, apply_fn = common.arrays_of(data[1], config.images), config.network.net.apply
-    numbers = {norm: {} for norm in config.radii}
+    numbers: dict[str, dict] = {norm: {} for norm in config.radii}
     for (norm, radii), (name, attack_for) in product(config.radii.items(), attacks_for(config).items()):
         place = folder / "curves" / f"{norm}, {name}"
         attack = attack_for(THREATS[norm]())

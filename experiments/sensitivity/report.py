@@ -64,9 +64,9 @@ def trial(config: Config, data, *, training, seed, folder):
     ]
     options, eps = Options(mesh=data_mesh(), directory=folder / "report"), config.epsilons[0]
     found = evaluation.report(*model, *shown, threats=threats, options=options)
-    strongest = common.ensemble(apply_fn, params, shown, norm="linf", eps=eps, steps=config.ensemble_steps,
+    broken = common.ensemble(apply_fn, params, shown, norm="linf", eps=eps, steps=config.ensemble_steps,
                                 queries=config.queries, seed=seed, folder=folder / "report")  # fmt: skip
-    strongest = Entry(ENSEMBLE, float(1 - strongest.broken.mean()), strongest.interval)
+    strongest = Entry(ENSEMBLE, float(1 - broken.broken.mean()), broken.interval)
     numbers = {
         "entries": [entry._asdict() for entry in [*evaluation.table(found), strongest]],
         "findings": [finding.name for finding in diagnose(*model, images[:32], labels[:32], eps=eps, show=None)],
