@@ -100,10 +100,8 @@ def partners(labels: np.ndarray, count: int) -> np.ndarray:
 
 def trial(config: Config, data, *, seed, folder):
     (train, test), (model, witness) = data, networks(config).values()
-    params, seen_by = (
-        trained(config, "classifier", train, seed, folder),
-        trained(config, "witness", train, seed + 1000, folder),
-    )
+    params = trained(config, "classifier", train, seed, folder)
+    seen_by = trained(config, "witness", train, seed + 1000, folder)
     logits_of, shows = partial(jax.jit(model.apply), params), partial(jax.jit(witness.apply), seen_by)
     (x, labels), mesh, few = common.arrays_of(test), data_mesh(), config.images
     clean = over_batches(logits_of, [x], mesh=mesh)
@@ -150,7 +148,7 @@ def trial(config: Config, data, *, seed, folder):
 
 
 def draw(config: Config, results):
-    arrays = {name: values[: config.rows] for name, values in results.arrays().items()}
+    arrays = results.arrays(config.rows)
     largest = np.abs(arrays["changed"] - arrays["image"]).max()
     exact = np.abs(arrays["metamer_logits"] - arrays["image_logits"]).max()
     columns = {

@@ -28,14 +28,9 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 @cache
 def network(
-    name: str,
-    *,
-    hidden: Sequence[int] = (),
-    channels: Sequence[int] = (),
-    dense: int = 0,
-    stages: Sequence[int] = (),
+    name: str, *, hidden: Sequence[int] = (), channels: Sequence[int] = (), dense: int = 0, stages: Sequence[int] = (),
     blocks: int = 1,
-) -> Net:
+) -> Net:  # fmt: skip
     """A network for ten classes.
 
     Args:
@@ -97,19 +92,9 @@ def on_bytes(loss_fn: LossFn, levels: int) -> LossFn:
 
 
 def trained(
-    net: Any,
-    loss_fn: LossFn,
-    data: Dataset | Sequence[np.ndarray],
-    settings: Train,
-    *,
-    seed: int,
-    folder: Path,
-    keys: Any = None,
-    start: Any = None,
-    extra: Sequence[np.ndarray] = (),
-    description: str | None = None,
-    **options: Any,
-) -> Params:
+    net: Any, loss_fn: LossFn, data: Dataset | Sequence[np.ndarray], settings: Train, *, seed: int, folder: Path,
+    keys: Any = None, start: Any = None, extra: Sequence[np.ndarray] = (), **options: Any,
+) -> Params:  # fmt: skip
     """The parameters of a network after its training, which continues from the checkpoints in `folder`.
 
     Args:
@@ -122,7 +107,6 @@ def trained(
         keys: keys of the initial parameters and of the training.
         start: images from which the parameters are initialised; by default the first one.
         extra: further arrays, which the loss gets after images and labels.
-        description: text beside the progress bar; by default the name of the folder.
         options: `optimizer` and `epochs` of `train`.
     """
     init_key, key = split_key(seed) if keys is None else keys
@@ -131,7 +115,6 @@ def trained(
     if isinstance(data, Dataset):
         loss_fn = on_bytes(loss_fn, data.levels)
     params, arrays = net.init(init_key, jnp.asarray(start)), [*data[:2], *extra]
-    options |= {"description": description or folder.name}
     return train(params, loss_fn, arrays, settings, key=key, seed=seed, folder=folder, **options)
 
 
@@ -147,9 +130,9 @@ def arrays_of(data: Dataset, count: int | None = None) -> Arrays:
     return images_of(data), np.asarray(data.labels)
 
 
-def logits_of(apply_fn: ApplyFn, params: Params, images: np.ndarray, mesh: Any = None) -> np.ndarray:
+def logits_of(apply_fn: ApplyFn, params: Params, images: np.ndarray) -> np.ndarray:
     """Logits of a whole data set, `[N, K]`."""
-    return over_batches(partial(jax.jit(apply_fn), params), [images], mesh=mesh or data_mesh())
+    return over_batches(partial(jax.jit(apply_fn), params), [images], mesh=data_mesh())
 
 
 def accuracy(apply_fn: ApplyFn, params: Params, data: Arrays) -> float:
@@ -184,32 +167,18 @@ def _stages(norm: str, steps: int, queries: int) -> tuple[Stage, ...]:
 
 
 def ensemble(
-    apply_fn: ApplyFn,
-    params: Params,
-    data: Arrays,
-    *,
-    norm: str,
-    eps: float,
-    steps: int,
-    queries: int,
-    seed: int,
+    apply_fn: ApplyFn, params: Params, data: Arrays, *, norm: str, eps: float, steps: int, queries: int, seed: int,
     folder: Path | None = None,
-) -> Benchmark:
+) -> Benchmark:  # fmt: skip
     """AutoAttack on some images; with a folder it continues an interrupted one."""
     return benchmark(jax.random.key(seed), apply_fn, params, *data, threat=threat(norm), eps=eps,
                      stages=_stages(norm, steps, queries), options=Options(256, data_mesh(), folder))  # fmt: skip
 
 
 def curve(
-    apply_fn: ApplyFn,
-    params: Params,
-    attack: Attack,
-    data: Arrays,
-    epsilons: Any,
-    *,
-    seed: int,
+    apply_fn: ApplyFn, params: Params, attack: Attack, data: Arrays, epsilons: Any, *, seed: int,
     folder: Path | None = None,
-) -> list[float]:
+) -> list[float]:  # fmt: skip
     """Accuracy at each radius of an attack, where an image must withstand all smaller radii, too."""
     options = Options(mesh=data_mesh(), directory=folder)
     found = robustness_curve(jax.random.key(seed), attack, apply_fn, params, *data, epsilons=epsilons, options=options)

@@ -34,37 +34,22 @@ HEADLINES = "<!-- headlines -->"
 
 
 class Run(NamedTuple):
-    """A published run.
+    """A published run."""
 
-    Attributes:
-        name: the name of its folder, such as "default-mnist".
-        rows: its table.
-        environment: its command, date, machine and versions.
-        figures: its figures.
-    """
-
-    name: str
+    name: str  # the name of its folder, such as "default-mnist"
     rows: list[Row]
-    environment: dict[str, Any]
+    environment: dict[str, Any]  # its command, date, machine and versions
     figures: list[Path]
 
 
 class Result(NamedTuple):
-    """A published result.
+    """A published result."""
 
-    Attributes:
-        name: "paper/result".
-        title: the heading of its section.
-        notes: the text of its `notes.md`, without its headline.
-        headline: the row of the first run that stands for the result.
-        runs: its published runs; those of the default preset and MNIST come first.
-    """
-
-    name: str
-    title: str
-    notes: str
-    headline: Row
-    runs: list[Run]
+    name: str  # "paper/result"
+    title: str  # the heading of its section
+    notes: str  # the text of its `notes.md`, without its headline
+    headline: Row  # the row of the first run that stands for the result
+    runs: list[Run]  # its published runs; those of the default preset and MNIST come first
 
 
 def published(folder: Path, titles: dict[str, str]) -> list[Result]:

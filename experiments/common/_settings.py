@@ -45,6 +45,11 @@ class Data:
     train_size: int | None = None  # Number of training images, the first ones; None uses all.
     test_size: int | None = None  # Number of test images, the first ones; None uses all.
 
+    @property
+    def size(self) -> str:
+        """The number of training images in words."""
+        return "all" if self.train_size is None else f"{self.train_size:,}"
+
     def load(self) -> tuple[Dataset, Dataset]:
         """The training and the test set, as bytes."""
         train, test = (load(self.dataset, split, self.data_dir) for split in ("train", "test"))

@@ -188,6 +188,7 @@ class Results:
             return found
         return numbers if numbers.dtype.kind in "biuf" else found
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the first trial."""
-        return read_arrays(self.trials[0].folder / "arrays.npz")
+    def arrays(self, count: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays of the first trial; with a count, the first rows of each."""
+        arrays = read_arrays(self.trials[0].folder / "arrays.npz")
+        return arrays if count is None else {name: values[:count] for name, values in arrays.items()}

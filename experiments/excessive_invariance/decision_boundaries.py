@@ -131,7 +131,7 @@ def table(config: Config, results):
 
 
 def draw(config: Config, results):
-    arrays, charts = {name: values[: config.columns] for name, values in results.arrays().items()}, {}
+    arrays, charts = results.arrays(config.columns), {}
     for plane, (names, title) in PLANES.items():
         images = [
             {f"x, a {x}": image, **({"x*": end} if plane == "metamers" else {}), f"y, a {y}": other}

@@ -83,12 +83,12 @@ def trial(config: Config, data, *, arm, seed, folder):
 
 
 def table(config: Config, results):
-    setup = (
-        f"figure 6 is a drawing; binary shift {config.data.dataset}, code {config.shift}, the best head's lower bound"
-    )
+    about = f"binary shift {config.data.dataset}, code {config.shift}, the best head's lower bound"
     places = [(name, results.select(arm=loss), f"{loss}, {name}") for name in DISTRIBUTIONS for loss in LOSSES]
     for (name, at, place), part in product(places, PARTS):
-        yield common.row(f"{place}: I(y; {part}) is at least", at[name, part], "nats of 2.303", setup)
+        yield common.row(
+            f"{place}: I(y; {part}) is at least", at[name, part], "nats of 2.303", f"figure 6 is a drawing; {about}"
+        )
     for name, at, place in places:
         yield common.percent(f"{place}: test error of the logits", at[name, "error"])
     yield from information_tables.rows(results.select(arm="tables")["found"], config.tables)

@@ -99,11 +99,8 @@ def table(config: Config, results):
         name = f"{at.loss}: test error of the logits"
         yield common.percent(name, at["test_error"], setup, published=goal.get((at.loss, "logits")))
         for head in HEADS:
-            name, differs = (
-                f"{at.loss}: test error of a fresh {head} head on the nuisance",
-                fresh if head == "MLP" else "",
-            )
-            yield common.percent(name, at[head, "error"], differs, published=goal.get((at.loss, head)))
+            name, known = f"{at.loss}: test error of a fresh {head} head on the nuisance", goal.get((at.loss, head))
+            yield common.percent(name, at[head, "error"], fresh if head == "MLP" else "", published=known)
         name = f"{at.loss}: information about the class left in the nuisance, the best head's bound"
         yield common.row(name, np.max([at[head, "information"] for head in HEADS], axis=0), "nats of 2.303")
     yield common.row("iCE: test bits per dimension", results.select(loss="iCE")["bits_per_dim"], "bits")
@@ -117,8 +114,7 @@ def draw(config: Config, results):
     stars: dict[str, dict] = {}
     for at in results.each("loss"):
         title = f"{dataset}, trained with {at.loss}: the logits of row 1, everything else from row 3"
-        arrays = {name: values[: config.columns] for name, values in at.arrays().items()}
-        charts[f"metamers-{at.loss.lower()}"] = figures.metamer_grid(**arrays, title=title)
+        charts[f"metamers-{at.loss.lower()}"] = figures.metamer_grid(**at.arrays(config.columns), title=title)
         errors = {"logits": at["test_error"], **{head: at[head, "error"] for head in HEADS}}
         panels[at.loss] = {reader: {"": 100 * seen} for reader, seen in errors.items()}
         known = {reader: {"": errors["test"]} for (loss, reader), errors in MNIST_ERRORS.items() if loss == at.loss}

@@ -70,10 +70,8 @@ def trial(config: Config, data, *, net, seed, folder):
     else:
         settings = common.Train(config.resnet_epochs, config.train.batch_size, config.resnet_learning_rate)
         resnet = common.network("ResNet", stages=config.channels)
-        apply_fn, params = (
-            resnet.apply,
-            classifiers.train_network(resnet, net, train, settings, seed=seed, folder=folder),
-        )
+        apply_fn = resnet.apply
+        params = classifiers.train_network(resnet, net, train, settings, seed=seed, folder=folder)
     search, logits_fn = partial(searched, config, apply_fn, params), partial(jax.jit(apply_fn), params)
     made["search"] = over_batches(search, [first, second], batch_size=64, mesh=config.mesh)
     wanted, before = np.asarray(logits_fn(first)), np.asarray(logits_fn(second))

@@ -118,8 +118,7 @@ def named(shift: str) -> dict[str, str]:
 
 
 def table(config: Config, results):
-    size = "all" if config.data.train_size is None else f"{config.data.train_size:,}"
-    up_to = f"{config.train.epochs} epochs of {size} training images; published as the largest gain (up to)"
+    up_to = f"{config.train.epochs} epochs of {config.data.size} training images; published as the largest gain (up to)"
     for at in results.each("shift"):
         _, ce, ice, generative = at.by("arm", ADVERSARIAL[at.shift]).values()
         differs = f"{up_to}; other textures" if at.shift == "texture" else up_to

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import common
 from invjax.analysis import train_head
 from invjax.attacks import l2, pgd, smallest
 from invjax.bijectors import actnorm, additive_coupling, chain, permute
-from invjax.losses import cross_entropy, error_rate
 from invjax.models import Code, InvertibleClassifier, invertible_classifier, mlp
 from invjax.theory import spheres
 from invjax.training import TrainStep, fit, init_state, make_train_step
@@ -75,12 +75,11 @@ def model_for(config: Settings) -> InvertibleClassifier:
 @cache
 def training_step(config: Settings) -> tuple[TrainStep, optax.GradientTransformation]:
     """A step with cross-entropy alone, on new points."""
-    model, optimizer = model_for(config), optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    loss_of = common.plain_loss(model_for(config).apply)
 
     def loss_fn(params, key, batch, step):
-        x, labels = config.sample(key, config.batch_size)
-        logits = model.apply(params, x)
-        return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
+        return loss_of(params, key, config.sample(key, config.batch_size), step)
 
     return make_train_step(loss_fn, optimizer), optimizer
 

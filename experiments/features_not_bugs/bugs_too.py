@@ -50,14 +50,10 @@ PRESETS = {
     ),
     "default": Config(**relabelling.PLANTED, attack_steps=100),
     "paper": Config(
-        **relabelling.PAPER | {"images": 500},
-        ensemble=10,
-        squares=10_000,
-        square_network="ResNet",
-        square_epochs=20,
+        **relabelling.PAPER | {"images": 500}, ensemble=10, squares=10_000, square_network="ResNet", square_epochs=20,
         square_rate=1e-5,
     ),
-}
+}  # fmt: skip
 
 
 def trials(config: Config):

@@ -95,12 +95,10 @@ def draw(config: Config, results):
             name: {kind: {"test accuracy": value_of(which, kind)} for kind in SETS} for name, which in names.items()
         }
 
-    measured, known = (
-        panels(lambda which, kind: 100 * results.select(kind=kind)[which]),
-        partial(published_number, config),
-    )
+    measured = panels(lambda which, kind: 100 * results.select(kind=kind)[which])
+    known = panels(partial(published_number, config))
     title = f"{networks.title(config)}: what a network and linear heads learn from each data set"
-    return {"leakage": figures.bar_panels(measured, "test accuracy, %", title, (10.0, "chance"), panels(known))}
+    return {"leakage": figures.bar_panels(measured, "test accuracy, %", title, (10.0, "chance"), known)}
 
 
 EXPERIMENT = common.experiment(__name__, {"default": "9 minutes on 2 CPU cores", "planted": "not run"})

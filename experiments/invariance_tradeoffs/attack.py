@@ -191,11 +191,8 @@ def draw(config: Config, results):
                 continue
             seen = zip(*(found[name][chosen] for name in ("labels", "target", "votes")), strict=True)
             captions = {"result": [f"{label} → {new},\n{votes} of {voters} votes" for label, new, votes in seen]}
-            shown, title = (
-                {stage: rows[stage][chosen] for stage in stages},
-                f"{config.data.dataset}, {at.attack}: {title}",
-            )
-            charts[f"{kind}-{at.attack.replace(' ', '-')}"] = figures.image_grid(shown, title, 0.85, captions)
+            shown, name = {stage: rows[stage][chosen] for stage in stages}, f"{kind}-{at.attack.replace(' ', '-')}"
+            charts[name] = figures.image_grid(shown, f"{config.data.dataset}, {at.attack}: {title}", 0.85, captions)
     return charts
 
 

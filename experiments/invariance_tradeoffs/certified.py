@@ -161,10 +161,10 @@ def wrong_images(config: Config, results: common.Results) -> dict[str, Any]:
 
 
 def table(config: Config, results):
-    ours, measured, size, count = config.certified, config.measured, config.data.train_size, results["count"][0]
+    ours, measured, count = config.certified, config.measured, results["count"][0]
     about = (
         f"{ours.network} trained by {'CROWN-IBP' if ours.crown else 'IBP'} to eps {ours.train_eps:g}, "
-        f"{'all' if size is None else f'{size:,}'} images, {config.train.epochs} epochs"
+        f"{config.data.size} images, {config.train.epochs} epochs"
     )
     everything, few = f"{count:,} test images", min(measured.images, count)
     for eps in sorted(measured.epsilons, reverse=True):

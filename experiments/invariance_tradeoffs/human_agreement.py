@@ -171,11 +171,10 @@ def by_name(results: common.Results) -> dict[str, common.Results]:
 
 
 def table(config: Config, results):
-    size = "all" if config.data.train_size is None else f"{config.data.train_size:,}"
     for name, at in by_name(results).items():
         goals = published.TABLE_2.get(name, {})
         architecture = config.resnet if name == "ResNet" else config.cnn
-        differs = f"{architecture} network, {size} images, {config.train.epochs} epochs"
+        differs = f"{architecture} network, {config.data.size} images, {config.train.epochs} epochs"
         differs += f", {config.frequencies} frequencies and {config.outliers} outliers" if name == SPARSE else ""
         differs = f"{differs if name in TRAINED else 'as released'}; {at['images'][0]:,} test images"
         yield common.percent(f"{name}: clean accuracy", at["clean"], differs, published=goals.get("clean"))

@@ -125,7 +125,7 @@ def draw(config: Config, results):
             }
             for norm in NORMS
         }
-        kept = {name: values[: config.shown] for name, values in at.arrays().items()}
+        kept = at.arrays(config.shown)
         images, others, noisy = "image", "nearest of\nanother class", "random change,\nsame l2 norm"
         rows = {images: kept["image"], others: kept["semantic"], noisy: kept["random"]}
         classes = CIFAR10 if at.dataset == "cifar10" else [f"class {k}" for k in range(10)]

@@ -81,16 +81,15 @@ def trial(config: Config, data, *, training, seed, folder):
 
 def draw(config: Config, results):
     radii, dataset = config.radii, config.data.dataset
-    arrays = {at.training: at.arrays() for at in results.each("training")}
-    smallest = {training: {norm: found[f"smallest {norm}"] for norm in radii} for training, found in arrays.items()}
-    title = f"Images without an adversarial example found within the radius: {dataset}"
-    charts = {"sensitivity": figures.sensitivity(smallest, radii, title)}
-    for training, kept in arrays.items():
-        found = {name: values[: config.columns] for name, values in kept.items()}
-        title = f"{dataset}, {training} training: nearest adversarial examples, prediction and distance"
+    charts, smallest = {}, {}
+    for at in results.each("training"):
+        smallest[at.training] = {norm: at.arrays()[f"smallest {norm}"] for norm in radii}
+        found = at.arrays(config.columns)
+        title = f"{dataset}, {at.training} training: nearest adversarial examples, prediction and distance"
         nearest, texts = {norm: found[norm] for norm in radii}, captions(found, radii)
-        charts[f"nearest-{training}"] = figures.adversarial_grid(found["original"], nearest, texts, title)
-    return charts
+        charts[f"nearest-{at.training}"] = figures.adversarial_grid(found["original"], nearest, texts, title)
+    title = f"Images without an adversarial example found within the radius: {dataset}"
+    return charts | {"sensitivity": figures.sensitivity(smallest, radii, title)}
 
 
 def captions(found, norms):
