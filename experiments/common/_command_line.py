@@ -86,11 +86,7 @@ def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: P
 
 
 def draw_again(experiment: Experiment, folder: Path) -> list[Path]:
-    """Draw the figures of a finished run again, with the code of today, and compute nothing.
-
-    Raises:
-        ValueError: the folder is no finished run of the experiment in its present version.
-    """
+    """Draw the figures of a finished run again, with the code of today, and compute nothing."""
     default = next(iter(experiment.presets.values()))
     config = restored(default, json.loads((folder / "config.json").read_text()))
     trials = places(experiment.trials(config), folder)

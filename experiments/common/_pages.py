@@ -53,12 +53,7 @@ class Result(NamedTuple):
 
 
 def published(folder: Path, titles: dict[str, str]) -> list[Result]:
-    """All published results, in the order of the papers and of the experiments.
-
-    Args:
-        folder: the folder of published results.
-        titles: the heading of each result, by "paper/result".
-    """
+    """All published results, in the order of the papers and of `titles`, the headings by "paper/result"."""
 
     def order(run: Path) -> tuple:
         return not run.name.startswith("default-"), "mnist" not in run.name, run.name
@@ -96,11 +91,7 @@ def _result(name: str, title: str, path: Path, runs: list[Run]) -> Result:
 
 
 def filled(result: Result) -> str:
-    """The notes of a result with their numbers.
-
-    Raises:
-        ValueError: the notes name a run or a row that does not exist.
-    """
+    """The notes of a result with their numbers."""
 
     def number(match: re.Match) -> str:
         run, colon, name = match[1].partition(": ")
@@ -210,9 +201,6 @@ def headlines(found: list[Result], chosen: list[dict[str, str]]) -> str:
     Args:
         found: all results.
         chosen: for each line the `result`, the `row`, a `finding`, and the `run` if it is not the first one.
-
-    Raises:
-        ValueError: a result, a run or a row does not exist.
     """
     lines = ["| finding | published | measured | |", "|---|---|---|---|"]
     for line in chosen:
@@ -256,14 +244,7 @@ def write_pages(
     readme: Path = README,
     write: Callable[[Path, str], Any] = write_file,
 ) -> list[Path]:
-    """Write all pages, and return those that changed.
-
-    Args:
-        titles: the heading of each result, by "paper/result".
-        folder: the folder of published results.
-        readme: the file with the table of headlines.
-        write: `(path, text) -> None`, what to do with a page that changed.
-    """
+    """Write all pages, and return those that changed; `titles` are the headings by "paper/result"."""
     changed = []
     for path, text in list(pages(folder, readme, titles)):
         if not path.exists() or path.read_text() != text:

@@ -7,27 +7,16 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One row of a table: what was published, what was measured, and what differs between the two.
+    """One row of a table: what was published, what was measured, and what differs between the two."""
 
-    Attributes:
-        name: what is measured.
-        published: the number in the paper, or None.
-        measured: the mean over seeds.
-        spread: the sample standard deviation over seeds; None for one seed.
-        seeds: the number of seeds.
-        unit: the unit, such as "%".
-        differs: how the set-up differs from the published one.
-        expected: the number of a closed form, or a goal; None without one.
-    """
-
-    name: str
-    published: float | None
-    measured: float
-    spread: float | None
-    seeds: int
-    unit: str
-    differs: str = ""
-    expected: float | None = None
+    name: str  # what is measured
+    published: float | None  # the number in the paper
+    measured: float  # the mean over seeds
+    spread: float | None  # the sample standard deviation over seeds; None for one seed
+    seeds: int  # the number of seeds
+    unit: str  # the unit, such as "%"
+    differs: str = ""  # how the set-up differs from the published one
+    expected: float | None = None  # the number of a closed form, or a goal
 
 
 def row(

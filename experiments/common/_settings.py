@@ -94,11 +94,7 @@ def role_of(field: dataclasses.Field) -> str | None:
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """The settings that all trials of a run share, nested as the configuration is.
-
-    Args:
-        config: a frozen dataclass; its fields may be dataclasses.
-    """
+    """The settings that all trials of a run share, nested as the configuration is."""
     found = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -120,11 +116,7 @@ def recorded(config: Any) -> dict[str, Any]:
 
 
 def restored(default: Any, settings: dict[str, Any]) -> Any:
-    """The configuration with these recorded settings, and the defaults for those of the machine.
-
-    Raises:
-        ValueError: a setting is unknown or missing, as in a run of an older version.
-    """
+    """The configuration with these recorded settings, and the defaults for those of the machine."""
     wanted = recorded(default).keys()
     if settings.keys() != wanted:
         name = min(settings.keys() ^ wanted)

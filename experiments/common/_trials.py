@@ -26,15 +26,10 @@ def grid(**axes: Iterable[Any]) -> list[Axes]:
 
 
 class Trial(NamedTuple):
-    """One trial of a run.
+    """One trial of a run."""
 
-    Attributes:
-        axes: its place.
-        folder: the folder that keeps its numbers and arrays.
-    """
-
-    axes: Axes
-    folder: Path
+    axes: Axes  # its place
+    folder: Path  # the folder that keeps its numbers and arrays
 
     @property
     def done(self) -> bool:
@@ -48,11 +43,7 @@ class Trial(NamedTuple):
 
 
 def places(trials: Sequence[Axes], run: Path) -> list[Trial]:
-    """The trials of a run with their folders.
-
-    Raises:
-        ValueError: there is none, two have the same place or folder, or their axes differ.
-    """
+    """The trials of a run with their folders."""
     if not trials:
         raise ValueError("the experiment has no trials; give at least one value on each axis")
     if len({tuple(axes) for axes in trials}) != 1:
@@ -72,13 +63,8 @@ def _folder_name(axes: Axes) -> str:
 def chosen(trials: Sequence[Trial], only: Sequence[str] = (), shard: str | None = None) -> list[Trial]:
     """The trials to compute here.
 
-    Args:
-        trials: all trials of the run.
-        only: conditions "axis=value"; a trial must meet one condition for each axis that is named.
-        shard: "i/n", the i-th of n parts of the chosen trials, counted from 1; None chooses all.
-
-    Raises:
-        ValueError: an axis or a value does not exist, or the shard is out of range.
+    `only` has conditions "axis=value"; a trial must meet one condition for each axis that is named. `shard` is "i/n",
+    the i-th of n parts of the chosen trials, counted from 1.
     """
     wanted: dict[str, set[str]] = {}
     for condition in only:
@@ -101,13 +87,7 @@ def chosen(trials: Sequence[Trial], only: Sequence[str] = (), shard: str | None 
 def compute(
     trial: Trial, run: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]] | dict[str, Any]], settings: Any
 ) -> None:
-    """Compute a trial and keep its numbers and arrays.
-
-    Args:
-        trial: the trial.
-        run: returns the numbers, or the numbers and the arrays for figures.
-        settings: what the trial depends on besides its place; it is written beside the numbers.
-    """
+    """Compute a trial and keep its numbers and arrays, and beside them the settings on which it depends."""
     start = time.monotonic()
     result = run()
     numbers, arrays = result if isinstance(result, tuple) else (result, {})
@@ -146,11 +126,7 @@ class Results:
         return list(dict.fromkeys(trial.axes[axis] for trial in self.trials))
 
     def select(self, **axes: Any) -> "Results":
-        """The trials at these values.
-
-        Raises:
-            ValueError: an axis does not exist, or no trial has these values.
-        """
+        """The trials at these values."""
         for name in axes:
             self.values(name)
         found = [trial for trial in self.trials if all(trial.axes[name] == value for name, value in axes.items())]

@@ -74,12 +74,7 @@ class Files(list[Path]):
 
 
 def photographs(folder: Path) -> Dataset:
-    """The photographs `<class index>_*.jpg` of a folder, sorted by name and cropped to the central square.
-
-    Raises:
-        FileNotFoundError: there are none.
-        ValueError: an index that is not one of ImageNet's 1,000.
-    """
+    """The photographs `<class index>_*.jpg` of a folder, sorted by name and cropped to the central square."""
     paths = sorted(path for path in folder.glob("*_*.jp*g") if path.name.partition("_")[0].isdigit())
     if not paths:
         raise FileNotFoundError(f"{folder} holds no <class index>_*.jpg; pass --data-dir with a folder that does")

@@ -107,9 +107,6 @@ def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
     """Images of lower contrast with the pattern of their class: fixed random signs of length `norm` in l2.
 
     A classifier that reads the pattern makes no errors, and a change of about `norm / sqrt(2)` changes its prediction.
-
-    Raises:
-        ValueError: the length of the pattern is negative, or so large that the image would vanish.
     """
     limit = 0.5 * np.sqrt(images[0].size)
     if not 0 <= norm < limit:

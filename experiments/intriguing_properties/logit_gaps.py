@@ -43,11 +43,7 @@ PRESETS = {
 
 
 def trials(config: Config):
-    """The networks and the simulation, with each seed.
-
-    Raises:
-        ValueError: the epochs do not ascend up to the last one, or a rank is not in 2..10.
-    """
+    """The networks and the simulation, with each seed."""
     epochs = config.at_epochs
     if list(epochs) != sorted(set(epochs)) or not epochs or epochs[-1] > config.train.epochs:
         raise ValueError(f"at_epochs must ascend up to train.epochs={config.train.epochs} at most; got {epochs}")

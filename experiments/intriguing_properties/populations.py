@@ -20,16 +20,12 @@ LARGEST_BATCH = 500
 
 def one_image(data: Dataset) -> jax.Array:
     """A batch of one image in [0, 1], for the initialisation."""
-    return jnp.asarray(as_float(data.images[:1], data.levels))
+    return jnp.asarray(common.images_of(data, 1))
 
 
 def in_batches(data: Dataset, part: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Images in [0, 1] `[n, b, H, W, C]` and labels `[n, b]` in equal batches of at most 500.
-
-    Raises:
-        ValueError: the number of images has no divisor of a useful size, so batches would be very small.
-    """
-    x, labels = np.asarray(as_float(data.images[part], data.levels)), np.asarray(data.labels[part], np.int32)
+    """Images in [0, 1] `[n, b, H, W, C]` and labels `[n, b]` in equal batches of at most 500."""
+    x, labels = common.images_of(data, part), np.asarray(data.labels[part], np.int32)
     count = len(labels)
     size = next(size for size in range(min(count, LARGEST_BATCH), 0, -1) if count % size == 0)
     if size < min(count, LARGEST_BATCH // 10):
@@ -49,15 +45,9 @@ def trainer(
 ) -> Callable[..., Params]:
     """Make a function that trains populations on the bytes of a data set; populations of one size are compiled once.
 
-    Args:
-        net: the padded network of all members.
-        data: the data set.
-        loss_fn: `(member, params, key, (images in [0, 1], labels), step) -> (loss, metrics)`.
-        optimizer_fn: `(member, number of steps) -> optimizer`.
-        settings: passes and batch size.
-
-    Returns:
-        `(keys, members, seed, description) -> params`, where the seed gives the order of the images.
+    `loss_fn` is `(member, params, key, (images in [0, 1], labels), step) -> (loss, metrics)`, and `optimizer_fn` is
+    `(member, number of steps) -> optimizer`. The function is `(keys, members, seed, description) -> params`, where the
+    seed gives the order of the images.
     """
     image, levels, num_steps = one_image(data), data.levels, settings.num_steps(len(data.labels))
 

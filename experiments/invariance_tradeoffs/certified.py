@@ -192,11 +192,7 @@ def table(config: Config, results):
 
 
 def of_released(results: common.Results) -> dict[str, dict[str, float]]:
-    """The fractions of the released networks, which all trials share.
-
-    Raises:
-        ValueError: trials differ, because their machines gave them other released networks.
-    """
+    """The fractions of the released networks, which all trials share."""
     found = results["released"]
     for trial, networks in zip(results.trials, found, strict=True):
         if networks != found[0]:

@@ -39,11 +39,7 @@ class Settings:
 
 
 def check_sandwich(certified: Curve, attacked: Curve) -> None:
-    """Check that no attack breaks a certified image; `attacked` may have fewer images, the first ones.
-
-    Raises:
-        RuntimeError: an attack breaks a certified image, so the bounds or the attack are wrong.
-    """
+    """Check that no attack breaks a certified image; `attacked` may have fewer images, the first ones."""
     for eps in np.intersect1d(certified.epsilons, attacked.epsilons):
         both = (certified.broken_at[: len(attacked.broken_at)] > eps) & (attacked.broken_at <= eps)
         if both.any():
@@ -81,9 +77,6 @@ def beside_people(apply_fn: ApplyFn, params: Params, of_set: HumanLabelled, meth
 
     A count has the number of hits and of images: the label of the original, the label of people, and both the latter
     and a certificate that disagrees with people among the images in which people see another class.
-
-    Raises:
-        RuntimeError: a prediction contradicts a certificate.
     """
     options = Options(50, data_mesh())
     seen = over_batches(partial(jax.jit(apply_fn), params), [of_set.images], 50, options.mesh).argmax(1)

@@ -104,11 +104,7 @@ def network(name: str) -> Net:
 
 
 def phases(settings: Settings, epochs: int, num_steps: int) -> tuple[int, int, int]:
-    """The numbers of steps with radius 0, with a growing radius, and with the final one.
-
-    Raises:
-        ValueError: a negative number of epochs, or more epochs of the first two kinds than epochs in all.
-    """
+    """The numbers of steps with radius 0, with a growing radius, and with the final one."""
     first, growing = (round(part * (num_steps // epochs)) for part in (settings.natural_epochs, settings.ramp_epochs))
     if min(first, growing) < 0 or first + growing > num_steps:
         raise ValueError(

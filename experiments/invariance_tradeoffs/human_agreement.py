@@ -199,12 +199,7 @@ def draw(config: Config, results):
 
 
 def trials(config: Config):
-    """The networks trained here, and the released ones whose files are there; a line says which are missing.
-
-    Raises:
-        ValueError: no released network has this name.
-        FileNotFoundError: a folder was given that has no released network.
-    """
+    """The networks trained here, and the released ones whose files are there; a line says which are missing."""
     ours = [key for key, name in NAMES.items() if name in TRAINED]
     theirs = [key for key in NAMES if key not in ours]
     unknown = [key for key in config.released if key not in theirs]

@@ -31,23 +31,14 @@ from invjax.types import ApplyFn, Params
 
 
 class Pretrained(NamedTuple):
-    """One network.
+    """One network."""
 
-    Attributes:
-        apply: `(params, x [B, 28, 28, 1]) -> logits [B, 10]`.
-        params: parameters of the network.
-        ball: the ball `(norm, eps)` of its training; None without one.
-        has_gradients: whether an attack can follow its gradient.
-        searches: whether each prediction runs a search, so that few queries are possible.
-        digest: the start of the SHA-256 of its files; other files have another one.
-    """
-
-    apply: ApplyFn
+    apply: ApplyFn  # `(params, x [B, 28, 28, 1]) -> logits [B, 10]`
     params: Params = None
-    ball: tuple[str, float] | None = None
-    has_gradients: bool = True
-    searches: bool = False
-    digest: str = ""
+    ball: tuple[str, float] | None = None  # the ball `(norm, eps)` of its training
+    has_gradients: bool = True  # whether an attack can follow its gradient
+    searches: bool = False  # whether each prediction runs a search, so that few queries are possible
+    digest: str = ""  # the start of the SHA-256 of its files; other files have another one
 
 
 def convolved(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -146,11 +137,7 @@ def readers(draws: int = 8000, steps: int = 50) -> dict[str, Reader]:
 
 
 def present(folder: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None) -> tuple[Path, list[str]]:
-    """The folder that `pretrained` reads, and the names of the networks whose files are all there.
-
-    Raises:
-        FileNotFoundError: a folder was given that has none of the files.
-    """
+    """The folder that `pretrained` reads, and the names of the networks whose files are all there."""
     usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
     roots = [Path(root, "pretrained") for root in ((data_dir,) if data_dir else usual) if root]
     for root in (root.expanduser() for root in ([Path(folder)] if folder else roots)):
@@ -172,16 +159,9 @@ def pretrained(
 ) -> dict[str, Pretrained]:  # fmt: skip
     """The networks of a folder, by name; those of several files, where all of these are there.
 
-    Args:
-        folder: None: `pretrained` in the data folder (`data_dir`, or else $INVJAX_DATA, $TFDS_DATA_DIR or
-            ~/tensorflow_datasets), if it is there; if not, there are no networks.
-        data_dir: the only data folder.
-        draws: number of draws of the prior, for analysis by synthesis.
-        steps: number of steps of its search.
-
-    Raises:
-        FileNotFoundError: a folder was given that has none of the files.
-        ValueError: a damaged file.
+    Without a folder it is `pretrained` in the data folder (`data_dir`, or else $INVJAX_DATA, $TFDS_DATA_DIR or
+    ~/tensorflow_datasets); if that is not there, there are no networks. `draws` of the prior and `steps` of the search
+    are those of analysis by synthesis.
     """
     root, names = present(folder, data_dir)
     read = functools.cache(functools.partial(_read, root))  # two networks share ten files
