@@ -22,8 +22,7 @@ from invjax.models import mlp, mnist_cnn, resnet
 from invjax.training import adversarial_loss, data_mesh
 from invjax.types import ApplyFn, Key, LossFn, Net, Params
 
-Arrays = tuple[np.ndarray, np.ndarray]
-"""Images in [0, 1], `[N, H, W, C]`, and labels `[N]`."""
+Arrays = tuple[np.ndarray, np.ndarray]  # images in [0, 1], `[N, H, W, C]`, and labels `[N]`
 
 
 @cache

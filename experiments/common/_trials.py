@@ -12,8 +12,7 @@ import numpy as np
 
 from invjax.data import read_arrays, write_arrays, write_json
 
-Axes = dict[str, Any]
-"""The place of a trial: the name of each axis and the value on it."""
+Axes = dict[str, Any]  # the place of a trial: the name of each axis and the value on it
 
 
 def grid(**axes: Iterable[Any]) -> list[Axes]:

@@ -30,8 +30,7 @@ PLANES = {
     "metamers": (("0", "x", "x*"), "the black image 0, x and its metamer x*: logits of x, nuisance of y"),
 }
 """By the end of the lines from x: the names of the three points of a plane, and what they go through."""
-KEPT = 4
-"""Number of planes that are kept for the figure."""
+KEPT = 4  # number of planes that are kept for the figure
 
 
 @dataclasses.dataclass(frozen=True)

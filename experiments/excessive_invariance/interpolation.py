@@ -26,8 +26,7 @@ ARMS = (*classifiers.LOSSES, "iCE in closed form")
 CLAIMS = {"CE": "b", "iCE": "a", "iCE in closed form": "a"}
 """The image whose class the metamers show in the paper's figure 7."""
 VERDICTS = {"a": "the class of a (logits)", "b": "the class of b (nuisance)", "neither": "neither"}
-KEPT = 10
-"""Number of pairs that are kept for the figure."""
+KEPT = 10  # number of pairs that are kept for the figure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,8 +26,7 @@ from invjax.models import mlp, mnist_cnn
 
 HEADS = {"linear": mlp(10, ()), "MLP": mlp(10, (512, 512)), "conv": mnist_cnn(10, (8, 16), 128)}
 """The fresh classifiers of the nuisance."""
-KEPT = 10
-"""Number of metamers that are kept for the figure."""
+KEPT = 10  # number of metamers that are kept for the figure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,8 +31,7 @@ ARMS = {
 }
 CUES = {"binary": "a pixel at the left border", "texture": "the texture behind the digit"}
 SHOWN = {"coded": "the cue of the class", "removed": "no cue", "random": "the cue of a random class"}
-ADVERSARIAL = {"binary": "removed", "texture": "random"}
-"""The published shift D_Adv of each cue."""
+ADVERSARIAL = {"binary": "removed", "texture": "random"}  # the published shift D_Adv of each cue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +63,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-Shifted = tuple[Dataset, dict[str, Dataset]]
-"""The training set with a cue, and all variants of the test set."""
+Shifted = tuple[Dataset, dict[str, Dataset]]  # the training set with a cue, and all variants of the test set
 
 
 def datasets(config: Config):

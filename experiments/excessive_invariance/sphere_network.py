@@ -21,11 +21,9 @@ from invjax.theory import spheres
 from invjax.training import TrainStep, fit, init_state, make_train_step
 from invjax.types import Key, LogitsFn, Params
 
-CHUNK = 50_000
-"""Number of points in memory at once."""
+CHUNK = 50_000  # number of points in memory at once
 
-Numbers = dict[str, Any]
-"""Numbers by name."""
+Numbers = dict[str, Any]  # numbers by name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,7 @@ from invjax.training import data_mesh
 from invjax.types import Params
 
 PLAIN, ALONE = "PGD", "non-transferable"
-EARLY, LATE = "after one epoch", "at the end"
-"""Trials on squares, by the length of the training."""
+EARLY, LATE = "after one epoch", "at the end"  # trials on squares, by the length of the training
 
 
 @dataclasses.dataclass(frozen=True)

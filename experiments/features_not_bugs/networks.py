@@ -16,8 +16,7 @@ from experiments.common import Arrays
 from invjax.attacks import l2, pgd
 from invjax.types import Key, LossFn, Net, Params
 
-SOURCES = ("standard", "robust")
-"""The models that data sets are made from."""
+SOURCES = ("standard", "robust")  # the models that data sets are made from
 
 
 @dataclasses.dataclass(frozen=True)

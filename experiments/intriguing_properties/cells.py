@@ -14,15 +14,12 @@ import numpy as np
 from experiments import common
 from invjax.models import ACTIVATIONS, POOLINGS, Convolutions
 
-POOLED = 2
-"""Number of layers, from the first, that are followed by 2x2 pooling."""
+POOLED = 2  # number of layers, from the first, that are followed by 2x2 pooling
 ARMS = ("random", "evolved")
-Cell = dict[str, list[int]]
-"""The values of each gene, by layer."""
+Cell = dict[str, list[int]]  # the values of each gene, by layer
 Space = dict[tuple[str, int], tuple[int, ...]]
 """The values that each gene of each layer may have; one value where a gene has no effect."""
-Child = dict[str, Any]
-"""The numbers of a child, with its "arm", its "cell" and its "reward"."""
+Child = dict[str, Any]  # the numbers of a child, with its "arm", its "cell" and its "reward"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,7 @@ from invjax.training import data_mesh
 from invjax.types import Net, Params
 
 PREDICTIONS = ("linear", "mean field")
-KEPT = 8
-"""Number of images whose logits are kept for the figure."""
+KEPT = 8  # number of images whose logits are kept for the figure
 
 
 @dataclasses.dataclass(frozen=True)

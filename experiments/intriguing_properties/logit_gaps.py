@@ -16,8 +16,7 @@ from experiments.intriguing_properties import networks, published
 from invjax import figures
 from invjax.analysis import gap_power_law, logit_gaps, uniform_gap_law
 
-UNIFORM = "independent uniform logits"
-"""The place of the simulation beside the networks."""
+UNIFORM = "independent uniform logits"  # the place of the simulation beside the networks
 
 
 @dataclasses.dataclass(frozen=True)

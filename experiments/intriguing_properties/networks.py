@@ -6,8 +6,7 @@ from typing import Literal
 from experiments import common
 from invjax.types import Net
 
-Name = Literal["linear", "MLP", "CNN", "ResNet"]
-"""The name of a network."""
+Name = Literal["linear", "MLP", "CNN", "ResNet"]  # the name of a network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +23,7 @@ class Widths:
         return common.network(name, **vars(self))
 
 
-PAPER = Widths((1000, 1000), (32, 64), 1024, (64, 128, 256, 512))
-"""The widths in the preset "paper"."""
+PAPER = Widths((1000, 1000), (32, 64), 1024, (64, 128, 256, 512))  # the widths in the preset "paper"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,8 +31,7 @@ DIRECTIONS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 ATTACKS = (*DIRECTIONS, "PGD")
 Model = Literal["linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise"]
 """A network, or the training of an MLP."""
-CONVOLUTIONAL = ("CNN", "ResNet")
-"""Models that are attacked on fewer images."""
+CONVOLUTIONAL = ("CNN", "ResNet")  # models that are attacked on fewer images
 FEWEST = 10
 """Number of images below which a fit says nothing: its 95 % interval is wider than 60 % of the exponent either way."""
 

@@ -26,8 +26,7 @@ from invjax.losses import cross_entropy
 from invjax.models import Convolutions, Layers, MaskedNet, groups_of_one_shape, masked_cnn, masked_mlp, masked_size
 from invjax.training import member_of, over_population
 
-ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
-"""The kind of `attack_direction` of each attack."""
+ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}  # the kind of `attack_direction` of each attack
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,8 +34,7 @@ from invjax.data import Dataset, HumanLabelled, as_float, human_labelled
 from invjax.evaluation import wilson
 from invjax.types import LogitsFn
 
-SHOWN = 8
-"""Number of images in a figure."""
+SHOWN = 8  # number of images in a figure
 
 PAPER, OTHERS = "the paper's images", "other images"
 IMAGES, JUDGE = judges.Data(), judges.Settings()

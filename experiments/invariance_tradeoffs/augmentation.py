@@ -13,8 +13,7 @@ from experiments import common
 from experiments.invariance_tradeoffs import robust_networks as networks
 from invjax import figures
 
-ARMS = {"linf": "linf", "moves": "linf, rotation, shift"}
-"""The adversaries: the arm, and its name in the table."""
+ARMS = {"linf": "linf", "moves": "linf, rotation, shift"}  # the adversaries: the arm, and its name in the table
 
 SETS = ("manual linf 0.4", "linf 0.4")
 

@@ -22,8 +22,7 @@ from invjax import figures
 from invjax.data import Dataset, HumanLabelled, human_labelled
 
 BY_HAND = "manual linf 0.4"
-SETS = {"linf 0.4": "automated", BY_HAND: "by hand"}
-"""The examples of the paper, and their names here."""
+SETS = {"linf 0.4": "automated", BY_HAND: "by hand"}  # the examples of the paper, and their names here
 
 LINES = {"certified": "certified", "ensemble": "withstand AutoAttack", "pgd": "withstand PGD"}
 """The lines of the second figure."""

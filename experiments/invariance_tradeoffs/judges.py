@@ -25,11 +25,9 @@ from invjax.models import GaussianClasses, fit_gaussian_classes, gaussian_class_
 from invjax.types import Images, Key, LogitsFn, LossFn, Net
 
 Voter = Literal["CNN", "CNN, even ink", "small CNN", "wide CNN", "broad CNN", "MLP"]
-VOTERS: tuple[Voter, ...] = get_args(Voter)
-"""The networks among the voters; the densities are a seventh voter."""
+VOTERS: tuple[Voter, ...] = get_args(Voter)  # the networks among the voters; the densities are a seventh voter
 
-WITNESS = "witness"
-"""A CNN like the first voter, trained on other images and without a vote; it checks the judge."""
+WITNESS = "witness"  # a CNN like the first voter, trained on other images and without a vote; it checks the judge
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,7 @@ from invjax import figures
 from invjax.analysis import NORMS, beyond_nearest_other, distances, one_point_accuracy, order_violations
 
 CIFAR10 = ["airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-DRAWN = 16
-"""Number of images that a trial keeps for the figure."""
+DRAWN = 16  # number of images that a trial keeps for the figure
 
 
 @dataclasses.dataclass(frozen=True)

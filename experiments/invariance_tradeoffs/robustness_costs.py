@@ -12,8 +12,7 @@ from experiments import common
 from experiments.invariance_tradeoffs import robust_networks as networks
 from invjax import figures
 
-SETS = {"linf": ("manual linf 0.4", "linf 0.4"), "l1": ("l0",)}
-"""The examples of the figure, by the norm of training."""
+SETS = {"linf": ("manual linf 0.4", "linf 0.4"), "l1": ("l0",)}  # the examples of the figure, by the norm of training
 
 
 @dataclasses.dataclass(frozen=True)

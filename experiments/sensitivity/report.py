@@ -17,8 +17,7 @@ from invjax.evaluation import Entry, Options, ThreatModel
 from invjax.training import data_mesh
 
 ENSEMBLE = "robust accuracy, linf, standard ensemble"
-SHOWN = 20
-"""Largest number of images in the figure."""
+SHOWN = 20  # largest number of images in the figure
 
 
 @dataclasses.dataclass(frozen=True)
