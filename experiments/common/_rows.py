@@ -51,10 +51,15 @@ def measured(row: Row, unit: bool = True) -> str:
     return f"{cell(row.measured)}{spread}" + (f" {row.unit}" if unit and row.unit else "")
 
 
+def machine(about: dict[str, Any]) -> str:
+    """The machine, the version of JAX and the date of a run."""
+    return f"{about['device']}, JAX {about['packages']['jax']}, {about['date']}"
+
+
 def table_markdown(rows: Iterable[Row], about: dict[str, Any]) -> str:
     """The table as Markdown, after a line with its command, machine, version and date."""
     lines = [
-        f"`{about['command']}`, {about['device']}, JAX {about['packages']['jax']}, {about['date']}",
+        f"`{about['command']}`, {machine(about)}",
         "",
         "| | published | measured | unit | set-up differs in |",
         "|---|---|---|---|---|",
