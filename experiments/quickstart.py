@@ -47,8 +47,7 @@ class Config:
 PRESETS = {
     "smoke": Config(
         size=16, blocks=(1, 1), train=common.Train(2, 64, 4e-3), attack_steps=2, images=16, rows=2, seeds=(0,)
-    ),
-    "default": Config(),
+    )
 }
 
 

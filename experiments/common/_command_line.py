@@ -153,8 +153,9 @@ def experiment(
 ) -> Experiment:
     """The experiment that a module defines; its command line runs here if the module is the command.
 
-    The module has `PRESETS`, `trial`, `table`, and where it needs them `draw` for the figures, `datasets` for the data
-    and `trials` for the places. The first paragraph of its docstring is the item of the experiment.
+    The module has `Config`, `PRESETS`, `trial`, `table`, and where it needs them `draw` for the figures, `datasets` for
+    the data and `trials` for the places. The first paragraph of its docstring is the item of the experiment. The
+    default preset is `Config()`, unless `PRESETS` has another one.
 
     Args:
         module: `__name__` of the module.
@@ -173,7 +174,7 @@ def experiment(
     made = Experiment(
         name=found.__spec__.name.removeprefix("experiments.").replace(".", "/"),  # type: ignore[union-attr]
         item=" ".join(str(found.__doc__).partition("\n\n")[0].split()).removesuffix("."),
-        presets=found.PRESETS,
+        presets=dict.fromkeys(("smoke", "default"), found.Config()) | found.PRESETS,
         times={"default": times} if isinstance(times, str) else times,
         trials=getattr(found, "trials", trials),
         trial=found.trial,

@@ -48,7 +48,6 @@ PRESETS = {
         common.Data("digits", train_size=256), (1, 1), common.Train(1, 64, 4e-3),
         head_epochs=1, head_hidden=(32,), pairs=8, discs=2, resolution=9, columns=2, seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(
         blocks=(16, 16), train=common.Train(50, 128, 4e-3), head_epochs=20, pairs=1000, discs=1000, resolution=201
     ),

@@ -61,7 +61,6 @@ class Config:
 
 PRESETS = {
     "smoke": Config("crops", side=64, blocks=(0, 0, 0, 1, 0), steps=4, memory_batch=4, batch=8),
-    "default": Config(),
     "paper": Config("imagenet2012", steps=600_000, batch_size=256, memory_batch=256, pairs=64, columns=8, batch=64),
 }
 

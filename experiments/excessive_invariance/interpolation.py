@@ -48,7 +48,6 @@ PRESETS = {
         ice=classifiers.Ice(critic_hidden=(32,)), steps=3, pairs=8, rounds=0, judge_channels=(8,), judge_dense=16,
         judge_epochs=4, columns=4, seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(
         blocks=(16, 16), train=common.Train(50, 128, 4e-3), pairs=5000,
         judge_channels=(32, 64), judge_dense=1024, judge_epochs=20,

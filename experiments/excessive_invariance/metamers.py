@@ -42,7 +42,6 @@ PRESETS = {
         common.Data("digits", train_size=256), (1, 1), common.Train(1, 64, 4e-3),
         ice=classifiers.Ice(critic_hidden=(32,)), head_epochs=1, pairs=16, columns=4, seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(blocks=(16, 16), train=common.Train(50, 128, 4e-3), head_epochs=20),
 }  # fmt: skip
 

@@ -51,7 +51,6 @@ PRESETS = {
         common.Data("digits"), channels=(8,), dense=16, train=common.Train(2, 64, 2e-3), shift=0, rounds=1,
         head_epochs=1, columns=4, seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(channels=(32, 64), dense=1024, train=common.Train(30, 128, 2e-3), draws=10, head_epochs=30,
                     ensemble=5),
 }  # fmt: skip

@@ -26,7 +26,7 @@ class Config:
     runs: tuple[str, ...] = common.axis(())  # Folders of finished runs; without any, the published runs are shown.
 
 
-PRESETS = {"smoke": Config(), "default": Config()}
+PRESETS = {"smoke": Config()}
 
 
 def datasets(config: Config) -> dict[str, Path]:

@@ -41,7 +41,6 @@ PRESETS = {
         common.Data("digits", train_size=256), (1, 1), common.Train(4, 64, 4e-3), (0,), channels=(8,), resnet_epochs=4,
         pairs=16, eps=4.0, steps=40, columns=4,
     ),
-    "default": Config(),
     "paper": Config(
         blocks=(16, 16), train=common.Train(50, 128, 4e-3), channels=(64, 128, 256, 512), resnet_epochs=20, pairs=1024,
         steps=1000,

@@ -42,10 +42,7 @@ class Config:
 
 SMOKE = Settings(dimension=10, couplings=2, hidden=(32,), steps=200, batch_size=64, learning_rate=1e-2, test_size=2000,
                  pairs=16, attacked=4, attack_steps=5, head_size=256, head_epochs=1)  # fmt: skip
-PRESETS = {
-    "smoke": Config(network=SMOKE, samples=2000, second_dimension=5, resolution=61, seeds=(0,)),
-    "default": Config(),
-}
+PRESETS = {"smoke": Config(network=SMOKE, samples=2000, second_dimension=5, resolution=61, seeds=(0,))}
 
 
 def settings_of(config: Config) -> dict[str, tuple[int, Radii]]:

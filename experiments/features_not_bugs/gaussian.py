@@ -46,7 +46,6 @@ class Config:
 PRESETS = {
     "smoke": Config(samples=5000, fit_samples=300, fit_steps=500, epsilons=(0.1, 1.0), dimensions=(2,),
                     dimension_samples=2000, spectra=20, means=20, figure_samples=200),
-    "default": Config(),
 }  # fmt: skip
 
 

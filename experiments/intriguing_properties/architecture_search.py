@@ -51,7 +51,6 @@ PRESETS = {
         train_images=400, held_out=200, train=common.Train(2, 20, 2e-2), final_images=1000, final_epochs=2,
         final_learning_rates=(2e-2,), test_images=200, attack_steps=5,
     ),
-    "default": Config(),
     "paper": Config(
         search=Search(3, (8, 16, 32, 64), (3, 5), 4800, 4800, generation=48, alive=240, tournament=24),
         train_images=50_000, held_out=10_000, train=common.Train(10, 100, 5e-3), enlarge=4, final_images=50_000,

@@ -48,7 +48,6 @@ PRESETS = {
         common.Data("digits", train_size=512), common.Train(20, 64, 1e-2), networks.Widths((32,)), seeds=(0,),
         models=("MLP",), images=64, points=3, attack_steps=3,
     ),
-    "default": Config(),
     "paper": Config(
         common.Data(), common.Train(50), networks.PAPER, seeds=(0, 1, 2, 3, 4),
         images=10_000, points=21, attack_steps=40,

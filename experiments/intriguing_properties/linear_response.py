@@ -43,7 +43,6 @@ PRESETS = {
         common.Data("digits"), common.Train(4, 64), networks.Widths((32,)), seeds=(0,), models=("MLP",),
         smallest_share=0.02,
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(50), widths=networks.PAPER, seeds=(0, 1, 2, 3, 4), models=("MLP", "CNN", "ResNet")
     ),

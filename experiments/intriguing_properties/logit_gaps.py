@@ -33,7 +33,6 @@ PRESETS = {
         common.Data("digits"), common.Train(2, 64), networks.Widths((32,)), seeds=(0,), models=("MLP",),
         at_epochs=(0, 2), ranks=(2, 3), quantile=0.1, samples=20_000,
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(50), widths=networks.PAPER, seeds=(0, 1, 2, 3, 4), models=("MLP", "CNN", "ResNet"),
         at_epochs=(0, 1, 5, 20, 50),

@@ -63,7 +63,6 @@ PRESETS = {
         common.Data("digits"), common.Train(2, 64), networks.Widths((32,)), seeds=(0,), models=("MLP", "adversarial"),
         images=300, pgd_images=100, pgd_steps=3, train_steps=2, quantile=0.2, wide_quantile=0.4,
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(50), widths=networks.PAPER, seeds=(0, 1, 2, 3, 4), models=get_args(Model),
         cnn_images=10_000, pgd_images=10_000, pgd_steps=20, memorised=10_000, memorised_epochs=200,

@@ -56,7 +56,6 @@ PRESETS = {
         common.Data("digits"), connected=10, convolutional=2, layers=2, units=(8, 32), channels=(2, 4), group=10,
         train=common.Train(8, 64, 4e-3), images=360, largest=(0.4, 2.0, 1.0), points=8, bisections=8, quantile=0.2,
     ),
-    "default": Config(),
     "paper": Config(
         connected=900, convolutional=100, units=(30, 2000), channels=(8, 64), group=50, train=common.Train(20),
         points=50, bisections=16,

@@ -61,7 +61,6 @@ PRESETS = {
         judges.Data("digits", train_size=300), common.Train(6, 64, 1e-2), judges.Settings(("MLP",), components=10),
         others=8, chunk=4, rotation=15.0, l0_rotations=3, l0_scales=(1.0,), regions=3, seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(judges.Data(train_size=20_000), common.Train(20, 64, 2e-3), others=900),
 }  # fmt: skip
 

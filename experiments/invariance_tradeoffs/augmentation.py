@@ -29,7 +29,6 @@ class Config(networks.Settings):
 
 PRESETS = {
     "smoke": Config(**networks.SMOKE, radii=(0.0, 0.3), train_tries=2, tries=2, images=32, attack_steps=2),
-    "default": Config(),
     "paper": Config(
         **networks.PAPER, radii=(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4), train_tries=10, tries=100,
         images=10_000, attack_steps=100,

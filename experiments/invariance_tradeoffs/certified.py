@@ -51,7 +51,6 @@ PRESETS = {
                                    queries=5, released_images=0),
         seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(200, 256, 5e-4),
         certified=certified_networks.Settings(

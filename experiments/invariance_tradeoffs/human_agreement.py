@@ -68,7 +68,6 @@ PRESETS = {
         **networks.SMOKE, attacked=("l0 25",), images=16, attack_steps=2, queries=5, draws=100, search_steps=2,
         search_test_size=64, search_images=8, search_queries=3,
     ),
-    "default": Config(),
     "paper": Config(
         **networks.PAPER, resnet="ResNet-18", images=200, attack_steps=100, queries=5000,
         search_test_size=10_000, search_images=200, search_queries=1000,

@@ -30,7 +30,7 @@ class Config:
     seeds: tuple[int, ...] = common.axis((0,))  # Random seeds of the choices and of the random changes.
 
 
-PRESETS = {"smoke": Config(common.Data("digits", train_size=300, test_size=40), also=(), draws=20), "default": Config()}
+PRESETS = {"smoke": Config(common.Data("digits", train_size=300, test_size=40), also=(), draws=20)}
 
 
 def trials(config: Config):

@@ -58,7 +58,7 @@ class Config:
         return Task(self.alpha, self.delta, self.dimension)
 
 
-PRESETS = {"smoke": Config(dimension=50, count=2_000, train_count=500, steps=150, seeds=(0,)), "default": Config()}
+PRESETS = {"smoke": Config(dimension=50, count=2_000, train_count=500, steps=150, seeds=(0,))}
 
 
 def closed(task: Task) -> dict[str, np.ndarray]:

@@ -30,7 +30,6 @@ class Config(networks.Settings):
 
 PRESETS = {
     "smoke": Config(**networks.SMOKE, linf=(0.3,), l1=(10.0,), images=32, attack_steps=2),
-    "default": Config(),
     "paper": Config(
         **networks.PAPER, linf=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4),
         l1=(2.5, 5.0, 7.5, 10.0, 12.5, 15.0), images=10_000, attack_steps=100,

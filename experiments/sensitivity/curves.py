@@ -38,7 +38,6 @@ PRESETS = {
         common.Data("digits"), Network((8,), 16, common.Train(8, 64, 5e-3), train_eps=0.1, train_steps=2), images=32,
         attack_steps=3, queries=10, points=3, largest=(0.2,), seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(
         network=Network((32, 64), 1024, common.Train(30), train_steps=40), images=10_000, points=41, queries=5000
     ),

@@ -230,12 +230,13 @@ def test_the_example_of_the_contributors_page_runs(tmp_path, monkeypatch):
 def test_an_experiment_is_made_from_its_module(monkeypatch):
     module = types.ModuleType("experiments.paper.result", "The item\n of the paper.\n\nMore of it.")
     module.__spec__ = importlib.machinery.ModuleSpec("experiments.paper.result", None)
-    vars(module).update(PRESETS={"smoke": Config(), "default": Config(), "paper": Config()}, trial=len, table=max)
+    vars(module).update(Config=Config, PRESETS={"smoke": Config(seeds=(5,)), "paper": Config()}, trial=len, table=max)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     made = common.experiment(module.__name__, "an hour", size=(1, 2), arm="arms")
     assert (made.name, made.item, made.command) == (
         "paper/result", "The item of the paper", "python -m experiments.paper.result"
     )  # fmt: skip
+    assert [*made.presets] == ["smoke", "default", "paper"] and made.presets["default"] == Config()
     assert made.durations == {"smoke": "under a minute", "default": "an hour", "paper": "an accelerator, not run"}
     assert made.trials(Config()) == grid(size=[1, 2], arm=["plain", "robust"], seed=[0, 1])
     assert (made.trial, made.table, made.figures, made.data) == (len, max, None, None)
