@@ -84,8 +84,8 @@ def datasets(config: Config):
 
 
 def trials(config: Config):
-    attacks = ("none", *(f"linf {eps:g}" for eps in config.epsilons), "l0")
-    return common.grid(attack=attacks, seed=config.seeds)
+    names = ("none", *(f"linf {eps:g}" for eps in config.epsilons), "l0")
+    return common.grid(attack=names, seed=config.seeds)
 
 
 def queries(others: int, test: Dataset, human: dict[str, HumanLabelled]) -> np.ndarray:

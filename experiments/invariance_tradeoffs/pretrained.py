@@ -16,17 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from invjax.models import (
-    BINARY_SCALES,
-    AbsParams,
-    ClassVae,
-    Layer,
-    analysis_by_synthesis,
-    black_and_white,
-    prior_latents,
-    stack_vaes,
-    with_prior,
-)
+from invjax import models
 from invjax.types import ApplyFn, Params
 
 
@@ -75,7 +65,7 @@ def schott_cnn(binary: bool) -> ApplyFn:
     """Four convolutions with ELU between them; the parameters are those of `folded`."""
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        x = jax.numpy.asarray(black_and_white(x)) if binary else x
+        x = jax.numpy.asarray(models.black_and_white(x)) if binary else x
         for i, (layer, stride) in enumerate(zip(params, (1, 2, 2, 1), strict=True)):
             x = convolved(jax.nn.elu(x) if i else x, layer.kernel, layer.bias, stride=stride, padding=0)
         return x[:, 0, 0]
@@ -83,7 +73,7 @@ def schott_cnn(binary: bool) -> ApplyFn:
     return apply
 
 
-def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[Layer, ...]:
+def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[models.Layer, ...]:
     """Four layers of a network or of a part of an autoencoder, with the batch norm at the end of training in them."""
     layers = []
     for i in range(4):
@@ -95,12 +85,14 @@ def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[Layer, ...]:
             )
             factor = scale / np.sqrt(variance + 1e-5)
             of_layer, bias = of_layer * factor, (bias - mean) * factor + shift
-        layers.append(Layer(of_layer, bias))
+        layers.append(models.Layer(of_layer, bias))
     return tuple(layers)
 
 
-def schott_vaes(*arrays: dict[str, np.ndarray]) -> ClassVae:
-    return stack_vaes([ClassVae(folded(of_class, "Encoder."), folded(of_class, "Decoder.")) for of_class in arrays])
+def schott_vaes(*arrays: dict[str, np.ndarray]) -> models.ClassVae:
+    return models.stack_vaes(
+        [models.ClassVae(folded(of_class, "Encoder."), folded(of_class, "Decoder.")) for of_class in arrays]
+    )
 
 
 Reader = tuple[tuple[str, ...], Callable[..., Params], Pretrained]
@@ -115,14 +107,14 @@ def readers(draws: int = 8000, steps: int = 50) -> dict[str, Reader]:
     certify. ABS and Binary-ABS share their files, and here the draws of the prior.
     """
 
-    def schott_abs(*arrays: dict[str, np.ndarray]) -> AbsParams:
-        return with_prior(schott_vaes(*arrays), prior_latents(jax.random.key(0), draws))
+    def schott_abs(*arrays: dict[str, np.ndarray]) -> models.AbsParams:
+        return models.with_prior(schott_vaes(*arrays), models.prior_latents(jax.random.key(0), draws))
 
     cascade = functools.partial(wong_kolter, prefix="state_dict.0.")
     abs_files = tuple(f"abs/ABS_{digit}.npz" for digit in range(10))
     plain, binary = Pretrained(schott_cnn(False)), Pretrained(schott_cnn(True), has_gradients=False)
-    plain_abs = Pretrained(analysis_by_synthesis(steps=steps).apply, searches=True)
-    binary_abs = Pretrained(analysis_by_synthesis(steps=steps, binary=True, scales=BINARY_SCALES).apply,
+    plain_abs = Pretrained(models.analysis_by_synthesis(steps=steps).apply, searches=True)
+    binary_abs = Pretrained(models.analysis_by_synthesis(steps=steps, binary=True, scales=models.BINARY_SCALES).apply,
                             has_gradients=False, searches=True)  # fmt: skip
     small, large = (Pretrained(wong_kolter_cnn, ball=("linf", eps)) for eps in (0.1, 0.3))
     return {
