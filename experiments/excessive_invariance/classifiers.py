@@ -13,16 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import common
+from invjax import losses
 from invjax.data import Dataset, as_float
 from invjax.evaluation import over_batches
-from invjax.losses import (
-    ADVERSARIES,
-    cross_entropy,
-    dequantize,
-    error_rate,
-    gradient_reversal_ice,
-    independence_cross_entropy,
-)
 from invjax.models import Code, InvertibleClassifier, mlp, preset
 from invjax.training import Game, TrainStep, init_game, make_game_step
 from invjax.types import ApplyFn, Key, LossFn, Net, Params
@@ -75,36 +68,36 @@ def revnet(dataset: str, blocks: tuple[int, ...] | None) -> InvertibleClassifier
 
 @cache  # one object for all seeds, whose training step is compiled once
 def dequantized_loss(apply_fn: ApplyFn, levels: int) -> LossFn:
-    return common.plain_loss(apply_fn, prepare=partial(dequantize, levels=levels))
+    return common.plain_loss(apply_fn, prepare=partial(losses.dequantize, levels=levels))
 
 
 @cache
 def ice_players(model: InvertibleClassifier, ice: Ice, levels: int) -> tuple[LossFn, Game]:
     """The players of iCE, a model and a critic, as one loss by gradient reversal and as a game; batches have bytes."""
-    critic, adversary = mlp(model.num_classes, ice.critic_hidden), ADVERSARIES[ice.adversary]
+    critic, adversary = mlp(model.num_classes, ice.critic_hidden), losses.ADVERSARIES[ice.adversary]
     weights: Any = {name: getattr(ice, name) for name in ("nuisance_weight", "likelihood_weight")} | {"levels": levels}
 
     def encode(params, key, batch):
-        return model.encode(params, dequantize(key, as_float(batch[0], levels), levels))
+        return model.encode(params, losses.dequantize(key, as_float(batch[0], levels), levels))
 
     def summary(parts, code, batch):
-        bits, error = parts.bits_per_dim.mean(), error_rate(code.logits, batch[1])
+        bits, error = parts.bits_per_dim.mean(), losses.error_rate(code.logits, batch[1])
         return parts.total.mean(), {"error": error, "cross_entropy": parts.cross_entropy.mean(), "bits_per_dim": bits}
 
     def joint_loss(params, key, batch, step):
         code, logdet = encode(params["model"], key, batch)
         read = partial(critic.apply, params["critic"])
-        parts = gradient_reversal_ice(code, logdet, read, batch[1], **weights)
+        parts = losses.gradient_reversal_ice(code, logdet, read, batch[1], **weights)
         loss, metrics = summary(parts, code, batch)
         return loss, metrics | {"nuisance_cross_entropy": parts.nuisance.mean()}
 
     def model_loss(encoded, critic_params, key, batch, step):
         read = critic.apply(critic_params, encoded[0].nuisance)
-        parts = independence_cross_entropy(key, *encoded, read, batch[1], adversary=adversary, **weights)
+        parts = losses.independence_cross_entropy(key, *encoded, read, batch[1], adversary=adversary, **weights)
         return summary(parts, encoded[0], batch)
 
     def critic_loss(params, encoded, batch):
-        return cross_entropy(critic.apply(params, encoded[0].nuisance), batch[1]).mean()
+        return losses.cross_entropy(critic.apply(params, encoded[0].nuisance), batch[1]).mean()
 
     return joint_loss, Game(encode, model_loss, critic_loss)
 
@@ -119,7 +112,7 @@ def _game_step(game: Game, ice: Ice, settings: common.Train, num_steps: int) -> 
 def train(config: Any, loss: str, data: Dataset, *, seed: int, folder: Path) -> Params:
     """Train the RevNet with "CE" or with "iCE", or continue its training."""
     model, levels, (init_key, key, _) = config.model, data.levels, keys_for(loss, seed)
-    start = dequantize(init_key, jnp.asarray(common.images_of(data, 512)), levels)
+    start = losses.dequantize(init_key, jnp.asarray(common.images_of(data, 512)), levels)
     place: dict[str, Any] = {"seed": seed, "folder": folder}
     if loss == "CE":
         return common.trained(model, dequantized_loss(model.apply, levels), data, config.train, keys=(init_key, key),
@@ -159,7 +152,7 @@ def pair_up(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def noisy(data: Dataset, seed: int) -> np.ndarray:
     """All images with one draw of dequantisation noise."""
-    noise = jax.jit(partial(dequantize, levels=data.levels))
+    noise = jax.jit(partial(losses.dequantize, levels=data.levels))
     return np.asarray(noise(jax.random.key(seed), jnp.asarray(common.images_of(data))))
 
 

@@ -18,18 +18,7 @@ import numpy as np
 
 from experiments import common
 from experiments.invariance_tradeoffs import judges, published
-from invjax import figures
-from invjax.attacks import (
-    Judge,
-    Neighbours,
-    ReferenceBank,
-    affine_grid,
-    aligned_neighbours,
-    judge,
-    l0_invariance,
-    linf_invariance,
-    reference_bank,
-)
+from invjax import attacks, figures
 from invjax.data import Dataset, HumanLabelled, as_float, human_labelled
 from invjax.evaluation import wilson
 from invjax.types import LogitsFn
@@ -95,13 +84,13 @@ def queries(others: int, test: Dataset, human: dict[str, HumanLabelled]) -> np.n
 
 
 @cache
-def judge_of(config: Config, data: Inputs, seed: int, shared: Path) -> tuple[dict[str, LogitsFn], Judge, LogitsFn]:
+def judge_of(config: Config, data: Inputs, seed: int, shared: Path) -> tuple[dict[str, LogitsFn], Any, LogitsFn]:
     voters, witness = judges.trained(config.judge, config.train, data.parts[:2], seed, shared)
-    return voters, jax.jit(judge(list(voters.values()), agreement=config.judge.agreement)), witness
+    return voters, jax.jit(attacks.judge(list(voters.values()), agreement=config.judge.agreement)), witness
 
 
 @cache
-def bank_of(config: Config, data: Inputs, norm: str) -> tuple[ReferenceBank, np.ndarray]:
+def bank_of(config: Config, data: Inputs, norm: str) -> tuple[attacks.ReferenceBank, np.ndarray]:
     """The bank of images for neighbours, and the transforms of the search."""
     bank = data.parts[2]
     pixel = bank.images.shape[1] / 28  # shifts are in units of images with 28 x 28 pixels
@@ -109,8 +98,8 @@ def bank_of(config: Config, data: Inputs, norm: str) -> tuple[ReferenceBank, np.
         (config.rotation, 31, (1.0,)) if norm == "linf" else (20, config.l0_rotations, config.l0_scales)
     )
     shift = tuple(pixel * value for value in (-3, -1.5, 0, 1.5, 3))
-    transforms = affine_grid(rotation=np.linspace(-most, most, angles), shift=shift, scale=scale)
-    return reference_bank(common.images_of(bank), bank.labels, norm=norm), transforms
+    transforms = attacks.affine_grid(rotation=np.linspace(-most, most, angles), shift=shift, scale=scale)
+    return attacks.reference_bank(common.images_of(bank), bank.labels, norm=norm), transforms
 
 
 def attacked(config: Config, data: Inputs, attack: str, ids: np.ndarray, seed: int, shared: Path) -> tuple[dict, dict]:
@@ -120,15 +109,15 @@ def attacked(config: Config, data: Inputs, attack: str, ids: np.ndarray, seed: i
 
     def search() -> tuple[dict, dict]:
         bank, grid = bank_of(config, data, norm)
-        return {}, aligned_neighbours(start, labels, bank, transforms=grid)._asdict()
+        return {}, attacks.aligned_neighbours(start, labels, bank, transforms=grid)._asdict()
 
     # all judges and radii use the same neighbours
-    near = Neighbours(**common.stage(shared / f"neighbours-{norm}-from-{ids[0]}", search)[1])
+    near = attacks.Neighbours(**common.stage(shared / f"neighbours-{norm}-from-{ids[0]}", search)[1])
     voters, ask, witness = judge_of(config, data, seed, shared)
     if norm == "l0":
-        found = l0_invariance(start, near, judge=ask, regions=config.regions)
+        found = attacks.l0_invariance(start, near, judge=ask, regions=config.regions)
     else:
-        found = linf_invariance(start, near, eps=float(eps), judge=ask)
+        found = attacks.linf_invariance(start, near, eps=float(eps), judge=ask)
     chosen = np.arange(len(x)), found.neighbour
     return {}, {
         **found._asdict(),
