@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -143,14 +143,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
-def experiment(
-    module: str,
-    times: str | dict[str, str] = "",
-    *,
-    data: Callable[[Any], Any] | None = None,
-    table: Callable[[Any, Results], Iterable[Row]] | None = None,
-    **axes: Any,
-) -> Experiment:
+def experiment(module: str, times: Any = "", *, data: Callable[[Any], Any] | None = None, **axes: Any) -> Experiment:
     """The experiment that a module defines; its command line runs here if the module is the command.
 
     The module has `Config`, `PRESETS`, `trial`, `table`, and where it needs them `draw` for the figures, `datasets` for
@@ -161,7 +154,6 @@ def experiment(
         module: `__name__` of the module.
         times: the running time of the default preset, or of several presets by name, if they are not the usual ones.
         data: `datasets` of another module.
-        table: a table that is no function `table` of the module.
         axes: without `trials`, the axes of the grid before that of seeds: by name the values, or the name of the field
             that lists them.
     """
@@ -178,7 +170,7 @@ def experiment(
         times={"default": times} if isinstance(times, str) else times,
         trials=getattr(found, "trials", trials),
         trial=found.trial,
-        table=table or found.table,
+        table=found.table,
         figures=getattr(found, "draw", None),
         data=data or getattr(found, "datasets", None),
     )

@@ -43,8 +43,7 @@ WHAT = {
 class Config:
     dataset: Literal["folder", "imagenet2012", "crops"] = "folder"
     """folder: photographs `<class index>_*.jpg`; imagenet2012: by TFDS; crops: of scikit-learn's two photographs."""
-    data_dir: str | None = common.for_machine(None)
-    """Folder of the photographs, or for imagenet2012 the folder of TFDS."""
+    data_dir: str | None = common.for_machine(None)  # Folder of the photographs, or for imagenet2012 that of TFDS.
     side: int = 224  # Height and width of an image, a multiple of 32; values other than 224 are for crops only.
     blocks: tuple[int, ...] = (0, 3, 4, 6, 3)  # Number of blocks of each level; a block has three convolutions.
     steps: int = 16  # Number of training steps.
@@ -52,7 +51,7 @@ class Config:
     learning_rate: float = 1e-4
     """Learning rate of Adam after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
     memory_batch: int = 32
-    """Number of images in the training step whose memory is measured; the step is compiled and not run."""
+    """Number of images in the training step whose memory is measured; it is compiled and not run."""
     pairs: int = 4  # Number of metamers whose exactness is measured, in float32 and in float64.
     columns: int = common.for_figures(4)  # Number of metamers in figure 5.
     batch: int = 16  # Number of metamers in figure 9.

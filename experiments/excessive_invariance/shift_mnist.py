@@ -42,8 +42,7 @@ class Config(classifiers.Settings):
     resnet_channels: tuple[int, ...] = (16, 32, 64)  # Channels of the stages of the ResNet; each stage has one block.
     resnet_epochs: int = 3  # Number of passes of the ResNet over the training set.
     resnet_learning_rate: float = 2e-3  # Learning rate of Adam for the ResNet.
-    min_std: float = 0.1
-    """Smallest standard deviation of the densities of the generative classifier; pixels have a range of 1."""
+    min_std: float = 0.1  # Smallest standard deviation of the generative classifier's densities; pixels range over 1.
     shifts: tuple[Literal["binary", "texture"], ...] = common.axis(("binary", "texture"))
     """Cues to train on; each cue has its own networks."""
 

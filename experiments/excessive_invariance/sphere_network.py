@@ -32,16 +32,14 @@ class Settings:
 
     dimension: int = 100  # Dimension of the space.
     radii: tuple[float, float] = (1.0, 10.0)  # Radii of the inner and of the outer sphere.
-    couplings: int = 4
-    """Number of blocks of the network; a block is actnorm, a fixed permutation and an additive coupling."""
+    couplings: int = 4  # Number of blocks of the network: actnorm, a fixed permutation and an additive coupling.
     hidden: tuple[int, ...] = (128, 128)  # Widths of the hidden layers of the network of each coupling.
     steps: int = 2000  # Number of training steps; each step draws a new batch.
     batch_size: int = 256  # Number of points in a training step.
     learning_rate: float = 3e-3  # Initial learning rate of Adam; it decays to zero along a cosine.
     test_size: int = 500_000  # Number of points on which the clean error of a network is measured.
     pairs: int = 500  # Number of pairs of an inner and an outer point from which metamers are made.
-    attacked: int = 64
-    """Number of points whose nearest change of the decision is searched; half of them are inner points."""
+    attacked: int = 64  # Number of points whose nearest change of the decision is searched; half of them are inner.
     attack_steps: int = 20  # Number of steps of projected gradient descent, at each of ten radii.
     head_size: int = 20_000  # Number of points on which the nuisance classifier is trained.
     head_epochs: int = 10  # Number of passes over the points of the nuisance classifier.

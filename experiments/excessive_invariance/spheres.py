@@ -33,11 +33,10 @@ class Config:
     network: common.Flat[Settings] = sphere_network.USUAL  # The spheres, the network and its measurements.
     samples: int = 2_000_000  # Number of points with which the closed forms are compared.
     second_dimension: int = 10
-    """Dimension of a second comparison, in which the error of the misaligned classifier is visible."""
+    """Dimension of a second comparison, where the misaligned classifier makes visible errors."""
     second_radii: Radii = (1.0, 1.3)  # Radii of the spheres of the second comparison.
     resolution: int = 301  # Number of points along each side of the planes in the figure.
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each seed draws its own points and trains one network."""
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each draws its own points and trains one network.
 
 
 SMOKE = Settings(dimension=10, couplings=2, hidden=(32,), steps=200, batch_size=64, learning_rate=1e-2, test_size=2000,

@@ -23,8 +23,7 @@ SOURCES = ("standard", "robust")  # the models that data sets are made from
 class Data(common.Data):
     """Settings of the images, which may get a non-robust feature."""
 
-    planted: float = 0.0
-    """Length in l2 of a faint pattern of the class on each image, a non-robust feature; 0 plants none."""
+    planted: float = 0.0  # Length in l2 of a faint pattern of the class on each image, a non-robust feature; 0 is none.
 
     def load(self) -> tuple[Arrays, Arrays]:  # type: ignore[override]  # a pattern is no whole number of levels
         """The training and the test set, in [0, 1]."""
@@ -59,8 +58,7 @@ class Settings:
     """Random shifts of up to 4 pixels and reflections in training, unless an experiment says otherwise."""
     robust_epochs: int = 10  # Number of passes of adversarial training over the training set.
     train_eps: float = 1.5  # Radius in l2 of adversarial training.
-    train_steps: int = 5
-    """Number of steps of the attack in adversarial training; each has length eps / 5, from the image."""
+    train_steps: int = 5  # Number of steps of the attack in adversarial training, of length eps / 5, from the image.
     images: int = 500  # Number of test images for robust accuracy; the first ones are used.
     eval_steps: int = 20  # Number of steps of PGD in the evaluation.
     ensemble_images: int = 200  # Number of test images for AutoAttack; 0 does not run it.

@@ -35,8 +35,7 @@ class Config:
     """Training of the children (paper: 10 epochs); half of each batch is attacked."""
     eps: float = 0.1  # Radius of every attack in linf.
     enlarge: int = 2  # Factor by which the channels of the best cells are enlarged at the end.
-    final_images: int = 10_000
-    """Number of images on which the enlarged cells are trained; the first ones that are not held out."""
+    final_images: int = 10_000  # Number of training images of the enlarged cells; the first ones that are not held out.
     final_epochs: int = 3  # Number of passes of the enlarged cells over their images (paper: 100).
     final_learning_rates: tuple[float, ...] = (2e-3, 6e-3)
     """Learning rates of the enlarged cells; the best under FGSM on held-out images is tested (paper: 12 settings)."""

@@ -54,8 +54,7 @@ class Config(networks.Config):
     train_steps: int = 5  # Number of steps of the attack in adversarial training.
     largest: tuple[float, float] = (0.5, 8.0)  # Largest eps of the search, in linf and in l2.
     quantile: float = 0.02  # Largest adversarial error of the fit; the curve bends at larger errors.
-    wide_quantile: float = 0.1
-    """Largest adversarial error of a second fit for FGSM, which shows how much the curve bends."""
+    wide_quantile: float = 0.1  # Largest adversarial error of a second fit for FGSM, which shows how the curve bends.
 
 
 PRESETS = {

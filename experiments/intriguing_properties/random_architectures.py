@@ -33,8 +33,7 @@ ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}  # the kind 
 class Config:
     data: common.Flat[common.Data] = common.Data()  # The images.
     connected: int = 56  # Number of fully connected networks (paper: thousands of networks in all).
-    convolutional: int = 8
-    """Number of convolutional networks: two 5x5 convolutions with 2x2 max pooling and a linear layer."""
+    convolutional: int = 8  # Number of convolutional networks: two 5x5 convolutions, 2x2 max pooling, a linear layer.
     layers: int = 4  # Largest number of hidden layers; every number from 1 is equally likely.
     units: tuple[int, int] = (30, 300)
     """Smallest and largest number of units of a hidden layer, drawn for each layer (paper: 30 to 2000)."""

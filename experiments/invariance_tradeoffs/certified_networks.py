@@ -31,12 +31,10 @@ class Settings:
 
     network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"  # Architecture of the network.
     natural_epochs: float = 0.5  # Number of first epochs with radius 0, in which the learning rate rises.
-    ramp_epochs: float = 4
-    """Number of epochs after that in which the radius grows; then the learning rate falls along a cosine."""
+    ramp_epochs: float = 4  # Number of epochs after that in which the radius grows; then the rate falls along a cosine.
     train_eps: float = 0.42  # Final radius in linf, slightly larger than the radius to certify.
     natural: float = 0.0  # Final weight of the natural loss (kappa); it falls from 1 while the radius grows.
-    crown: float = 0.0
-    """Initial weight of CROWN-IBP in the bounds (beta); it falls to 0 while the radius grows. 0 is IBP."""
+    crown: float = 0.0  # Initial weight of CROWN-IBP in the bounds (beta); it falls to 0 as the radius grows. 0 is IBP.
 
 
 class Layers(NamedTuple):

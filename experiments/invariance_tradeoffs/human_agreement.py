@@ -51,8 +51,7 @@ class Config(networks.Settings):
     """Balls of the attacks: the columns of table 3, and l2."""
     images: int = 100  # Number of test images that are attacked; the first ones are used.
     attack_steps: int = 40  # Number of steps of the gradient attacks in AutoAttack, and of PGD in l0.
-    queries: int = 500
-    """Number of queries of random search, in AutoAttack and against networks without a useful gradient."""
+    queries: int = 500  # Number of queries of random search, in AutoAttack and against networks without gradients.
     frequencies: int = 80
     """l0-sparse defence: number of coefficients of an image that are kept; the value of the paper is not known."""
     outliers: int = 10  # l0-sparse defence: number of pixels treated as noise; larger values lower the clean accuracy.
@@ -211,4 +210,4 @@ def trials(config: Config):
     return common.grid(network=[*ours, *(key for key in config.released if key not in missing)], seed=config.seeds)
 
 
-EXPERIMENT = common.experiment(__name__, "21 minutes of CPU time")
+EXPERIMENT = common.experiment(__name__, {"smoke": "a minute", "default": "21 minutes of CPU time"})

@@ -23,8 +23,7 @@ DRAWN = 16  # number of images that a trial keeps for the figure
 class Config:
     data: common.Flat[common.Data] = common.Data("mnist", train_size=10_000, test_size=500)
     """The images: distances go from each test image to all training images."""
-    also: tuple[Literal["digits", "mnist", "cifar10"], ...] = common.axis(("cifar10",))
-    """Further data sets in the same table."""
+    also: tuple[Literal["digits", "mnist", "cifar10"], ...] = common.axis(("cifar10",))  # Further data sets.
     draws: int = 100  # Number of random choices of one labelled point for each class.
     shown: int = common.for_figures(8)  # Number of images in figure 3, at most 16.
     seeds: tuple[int, ...] = common.axis((0,))  # Random seeds of the choices and of the random changes.

@@ -38,8 +38,7 @@ RADII = np.sort([*np.linspace(0, 1.2, 61), 0.499, 0.999])
 @dataclasses.dataclass(frozen=True)
 class Config:
     dataset: Literal["features"] = "features"  # The only data set of this experiment.
-    alpha: float = 0.1
-    """Variation of the spurious features in the cleaned data; the variance of the weak features is 1 + alpha."""
+    alpha: float = 0.1  # Variation of spurious features in cleaned data; the variance of weak features is 1 + alpha.
     delta: float = 0.05  # Fraction of noisy labels.
     dimension: int = 100  # Number of weak features.
     count: int = 20_000  # Number of examples of a simulation and of a test set.
@@ -49,8 +48,7 @@ class Config:
     zero from radius 1/(1 + alpha) on."""
     steps: int = 600  # Number of training steps; each uses all examples.
     learning_rate: float = 1.0  # Learning rate of gradient descent.
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each has one simulation and one training of each kind."""
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each has one simulation and one training of a kind.
 
     @property
     def task(self) -> Task:

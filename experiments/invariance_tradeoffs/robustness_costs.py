@@ -23,8 +23,7 @@ class Config(networks.Settings):
     linf: tuple[float, ...] = common.axis((0.1, 0.2, 0.3, 0.4))
     """Ascending radii of linf training; one network has standard training."""
     l1: tuple[float, ...] = common.axis((5.0, 10.0, 15.0))  # Ascending radii of l1 training.
-    images: int = 500
-    """Number of test images for the accuracy under attack at the radius of training; the first ones are used."""
+    images: int = 500  # Number of test images for the accuracy under attack at the radius of training, the first ones.
     attack_steps: int = 20  # Number of steps of the attack in the evaluation.
 
 
