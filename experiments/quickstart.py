@@ -65,6 +65,7 @@ def datasets(config: Config):
 
 @cache
 def networks(config: Config) -> dict[str, Any]:
+    """The fully invertible RevNet behind the logit of the pixel values, and the network that says what images show."""
     shape = config.size, config.size, 1
     classifier = fi_revnet(shape, 10, config.blocks, ((32,), (64,)), entry=logit_box())
     return {"classifier": classifier, "witness": common.network("CNN", channels=(8, 16), dense=64)}

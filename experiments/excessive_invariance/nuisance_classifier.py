@@ -58,6 +58,7 @@ PRESETS = {
 
 @cache
 def model_for(config: Config, shape: tuple[int, int, int]) -> InvertibleClassifier:
+    """The convolutional network behind one coupling layer."""
     return coupled_classifier(lambda outputs: mnist_cnn(outputs, config.channels, config.dense), shape, 10)
 
 

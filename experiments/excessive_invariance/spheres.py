@@ -164,6 +164,7 @@ def trial(config: Config, data, *, arm, seed, folder):
 
 
 def draw(config: Config, results):
+    """Figure 2: a small change of x1 and a large change of x2 both give x*."""
     arrays = {ARMS[at.arm]: at.arrays() for at in results.each("arm")}
     points = {name: dict(zip(MARKS, a["points"], strict=False)) for name, a in arrays.items()}
     ways = {

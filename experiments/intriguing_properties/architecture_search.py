@@ -14,9 +14,15 @@ import jax
 import numpy as np
 
 from experiments import common
-from experiments.intriguing_properties.cell_networks import cell_trainer, judge, sizes_of
 from experiments.intriguing_properties.cells import ARMS, POOLED, Child, Search, search, stacked
-from experiments.intriguing_properties.populations import in_batches, over_seeds, rank_correlation
+from experiments.intriguing_properties.populations import (
+    cell_trainer,
+    in_batches,
+    judge,
+    over_seeds,
+    rank_correlation,
+    sizes_of,
+)
 from invjax import figures
 from invjax.attacks import fgsm, linf, pgd
 from invjax.data import Dataset
@@ -137,6 +143,7 @@ def columns(children: list[Child]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def draw(config: Config, results):
+    """Of the first seed: accuracy under FGSM against clean accuracy and size."""
     groups, panels = columns(results["children"][0]), {}
     for name, unit in (("clean", ", %"), ("parameters", "")):
         found = rank_correlation(groups["all"][name], groups["all"]["reward"])

@@ -113,6 +113,7 @@ def share_below(eps: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def draw(config: Config, results):
+    """Of the first seed: logits along the direction, and predicted against true eps."""
     charts, unit = {}, "eps, l2" if config.direction == "l2" else "eps, linf"
     for at in results.each("model"):
         arrays, lowest, name = at.arrays(), at["lowest"][0], f"{config.data.dataset}, {at.model}"

@@ -86,6 +86,7 @@ def when(epoch: int) -> str:
 
 
 def draw(config: Config, results):
+    """Of the first seed: the distributions of the gaps beside those of independent logits."""
     at = np.geomspace(1e-4, 1, 200)
     simulated = results.select(model=UNIFORM).arrays()["gaps"]
     exact = {UNIFORM: (at, {j: uniform_gap_law(10, j).cdf(at) for j in config.ranks})}

@@ -94,6 +94,7 @@ def trials(config: Config):
 
 
 def network(members: Layers | Convolutions) -> MaskedNet:
+    """The network with the padded shape of a group."""
     if isinstance(members, Layers):
         return masked_mlp(10, members.widths.shape[1], int(members.widths.max()))
     return masked_cnn(10, int(members.channels.max()))

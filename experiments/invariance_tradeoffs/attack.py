@@ -131,6 +131,7 @@ def attacked(config: Config, data: Inputs, attack: str, ids: np.ndarray, seed: i
 
 
 def trial(config: Config, data, *, attack, seed, folder, shared):
+    """Attack all images; without an attack, compare the judge with clean labels and with people."""
     if attack == "none":
         _, ask, _ = judge_of(config, data, seed, shared)
         images, labels = data.test.images[:2000], data.test.labels[:2000]

@@ -78,6 +78,7 @@ def trial(config: Config, data, *, training, seed, folder):
 
 
 def draw(config: Config, results):
+    """Of the first seed: the distances of the nearest adversarial examples, and some of these examples."""
     radii, dataset = config.radii, config.data.dataset
     charts, smallest = {}, {}
     for at in results.each("training"):
