@@ -14,15 +14,8 @@ import jax
 import numpy as np
 
 from experiments import common
+from experiments.intriguing_properties import populations
 from experiments.intriguing_properties.cells import ARMS, POOLED, Child, Search, search, stacked
-from experiments.intriguing_properties.populations import (
-    cell_trainer,
-    in_batches,
-    judge,
-    over_seeds,
-    rank_correlation,
-    sizes_of,
-)
 from invjax import figures
 from invjax.attacks import fgsm, linf, pgd
 from invjax.data import Dataset
@@ -88,15 +81,20 @@ def network(settings: Search, times: int = 1) -> MaskedNet:
 def evaluator(config: Config, data: Dataset, seed: int) -> Callable[..., list[Child]]:
     """Make the function that trains and judges a generation for `search`; all generations are compiled once."""
     net = network(config.search)
-    train = cell_trainer(net, common.first(data, config.train_images), config.eps, config.train)
-    judged, held_out = judge(net, {"FGSM": fgsm(linf())}, config.eps), in_batches(data, slice(-config.held_out, None))
+    train = populations.cell_trainer(net, common.first(data, config.train_images), config.eps, config.train)
+    judged, held_out = (
+        populations.judge(net, {"FGSM": fgsm(linf())}, config.eps),
+        populations.in_batches(data, slice(-config.held_out, None)),
+    )
 
     def evaluate(cells, arm, number):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), ARMS.index(arm)), number)
         train_key, judge_key = jax.random.split(key)
         architectures, rates = stacked(cells), [config.train.learning_rate] * len(cells)
         found = judged(train(architectures, rates, train_key, seed, f"{arm} {number}"), *held_out, judge_key)
-        children = zip(cells, sizes_of(net, architectures, data), found["clean"], found["FGSM"], strict=True)
+        children = zip(
+            cells, populations.sizes_of(net, architectures, data), found["clean"], found["FGSM"], strict=True
+        )
         return [
             {"arm": arm, "cell": cell, "parameters": size, "clean": float(clean), "reward": float(reward)}
             for cell, size, clean, reward in children
@@ -114,12 +112,12 @@ def enlarged(config: Config, data: tuple[Dataset, Dataset], seed: int, children:
     architectures, rates = stacked([best[by] for by, _ in settings], config.enlarge), [rate for _, rate in settings]
     train_key, held_key, test_key = jax.random.split(jax.random.key(seed), 3)
     longer = dataclasses.replace(config.train, epochs=config.final_epochs)
-    train_all = cell_trainer(net, common.first(train, count), config.eps, longer)
+    train_all = populations.cell_trainer(net, common.first(train, count), config.eps, longer)
     trained = train_all(architectures, rates, train_key, seed, "the best, enlarged")
-    judged = judge(net, {"FGSM": fgsm(linf()), "PGD": pgd(linf(), steps=config.attack_steps)}, config.eps)
-    held = judged(trained, *in_batches(train, slice(-config.held_out, None)), held_key)
-    tested = judged(trained, *in_batches(test, slice(config.test_images)), test_key)
-    sizes, numbers = sizes_of(net, architectures, train), {}
+    judged = populations.judge(net, {"FGSM": fgsm(linf()), "PGD": pgd(linf(), steps=config.attack_steps)}, config.eps)
+    held = judged(trained, *populations.in_batches(train, slice(-config.held_out, None)), held_key)
+    tested = judged(trained, *populations.in_batches(test, slice(config.test_images)), test_key)
+    sizes, numbers = populations.sizes_of(net, architectures, train), {}
     for by, cell in best.items():
         i = max((i for i in range(len(rates)) if settings[i][0] == by), key=lambda i: held["FGSM"][i])
         accuracies = {name: float(values[i]) for name, values in tested.items()}
@@ -146,7 +144,7 @@ def draw(config: Config, results):
     """Of the first seed: accuracy under FGSM against clean accuracy and size."""
     groups, panels = columns(results["children"][0]), {}
     for name, unit in (("clean", ", %"), ("parameters", "")):
-        found = rank_correlation(groups["all"][name], groups["all"]["reward"])
+        found = populations.rank_correlation(groups["all"][name], groups["all"]["reward"])
         correlation = "" if found is None else f"\nrank correlation {found:.2f}"
         panels[NAMES[name] + unit + correlation] = {arm: (groups[arm][name], groups[arm]["reward"]) for arm in ARMS}
     title = f"FGSM accuracy, clean accuracy and size of {len(groups['all']['reward'])} cells, {config.data.dataset}"
@@ -158,7 +156,7 @@ def rows_of(config: Config, children: list[Child], finals: dict) -> Iterator[com
     for group, label in (("all", "all children"), ("random", "random search only")):
         reward = groups[group]["reward"]
         for name, finding in (("clean", "strong"), ("parameters", "almost none")):
-            found = rank_correlation(groups[group][name], reward)
+            found = populations.rank_correlation(groups[group][name], reward)
             if found is not None:
                 row = f"rank correlation of FGSM accuracy and {NAMES[name]}, {label}"
                 yield common.row(row, [found], "", f"published: {finding}; {len(reward)} cells")
@@ -185,7 +183,7 @@ def rows_of(config: Config, children: list[Child], finals: dict) -> Iterator[com
 
 def table(config: Config, results):
     searches = zip(results["children"], results["enlarged"], strict=True)
-    return over_seeds(rows_of(config, children, finals) for children, finals in searches)
+    return populations.over_seeds(rows_of(config, children, finals) for children, finals in searches)
 
 
 EXPERIMENT = common.experiment(__name__, "18 minutes beside other work")
