@@ -86,9 +86,8 @@ def table(config: Config, results):
     about = f"binary shift {config.data.dataset}, code {config.shift}, the best head's lower bound"
     places = [(name, results.select(arm=loss), f"{loss}, {name}") for name in DISTRIBUTIONS for loss in LOSSES]
     for (name, at, place), part in product(places, PARTS):
-        yield common.row(
-            f"{place}: I(y; {part}) is at least", at[name, part], "nats of 2.303", f"figure 6 is a drawing; {about}"
-        )
+        row, setup = f"{place}: I(y; {part}) is at least", f"figure 6 is a drawing; {about}"
+        yield common.row(row, at[name, part], "nats of 2.303", setup)
     for name, at, place in places:
         yield common.percent(f"{place}: test error of the logits", at[name, "error"])
     yield from information_tables.rows(results.select(arm="tables")["found"], config.tables)

@@ -98,6 +98,4 @@ def draw(config: Config, results):
     return {"accuracy": under_attack, "agreement": with_people}
 
 
-EXPERIMENT = common.experiment(
-    __name__, {"smoke": "a minute", "default": "20 minutes of CPU time"}, data=networks.datasets
-)
+EXPERIMENT = common.experiment(__name__, {"smoke": "a minute", "default": "20 CPU minutes"}, data=networks.datasets)

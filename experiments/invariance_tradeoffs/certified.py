@@ -218,9 +218,8 @@ def human_rows(name: str, results: common.Results) -> Iterator[common.Row]:
         _, low, high = interval(counts)
         about = f"95 % interval {100 * low:.0f} to {100 * high:.0f}, {counts[0][1]} images{about}"
         known = PUBLISHED.get(key, {}).get(name)
-        yield common.percent(
-            f"linf 0.4, {SETS[name]}: {what}", [hits / of for hits, of in counts], about, published=known
-        )
+        fractions = [hits / of for hits, of in counts]
+        yield common.percent(f"linf 0.4, {SETS[name]}: {what}", fractions, about, published=known)
 
 
 EXPERIMENT = common.experiment(

@@ -210,4 +210,4 @@ def trials(config: Config):
     return common.grid(network=[*ours, *(key for key in config.released if key not in missing)], seed=config.seeds)
 
 
-EXPERIMENT = common.experiment(__name__, {"smoke": "a minute", "default": "21 minutes of CPU time"})
+EXPERIMENT = common.experiment(__name__, {"smoke": "a minute", "default": "21 CPU minutes"})
