@@ -62,8 +62,6 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-Shifted = tuple[Dataset, dict[str, Dataset]]  # the training set with a cue, and all variants of the test set
-
 
 def datasets(config: Config):
     """The images with each cue."""

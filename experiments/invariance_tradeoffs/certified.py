@@ -16,10 +16,10 @@ import numpy as np
 from experiments import common
 from experiments.invariance_tradeoffs import certified_measures as measures
 from experiments.invariance_tradeoffs import certified_networks, published
-from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
+from experiments.invariance_tradeoffs.pretrained import pretrained
 from experiments.invariance_tradeoffs.robust_networks import Data, interval
 from invjax import figures
-from invjax.data import Dataset, HumanLabelled, human_labelled
+from invjax.data import human_labelled
 
 BY_HAND = "manual linf 0.4"
 SETS = {"linf 0.4": "automated", BY_HAND: "by hand"}  # the examples of the paper, and their names here
@@ -60,10 +60,6 @@ PRESETS = {
                                    released_images=1000),
     ),
 }  # fmt: skip
-
-
-Inputs = tuple[Dataset, Dataset, dict[str, HumanLabelled], dict[str, Pretrained]]
-"""The training set, the test set, the sets of the paper, and the networks that others released."""
 
 
 def datasets(config: Config):
