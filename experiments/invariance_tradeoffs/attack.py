@@ -187,10 +187,10 @@ def draw(config: Config, results):
 def table(config: Config, results):
     for at in results.each("attack"):
         for group in (PAPER, OTHERS) if at.attack != "none" else ():
-            images, hits = at[group, "images"][0], at[group, "hits"]
+            images, hits = int(at[group, "images"][0]), at[group, "hits"]
             if not images:
                 continue
-            low, high = wilson(hits[0], images)
+            low, high = wilson(int(hits[0]), images)
             about = f"{images} images, one seed's 95 % interval {100 * low:.0f} to {100 * high:.0f}; by the judge"
             known = published.ATTACK_SUCCESS.get(at.attack) if group == PAPER else None
             yield common.percent(f"{at.attack}, {group}: success", hits / images, about, published=known)

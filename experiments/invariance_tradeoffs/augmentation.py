@@ -69,25 +69,27 @@ def table(config: Config, results):
         yield from networks.agreement_rows(who, at)
 
 
+def failed(at: common.Results, values) -> tuple[np.ndarray, np.ndarray]:
+    """The radius and the value of each network whose clean accuracy is below 50 %; `values [E, seeds]`."""
+    clean = at.by("eps", "clean")
+    low = np.array([*clean.values()]) < 0.5
+    return np.array([*clean])[low.nonzero()[0]], np.asarray(values)[low]
+
+
 def draw(config: Config, results):
     """Figures 7 and 8, with marks for trainings that failed: networks with a clean accuracy below 50 %."""
     eps = np.array(results.values("eps"))
     accuracy, agreement, dots, crosses = {}, {}, {}, {}
     lines = {f"trained on {name}": results.select(arm=arm) for arm, name in ARMS.items()}
-    low = {line: np.array([*at.by("eps", "clean").values()]) < 0.5 for line, at in lines.items()}
-
-    def failed(values):
-        return {line: (eps[low[line].nonzero()[0]], of_line[low[line]]) for line, of_line in values.items()}
-
     for arm, adversary in ARMS.items():
         robust = {line: np.array([*at.by("eps", "robust", arm).values()]) for line, at in lines.items()}
         accuracy[f"under {adversary}"] = {line: values.T for line, values in robust.items()}
-        dots[f"under {adversary}"] = failed(robust)
+        dots[f"under {adversary}"] = {line: failed(lines[line], values) for line, values in robust.items()}
     for name in SETS:
         counts = {line: np.array([*at.by("eps", "agrees", name).values()]) for line, at in lines.items()}
         panel = f"eps of the training, linf\n{networks.IMAGES[name]}"
         agreement[panel] = eps, {line: np.array([*map(networks.interval, of)]) for line, of in counts.items()}
-        crosses[panel] = failed({line: of[..., 0] / of[..., 1] for line, of in counts.items()})
+        crosses[panel] = {line: failed(lines[line], of[..., 0] / of[..., 1]) for line, of in counts.items()}
     note = "\n({}: networks with a clean accuracy below 50 %)" if min(results["clean"]) < 0.5 else ""
     under_attack = figures.curves(
         eps, accuracy, "eps of the training and of the attack, linf", "accuracy",

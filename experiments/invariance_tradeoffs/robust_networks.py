@@ -131,7 +131,7 @@ def interval(counts: Counts) -> tuple[float, float, float]:
 
     The trainings see the same images, so the interval is that of one training with their mean.
     """
-    mean, total = float(np.mean([agrees for agrees, _ in counts])), counts[0][1]
+    mean, total = float(np.mean([agrees for agrees, _ in counts])), int(counts[0][1])
     return (mean / total, *wilson(mean, total))
 
 
