@@ -46,17 +46,9 @@ def list_experiments(as_json: bool, results: Path = common.RESULTS) -> None:
     """Print a few short lines for each experiment, or everything as JSON."""
     found = find()
     if as_json:
-        lines = [
-            {
-                "name": e.name,
-                "command": e.command,
-                "item": e.item,
-                "presets": e.times,
-                "headline": headline(e, results),
-            }
-            for e in found
-        ]
-        print(json.dumps(lines, indent=1))
+        keys = "name", "command", "item", "presets", "headline"
+        values = [(e.name, e.command, e.item, e.durations, headline(e, results)) for e in found]
+        print(json.dumps([dict(zip(keys, line, strict=True)) for line in values], indent=1))
         return
     wrap = partial(textwrap.fill, width=100, initial_indent="    ", subsequent_indent="    ")
     for e in found:
@@ -66,34 +58,33 @@ def list_experiments(as_json: bool, results: Path = common.RESULTS) -> None:
             row = common.Row(**{name: best[name] for name in common.Row._fields})
             published = f" (published {row.published:g} {row.unit})" if row.published is not None else ""
             result = f"{row.name}: {common.measured(row)}{published}, {best['run']}"
-        presets = ", ".join(f"{name} ({time})" for name, time in e.times.items())
+        presets = ", ".join(f"{name} ({time})" for name, time in e.durations.items())
         print(textwrap.fill(e.item, 100), f"    {e.command}", wrap(presets), wrap(result), "", sep="\n")
 
 
 def main(arguments: list[str]) -> None:
     """Run the command of the command line."""
+    try:
+        _run(arguments)
+    except ValueError as error:
+        raise SystemExit(f"ValueError: {error}") from error
+
+
+def _run(arguments: list[str]) -> None:
     match arguments:
         case ["list"] | ["list", "--json"]:
             list_experiments("--json" in arguments)
         case ["publish", run]:
-            try:
-                print(common.publish(Path(run)))
-            except ValueError as error:
-                raise SystemExit(f"ValueError: {error}") from error
+            print(common.publish(Path(run)))
         case ["draw", run]:
             try:
                 about = json.loads(Path(run, "environment.json").read_text())
                 module = importlib.import_module(about["command"].split()[2])
                 print("\n".join(map(str, common.draw_again(module.EXPERIMENT, Path(run)))))
             except FileNotFoundError as error:
-                raise SystemExit(f"ValueError: {run} is not a finished run: {error.filename} is missing") from error
-            except ValueError as error:
-                raise SystemExit(f"ValueError: {error}") from error
+                raise ValueError(f"{run} is not a finished run: {error.filename} is missing") from error
         case ["report"]:
-            try:
-                changed = common.write_pages(titles())
-            except ValueError as error:
-                raise SystemExit(f"ValueError: {error}") from error
+            changed = common.write_pages(titles())
             print("\n".join(map(str, changed)) or "all pages are up to date")
         case ["quickstart", *rest]:
             from experiments.quickstart import EXPERIMENT

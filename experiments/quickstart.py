@@ -1,4 +1,4 @@
-"""Both failures of one classifier in two minutes: `python -m experiments quickstart`.
+"""Both failures of one classifier in two minutes, on scikit-learn's digits, no download.
 
 A fully invertible classifier is trained on the 1,797 handwritten digits that scikit-learn ships, enlarged to 32x32, so
 that nothing is downloaded. It is too sensitive: a change that hardly shows flips its prediction. It is too invariant:
@@ -22,93 +22,74 @@ from experiments import common
 from invjax import figures
 from invjax.attacks import distances, linf, metamers, pgd, smallest
 from invjax.bijectors import logit_box
-from invjax.data import as_float, load
+from invjax.data import Dataset, load
 from invjax.evaluation import over_batches
 from invjax.losses import bits_per_dim, cross_entropy, dequantize
-from invjax.models import InvertibleClassifier, fi_revnet, mnist_cnn
+from invjax.models import fi_revnet
 from invjax.training import data_mesh
-from invjax.types import LossFn, Net, Params
-
-Data = tuple[np.ndarray, np.ndarray]
-"""Images of bytes, `[N, S, S, 1]`, and labels `[N]`."""
+from invjax.types import LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the quickstart."""
-
-    dataset: Literal["digits"] = "digits"
-    """Data set of the images; the only one is digits."""
-    size: int = 32
-    """Side to which the images are enlarged, in pixels."""
-    blocks: tuple[int, int] = (4, 4)
-    """Number of coupling blocks of each level of the invertible classifier."""
-    train: common.Train = common.Train(epochs=16, batch_size=64, learning_rate=4e-3)
-    """Training of both networks."""
-    bits_weight: float = 0.1
-    """Weight of the bits per dimension in the loss."""
-    attack_steps: int = 10
-    """Number of steps of PGD."""
-    largest: float = 0.2
-    """Largest linf radius of the search for the smallest adversarial change."""
-    images: int = 100
-    """Number of test images that are attacked and made into metamers."""
-    rows: int = common.for_figures(3)
-    """Number of rows in the figure, at most 10."""
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each seed trains one copy of both networks."""
+    dataset: Literal["digits"] = "digits"  # Data set of the images; the only one is digits.
+    size: int = 32  # Side to which the images are enlarged, in pixels.
+    blocks: tuple[int, int] = (4, 4)  # Number of coupling blocks of each level of the invertible classifier.
+    train: common.Train = common.Train(epochs=16, batch_size=64, learning_rate=4e-3)  # Training of both networks.
+    bits_weight: float = 0.1  # Weight of the bits per dimension in the loss.
+    attack_steps: int = 10  # Number of steps of PGD.
+    largest: float = 0.2  # Largest linf radius of the search for the smallest adversarial change.
+    images: int = 100  # Number of test images that are attacked and made into metamers.
+    rows: int = common.for_figures(3)  # Number of rows in the figure, at most 10.
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each seed trains one copy of both networks.
 
 
 PRESETS = {
     "smoke": Config(
         size=16, blocks=(1, 1), train=common.Train(2, 64, 4e-3), attack_steps=2, images=16, rows=2, seeds=(0,)
-    ),
-    "default": Config(),
+    )
 }
 
 
-def enlarged(config: Config, split: str) -> Data:
-    """The digits of a split, enlarged by cubic interpolation."""
-    data = load("digits", split)
-    images = jnp.asarray(as_float(data.images[:], data.levels))
-    larger = jax.image.resize(images, (len(data.labels), config.size, config.size, 1), "cubic")
-    return np.asarray((255 * larger.clip(0, 1)).round().astype(jnp.uint8)), np.asarray(data.labels)
+def datasets(config: Config):
+    """The training and the test set of digits, enlarged by cubic interpolation."""
+
+    def enlarged(data):
+        shape = len(data.labels), config.size, config.size, 1
+        larger = jax.image.resize(jnp.asarray(common.images_of(data)), shape, "cubic")
+        images = np.asarray((255 * larger.clip(0, 1)).round().astype(jnp.uint8))
+        return Dataset(images, np.asarray(data.labels), 10)
+
+    return tuple(enlarged(load("digits", split)) for split in ("train", "test"))
 
 
 @cache
-def classifier(config: Config) -> InvertibleClassifier:
-    """The fully invertible RevNet behind the logit of the pixel values."""
-    return fi_revnet((config.size, config.size, 1), 10, config.blocks, ((32,), (64,)), entry=logit_box())
-
-
-@cache
-def witness() -> Net:
-    """The network that says which digit an image shows."""
-    return mnist_cnn(10, (8, 16), 64)
+def networks(config: Config) -> dict[str, Any]:
+    """The fully invertible RevNet behind the logit of the pixel values, and the network that says what images show."""
+    shape = config.size, config.size, 1
+    classifier = fi_revnet(shape, 10, config.blocks, ((32,), (64,)), entry=logit_box())
+    return {"classifier": classifier, "witness": common.network("CNN", channels=(8, 16), dense=64)}
 
 
 @cache  # one object for all seeds, whose step is compiled once
 def loss_of(config: Config, kind: str) -> LossFn:
-    """The loss of a network, "classifier" or "witness"."""
-    model = classifier(config)
+    model = networks(config)[kind]
+    if kind == "witness":
+        return common.plain_loss(model.apply, prepare=dequantize)
 
     def loss_fn(params, key, batch, step):
-        x, labels = dequantize(key, as_float(batch[0])), batch[1]
-        if kind == "witness":
-            return cross_entropy(witness().apply(params, x), labels).mean(), {}
-        code, logdet = model.encode(params, x)
+        code, logdet = model.encode(params, dequantize(key, batch[0]))
         bits = bits_per_dim(code, logdet).mean()
-        return cross_entropy(code.logits, labels).mean() + config.bits_weight * bits, {"bits": bits}
+        return cross_entropy(code.logits, batch[1]).mean() + config.bits_weight * bits, {"bits": bits}
 
     return loss_fn
 
 
-def train(config: Config, kind: str, init: Any, data: Data, seed: int, folder: Path) -> Params:
-    """The parameters of a network, "classifier" or "witness"."""
+def trained(config: Config, kind: str, data: Dataset, seed: int, folder: Path) -> Params:
     init_key, noise_key, key = common.split_key(seed, 3)
-    first = dequantize(noise_key, as_float(jnp.asarray(data[0][:512])))
-    return common.train(init(init_key, first), loss_of(config, kind), data, config.train, key=key, seed=seed,
-                        folder=folder / kind, optimizer=common.adam_warm_up, description=kind)  # fmt: skip
+    first = dequantize(noise_key, jnp.asarray(common.images_of(data, 512)))
+    return common.trained(networks(config)[kind], loss_of(config, kind), data, config.train, seed=seed, start=first,
+                          folder=folder / kind, keys=(init_key, key), optimizer=common.adam_warm_up)  # fmt: skip
 
 
 def partners(labels: np.ndarray, count: int) -> np.ndarray:
@@ -117,22 +98,12 @@ def partners(labels: np.ndarray, count: int) -> np.ndarray:
     return np.array([order[np.argmax(labels[order] != labels[i])] for i, order in enumerate(after)])
 
 
-def datasets(config: Config) -> tuple[Data, Data]:
-    """The training and the test set."""
-    return enlarged(config, "train"), enlarged(config, "test")
-
-
-def trial(config: Config, data: tuple[Data, Data], *, seed: int, folder: Path) -> tuple[dict, dict]:
-    """Train both networks, look for both failures of the classifier, and ask the witness what the images show."""
-    train_data, (images, labels) = data
-    model, mesh = classifier(config), data_mesh()
-    params, seen_by = (
-        train(config, kind, init, train_data, seed + shift, folder)
-        for kind, init, shift in (("classifier", model.init, 0), ("witness", witness().init, 1000))
-    )
-    logits_of = partial(jax.jit(model.apply), params)
-    shows = partial(jax.jit(witness().apply), seen_by)
-    x = np.asarray(as_float(images))
+def trial(config: Config, data, *, seed, folder):
+    (train, test), (model, witness) = data, networks(config).values()
+    params = trained(config, "classifier", train, seed, folder)
+    seen_by = trained(config, "witness", train, seed + 1000, folder)
+    logits_of, shows = partial(jax.jit(model.apply), params), partial(jax.jit(witness.apply), seen_by)
+    (x, labels), mesh, few = common.arrays_of(test), data_mesh(), config.images
     clean = over_batches(logits_of, [x], mesh=mesh)
 
     @jax.jit
@@ -141,7 +112,6 @@ def trial(config: Config, data: tuple[Data, Data], *, seed: int, folder: Path) -
         found = attack(jax.random.key(seed), partial(model.apply, params), x, y, eps=config.largest, ids=ids)
         return found.x, distances(found)
 
-    few = config.images
     changed, radius = over_batches(
         partial(attacked, params), [x[:few], labels[:few], np.arange(few, dtype=np.uint32)], few, mesh
     )
@@ -177,9 +147,8 @@ def trial(config: Config, data: tuple[Data, Data], *, seed: int, folder: Path) -
     return numbers, {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """The figure: an image, a change of it with another prediction, and another digit with the same logits."""
-    arrays = {name: values[: config.rows] for name, values in results.arrays().items()}
+def draw(config: Config, results):
+    arrays = results.arrays(config.rows)
     largest = np.abs(arrays["changed"] - arrays["image"]).max()
     exact = np.abs(arrays["metamer_logits"] - arrays["image_logits"]).max()
     columns = {
@@ -187,11 +156,9 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
         f"changed by at most {largest:.3f} a pixel:\nanother prediction": ("changed", "changed_logits"),
         f"another digit: the same logits,\nlargest difference {exact:.0e}": ("metamer", "metamer_logits"),
     }
-    chart = figures.logit_bars(
-        {title: (arrays[images], arrays[logits]) for title, (images, logits) in columns.items()},
-        "One classifier is too sensitive (middle) and too invariant (right)",
-    )
-    return {"both-failures": chart}
+    shown = {title: (arrays[images], arrays[logits]) for title, (images, logits) in columns.items()}
+    title = "One classifier is too sensitive (middle) and too invariant (right)"
+    return {"both-failures": figures.logit_bars(shown, title)}
 
 
 ROWS = (  # what is measured, its key, its unit, and the factor to this unit
@@ -208,24 +175,8 @@ ROWS = (  # what is measured, its key, its unit, and the factor to this unit
 )
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table; the papers have no numbers for these images."""
-    return [common.row(name, None, [factor * n for n in results[key]], unit) for name, key, unit, factor in ROWS]
+def table(config: Config, results):
+    return [common.row(name, factor * results[key], unit) for name, key, unit, factor in ROWS]
 
 
-EXPERIMENT = common.Experiment(
-    name="quickstart",
-    item="Both failures of one classifier in two minutes, on scikit-learn's digits, no download",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "two minutes on 2 CPU cores"},
-    trials=lambda config: common.grid(seed=config.seeds),
-    trial=trial,
-    table=table,
-    figures=draw,
-    data=datasets,
-)
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "two minutes on 2 CPU cores")

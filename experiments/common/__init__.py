@@ -5,10 +5,27 @@ trial with its `numbers.json` and `arrays.npz`. A complete trial is not computed
 folder continues an interrupted run, and one more seed adds one trial.
 """
 
-from experiments.common._command_line import Options, draw_again, execute, main
+from experiments.common._command_line import Options, draw_again, execute, experiment, main
 from experiments.common._experiment import Experiment
 from experiments.common._folder import RESULTS, my_turn, open_run, publish, stage
 from experiments.common._machine import environment, use_all_cores
+from experiments.common._networks import (
+    Arrays,
+    accuracy,
+    arrays_of,
+    curve,
+    ensemble,
+    growing_loss,
+    images_of,
+    logits_of,
+    network,
+    on_bytes,
+    plain_loss,
+    shifted,
+    threat,
+    trained,
+    withstood,
+)
 from experiments.common._pages import published, stale, write_pages
 from experiments.common._rows import Row, measured, percent, row, table_markdown
 from experiments.common._settings import Data, Flat, axis, first, for_figures, for_machine
@@ -23,42 +40,3 @@ from experiments.common._training import (
     train,
 )
 from experiments.common._trials import Results, grid
-
-__all__ = [
-    "RESULTS",
-    "Data",
-    "Experiment",
-    "Flat",
-    "OptimizerFn",
-    "Options",
-    "Results",
-    "Row",
-    "Train",
-    "adam_cosine",
-    "adam_warm_up",
-    "advance",
-    "axis",
-    "draw_again",
-    "environment",
-    "execute",
-    "first",
-    "for_figures",
-    "for_machine",
-    "grid",
-    "main",
-    "measured",
-    "mesh_for",
-    "my_turn",
-    "open_run",
-    "percent",
-    "publish",
-    "published",
-    "row",
-    "split_key",
-    "stage",
-    "stale",
-    "table_markdown",
-    "train",
-    "use_all_cores",
-    "write_pages",
-]

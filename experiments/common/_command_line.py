@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -15,10 +15,10 @@ import tyro
 
 from experiments.common._experiment import Experiment
 from experiments.common._folder import open_run
-from experiments.common._machine import agreed, environment, join_processes
+from experiments.common._machine import agreed, environment, join_processes, use_all_cores
 from experiments.common._rows import Row, table_markdown
 from experiments.common._settings import MACHINE, Flat, identity, name_of_data, of_trials, restored, role_of
-from experiments.common._trials import Results, Trial, chosen, compute, places
+from experiments.common._trials import Results, Trial, chosen, compute, grid, places
 from invjax import figures
 from invjax.data import write_file, write_json
 from invjax.training import Interrupted
@@ -28,12 +28,9 @@ from invjax.training import Interrupted
 class Options:
     """Options of every run."""
 
-    out: Path | None = None
-    """Folder of the run; by default runs/PAPER/RESULT/PRESET-DATASET."""
-    dry_run: bool = False
-    """Show the trials, and which of them are done, and compute nothing."""
-    only: tuple[str, ...] = ()
-    """Compute only the trials at these places, such as seed=0 arm=plain."""
+    out: Path | None = None  # Folder of the run; by default runs/PAPER/RESULT/PRESET-DATASET.
+    dry_run: bool = False  # Show the trials, and which of them are done, and compute nothing.
+    only: tuple[str, ...] = ()  # Compute only the trials at these places, such as seed=0 arm=plain.
     shard: str | None = None
     """Compute the I-th of N parts of the trials, written I/N, to divide a run over machines with a common folder."""
     distributed: bool = False
@@ -102,11 +99,7 @@ def draw(experiment: Experiment, config: Any, trials: Sequence[Trial], folder: P
 
 
 def draw_again(experiment: Experiment, folder: Path) -> list[Path]:
-    """Draw the figures of a finished run again, with the code of today, and compute nothing.
-
-    Raises:
-        ValueError: the folder is no finished run of the experiment in its present version.
-    """
+    """Draw the figures of a finished run again, with the code of today, and compute nothing."""
     default = next(iter(experiment.presets.values()))
     config = restored(default, json.loads((folder / "config.json").read_text()))
     trials = places(experiment.trials(config), folder)
@@ -146,7 +139,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         [("settings", Flat[type(default)], default), ("options", Flat[Options], Options())],  # type: ignore[misc]
         frozen=True,
     )
-    presets = "; ".join(f"{name} ({time})" for name, time in experiment.times.items())
+    presets = "; ".join(f"{name} ({time})" for name, time in experiment.durations.items())
     given: Any = tyro.cli(
         command,
         args=arguments,
@@ -164,3 +157,40 @@ def main(experiment: Experiment, arguments: list[str] | None = None) -> list[Row
         raise SystemExit(f"{error}; give the same command") from error
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+def experiment(module: str, times: Any = "", *, data: Callable[[Any], Any] | None = None, **axes: Any) -> Experiment:
+    """The experiment that a module defines; its command line runs here if the module is the command.
+
+    The module has `Config`, `PRESETS`, `trial`, `table`, and where it needs them `draw` for the figures, `datasets` for
+    the data and `trials` for the places. The first paragraph of its docstring is the item of the experiment. The
+    default preset is `Config()`, unless `PRESETS` has another one.
+
+    Args:
+        module: `__name__` of the module.
+        times: the running time of the default preset, or of several presets by name, if they are not the usual ones.
+        data: `datasets` of another module.
+        axes: without `trials`, the axes of the grid before that of seeds: by name the values, or the name of the field
+            that lists them.
+    """
+    found = sys.modules[module]
+
+    def trials(config):
+        listed = {name: getattr(config, of) if isinstance(of, str) else of for name, of in axes.items()}
+        return grid(**listed, **({"seed": config.seeds} if hasattr(config, "seeds") else {}))
+
+    made = Experiment(
+        name=found.__spec__.name.removeprefix("experiments.").replace(".", "/"),  # type: ignore[union-attr]
+        item=" ".join(str(found.__doc__).partition("\n\n")[0].split()).removesuffix("."),
+        presets=dict.fromkeys(("smoke", "default"), found.Config()) | found.PRESETS,
+        times={"default": times} if isinstance(times, str) else times,
+        trials=getattr(found, "trials", trials),
+        trial=found.trial,
+        table=found.table,
+        figures=getattr(found, "draw", None),
+        data=data or getattr(found, "datasets", None),
+    )
+    if module == "__main__":
+        use_all_cores()
+        main(made)
+    return made

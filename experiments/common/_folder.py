@@ -28,10 +28,6 @@ def open_run(config: Any, folder: Path) -> None:
     """Make the folder of a run, or check that an existing folder was made with the same settings.
 
     Settings that identify no trial, such as the list of seeds, may differ.
-
-    Raises:
-        ValueError: the settings differ, and the message names the first one that does; or the folder holds another
-            experiment or an older version of it.
     """
     wanted = json.loads(json.dumps(identity(config)))
     settings = json.loads(json.dumps(recorded(config)))
@@ -113,11 +109,7 @@ def _finished(folder: Path) -> tuple[dict, dict] | None:
 
 
 def publish(run: Path, results: Path = RESULTS) -> Path:
-    """Copy the table, config, environment and figures of a run to the folder of published results.
-
-    Raises:
-        ValueError: the folder is not a finished run.
-    """
+    """Copy the table, config, environment and figures of a run to the folder of published results."""
     missing = [name for name in ("table.json", "config.json", "environment.json") if not (run / name).exists()]
     if missing:
         raise ValueError(f"{run} is not a finished run: {', '.join(missing)} is missing; finish the run first")

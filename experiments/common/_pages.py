@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.common._folder import RESULTS
-from experiments.common._rows import Row, cell, measured
+from experiments.common._rows import Row, cell, machine, measured
 from invjax.data import write_file
 
 README = RESULTS.parents[1] / "README.md"
@@ -34,46 +34,26 @@ HEADLINES = "<!-- headlines -->"
 
 
 class Run(NamedTuple):
-    """A published run.
+    """A published run."""
 
-    Attributes:
-        name: the name of its folder, such as "default-mnist".
-        rows: its table.
-        environment: its command, date, machine and versions.
-        figures: its figures.
-    """
-
-    name: str
+    name: str  # the name of its folder, such as "default-mnist"
     rows: list[Row]
-    environment: dict[str, Any]
+    environment: dict[str, Any]  # its command, date, machine and versions
     figures: list[Path]
 
 
 class Result(NamedTuple):
-    """A published result.
+    """A published result."""
 
-    Attributes:
-        name: "paper/result".
-        title: the heading of its section.
-        notes: the text of its `notes.md`, without its headline.
-        headline: the row of the first run that stands for the result.
-        runs: its published runs; those of the default preset and MNIST come first.
-    """
-
-    name: str
-    title: str
-    notes: str
-    headline: Row
-    runs: list[Run]
+    name: str  # "paper/result"
+    title: str  # the heading of its section
+    notes: str  # the text of its `notes.md`, without its headline
+    headline: Row  # the row of the first run that stands for the result
+    runs: list[Run]  # its published runs; those of the default preset and MNIST come first
 
 
 def published(folder: Path, titles: dict[str, str]) -> list[Result]:
-    """All published results, in the order of the papers and of the experiments.
-
-    Args:
-        folder: the folder of published results.
-        titles: the heading of each result, by "paper/result".
-    """
+    """All published results, in the order of the papers and of `titles`, the headings by "paper/result"."""
 
     def order(run: Path) -> tuple:
         return not run.name.startswith("default-"), "mnist" not in run.name, run.name
@@ -111,11 +91,7 @@ def _result(name: str, title: str, path: Path, runs: list[Run]) -> Result:
 
 
 def filled(result: Result) -> str:
-    """The notes of a result with their numbers.
-
-    Raises:
-        ValueError: the notes name a run or a row that does not exist.
-    """
+    """The notes of a result with their numbers."""
 
     def number(match: re.Match) -> str:
         run, colon, name = match[1].partition(": ")
@@ -153,7 +129,7 @@ def section(result: Result, folder: Path) -> str:
             "",
             f"`{about['command']}`",
             "",
-            f"{about['device']}, JAX {about['packages']['jax']}, {about['date']}{commit}",
+            f"{machine(about)}{commit}",
             "",
             *(f"![{path.stem}]({path.relative_to(folder).as_posix()})\n" for path in run.figures),
             *table(run.rows),
@@ -167,13 +143,18 @@ def table(rows: list[Row]) -> list[str]:
     expected = any(row.expected is not None for row in rows)
     differs = any(row.differs for row in rows)
     head = ["", "published", *(["expected"] if expected else []), "measured", *(["differs"] if differs else [])]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = [line(head), "|" + "---|" * len(head)]
     for row in rows:
         cells = [f"{row.name}, {row.unit}" if row.unit else row.name, cell(row.published, 4)]
         cells += [cell(row.expected, 4)] if expected else []
         cells += [measured(row, unit=False)] + ([row.differs] if differs else [])
-        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+        lines.append(line(cells))
     return lines
+
+
+def line(cells: list[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
 
 def index(found: list[Result]) -> str:
@@ -190,7 +171,7 @@ def index(found: list[Result]) -> str:
             f"{row.name}: {measured(row)}",
             f"`{run.environment['command']}`",
         ]
-        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+        lines.append(line(cells))
     return "\n".join([*lines, "", "Benchmarks are on [their page](benchmarks.md).", ""])
 
 
@@ -206,7 +187,7 @@ def benchmarks(folder: Path) -> str:
         lines += [
             f"## {path.stem}",
             "",
-            f"`{about['command']}`, {about['device']}, JAX {about['packages']['jax']}, {about['date']}{load}",
+            f"`{about['command']}`, {machine(about)}{load}",
             "",
             "| | goal | measured | reached |",
             "|---|---|---|---|",
@@ -225,25 +206,20 @@ def headlines(found: list[Result], chosen: list[dict[str, str]]) -> str:
     Args:
         found: all results.
         chosen: for each line the `result`, the `row`, a `finding`, and the `run` if it is not the first one.
-
-    Raises:
-        ValueError: a result, a run or a row does not exist.
     """
     lines = ["| finding | published | measured | |", "|---|---|---|---|"]
-    for line in chosen:
-        rows = {
-            (result.name, run.name if "run" in line else "", row.name): (run, row)
-            for result in found
-            for run in (result.runs if "run" in line else result.runs[:1])
-            for row in run.rows
-        }
-        key = line["result"], line.get("run", ""), line["row"]
-        if key not in rows:
-            raise ValueError(f"headlines.json names {key}, which was not published")
-        run, row = rows[key]
-        page = f"experiments/results/{line['result'].partition('/')[0]}.md#{anchor(line['result'])}"
-        published = f"{cell(row.published, 4)} {row.unit}".strip() if row.published is not None else "–"
-        lines.append(f"| {line['finding']} | {published} | {measured(row)} | [{run.name}]({page}) |")
+    results = {result.name: result for result in found}
+    for entry in chosen:
+        name, runs = entry["result"], results[entry["result"]].runs if entry["result"] in results else []
+        runs = [run for run in runs if run.name == entry.get("run", runs[0].name)]
+        rows = [row for run in runs for row in run.rows if row.name == entry["row"]]
+        if not rows:
+            raise ValueError(
+                f"headlines.json names {name, entry.get('run', ''), entry['row']}, which was not published"
+            )
+        page = f"experiments/results/{name.partition('/')[0]}.md#{anchor(name)}"
+        published = f"{cell(rows[0].published, 4)} {rows[0].unit}".strip() if rows[0].published is not None else "–"
+        lines.append(f"| {entry['finding']} | {published} | {measured(rows[0])} | [{runs[0].name}]({page}) |")
     return "\n".join(lines)
 
 
@@ -271,14 +247,7 @@ def write_pages(
     readme: Path = README,
     write: Callable[[Path, str], Any] = write_file,
 ) -> list[Path]:
-    """Write all pages, and return those that changed.
-
-    Args:
-        titles: the heading of each result, by "paper/result".
-        folder: the folder of published results.
-        readme: the file with the table of headlines.
-        write: `(path, text) -> None`, what to do with a page that changed.
-    """
+    """Write all pages, and return those that changed; `titles` are the headings by "paper/result"."""
     changed = []
     for path, text in list(pages(folder, readme, titles)):
         if not path.exists() or path.read_text() != text:

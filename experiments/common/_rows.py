@@ -7,35 +7,25 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One row of a table: what was published, what was measured, and what differs between the two.
+    """One row of a table: what was published, what was measured, and what differs between the two."""
 
-    Attributes:
-        name: what is measured.
-        published: the number in the paper, or None.
-        measured: the mean over seeds.
-        spread: the sample standard deviation over seeds; None for one seed.
-        seeds: the number of seeds.
-        unit: the unit, such as "%".
-        differs: how the set-up differs from the published one.
-        expected: the number of a closed form, or a goal; None without one.
-    """
-
-    name: str
-    published: float | None
-    measured: float
-    spread: float | None
-    seeds: int
-    unit: str
-    differs: str = ""
-    expected: float | None = None
+    name: str  # what is measured
+    published: float | None  # the number in the paper
+    measured: float  # the mean over seeds
+    spread: float | None  # the sample standard deviation over seeds; None for one seed
+    seeds: int  # the number of seeds
+    unit: str  # the unit, such as "%"
+    differs: str = ""  # how the set-up differs from the published one
+    expected: float | None = None  # the number of a closed form, or a goal
 
 
 def row(
     name: str,
-    published: float | None,
     values: Iterable[float],
-    unit: str,
+    unit: str = "",
     differs: str = "",
+    *,
+    published: float | None = None,
     expected: float | None = None,
 ) -> Row:
     """A `Row` from one value for each seed."""
@@ -45,15 +35,9 @@ def row(
     return Row(name, published, float(np.mean(values)), spread, len(values), unit, differs, expected)
 
 
-def percent(
-    name: str,
-    published: float | None,
-    fractions: Iterable[float],
-    differs: str = "",
-    expected: float | None = None,
-) -> Row:
-    """A `Row` in percent from one fraction for each seed; the other numbers are given in percent."""
-    return row(name, published, [100 * float(value) for value in fractions], "%", differs, expected)
+def percent(name: str, fractions: Iterable[float], differs: str = "", **goals: float | None) -> Row:
+    """A `Row` in percent from one fraction for each seed; the published or expected number is given in percent."""
+    return row(name, [100 * float(value) for value in fractions], "%", differs, **goals)
 
 
 def cell(value: float | None, digits: int = 3) -> str:
@@ -67,10 +51,15 @@ def measured(row: Row, unit: bool = True) -> str:
     return f"{cell(row.measured)}{spread}" + (f" {row.unit}" if unit and row.unit else "")
 
 
+def machine(about: dict[str, Any]) -> str:
+    """The machine, the version of JAX and the date of a run."""
+    return f"{about['device']}, JAX {about['packages']['jax']}, {about['date']}"
+
+
 def table_markdown(rows: Iterable[Row], about: dict[str, Any]) -> str:
     """The table as Markdown, after a line with its command, machine, version and date."""
     lines = [
-        f"`{about['command']}`, {about['device']}, JAX {about['packages']['jax']}, {about['date']}",
+        f"`{about['command']}`, {machine(about)}",
         "",
         "| | published | measured | unit | set-up differs in |",
         "|---|---|---|---|---|",

@@ -39,14 +39,16 @@ Flat = Annotated[T, tyro.conf.arg(name="")]
 class Data:
     """Settings of the images."""
 
-    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    """Data set of the images."""
+    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"  # Data set of the images.
     data_dir: str | None = for_machine(None)
     """Folder of the data; by default INVJAX_DATA, then TFDS_DATA_DIR, then ~/tensorflow_datasets."""
-    train_size: int | None = None
-    """Number of training images, the first ones; None uses all."""
-    test_size: int | None = None
-    """Number of test images, the first ones; None uses all."""
+    train_size: int | None = None  # Number of training images, the first ones; None uses all.
+    test_size: int | None = None  # Number of test images, the first ones; None uses all.
+
+    @property
+    def size(self) -> str:
+        """The number of training images in words."""
+        return "all" if self.train_size is None else f"{self.train_size:,}"
 
     def load(self) -> tuple[Dataset, Dataset]:
         """The training and the test set, as bytes."""
@@ -92,11 +94,7 @@ def role_of(field: dataclasses.Field) -> str | None:
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """The settings that all trials of a run share, nested as the configuration is.
-
-    Args:
-        config: a frozen dataclass; its fields may be dataclasses.
-    """
+    """The settings that all trials of a run share, nested as the configuration is."""
     found = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -118,11 +116,7 @@ def recorded(config: Any) -> dict[str, Any]:
 
 
 def restored(default: Any, settings: dict[str, Any]) -> Any:
-    """The configuration with these recorded settings, and the defaults for those of the machine.
-
-    Raises:
-        ValueError: a setting is unknown or missing, as in a run of an older version.
-    """
+    """The configuration with these recorded settings, and the defaults for those of the machine."""
     wanted = recorded(default).keys()
     if settings.keys() != wanted:
         name = min(settings.keys() ^ wanted)

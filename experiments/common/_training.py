@@ -20,12 +20,9 @@ from invjax.types import Key, LossFn, Params
 class Train:
     """Settings of a training."""
 
-    epochs: int = 10
-    """Number of passes over the training set."""
-    batch_size: int = 128
-    """Number of images in a training step."""
-    learning_rate: float = 2e-3
-    """Largest learning rate; it decays over the training."""
+    epochs: int = 10  # Number of passes over the training set.
+    batch_size: int = 128  # Number of images in a training step.
+    learning_rate: float = 2e-3  # Largest learning rate; it decays over the training.
 
     def num_steps(self, images: int) -> int:
         """The number of steps of a training on so many images."""
@@ -70,7 +67,6 @@ def train(
     folder: Path,
     optimizer: OptimizerFn = adam_cosine,
     epochs: int | None = None,
-    description: str = "training",
 ) -> Params:
     """Train a network, or continue its training, and return its last parameters.
 
@@ -88,15 +84,12 @@ def train(
         optimizer: `adam_cosine`, `adam_warm_up`, or another function of the settings and the number of steps.
         epochs: number of passes after which to stop, to continue later; None is all. It must not be less than what
             the folder has finished.
-        description: text beside the progress bar.
     """
     if epochs == 0:
         return params
     step, made = _step(loss_fn, optimizer, settings, settings.num_steps(len(arrays[0])))
     state = init_state(key, params, made)
-    return advance(
-        state, step, arrays, settings, seed=seed, folder=folder, epochs=epochs, description=description
-    ).params
+    return advance(state, step, arrays, settings, seed=seed, folder=folder, epochs=epochs).params
 
 
 def advance(
@@ -108,7 +101,6 @@ def advance(
     seed: int,
     folder: Path,
     epochs: int | None = None,
-    description: str = "training",
 ) -> TrainState:
     """Repeat any training step, such as that of a game, with the arguments of `train`; the final state."""
     images = len(arrays[0])
@@ -121,7 +113,7 @@ def advance(
             settings.steps_per_epoch(images) * (settings.epochs if epochs is None else epochs),
             mesh=mesh_for(batch_size),
             directory=folder,
-            description=description,
+            description=folder.name,
         )
     return state
 

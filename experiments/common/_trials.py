@@ -12,8 +12,7 @@ import numpy as np
 
 from invjax.data import read_arrays, write_arrays, write_json
 
-Axes = dict[str, Any]
-"""The place of a trial: the name of each axis and the value on it."""
+Axes = dict[str, Any]  # the place of a trial: the name of each axis and the value on it
 
 
 def grid(**axes: Iterable[Any]) -> list[Axes]:
@@ -26,15 +25,10 @@ def grid(**axes: Iterable[Any]) -> list[Axes]:
 
 
 class Trial(NamedTuple):
-    """One trial of a run.
+    """One trial of a run."""
 
-    Attributes:
-        axes: its place.
-        folder: the folder that keeps its numbers and arrays.
-    """
-
-    axes: Axes
-    folder: Path
+    axes: Axes  # its place
+    folder: Path  # the folder that keeps its numbers and arrays
 
     @property
     def done(self) -> bool:
@@ -48,11 +42,7 @@ class Trial(NamedTuple):
 
 
 def places(trials: Sequence[Axes], run: Path) -> list[Trial]:
-    """The trials of a run with their folders.
-
-    Raises:
-        ValueError: there is none, two have the same place or folder, or their axes differ.
-    """
+    """The trials of a run with their folders."""
     if not trials:
         raise ValueError("the experiment has no trials; give at least one value on each axis")
     if len({tuple(axes) for axes in trials}) != 1:
@@ -72,13 +62,8 @@ def _folder_name(axes: Axes) -> str:
 def chosen(trials: Sequence[Trial], only: Sequence[str] = (), shard: str | None = None) -> list[Trial]:
     """The trials to compute here.
 
-    Args:
-        trials: all trials of the run.
-        only: conditions "axis=value"; a trial must meet one condition for each axis that is named.
-        shard: "i/n", the i-th of n parts of the chosen trials, counted from 1; None chooses all.
-
-    Raises:
-        ValueError: an axis or a value does not exist, or the shard is out of range.
+    `only` has conditions "axis=value"; a trial must meet one condition for each axis that is named. `shard` is "i/n",
+    the i-th of n parts of the chosen trials, counted from 1.
     """
     wanted: dict[str, set[str]] = {}
     for condition in only:
@@ -101,13 +86,7 @@ def chosen(trials: Sequence[Trial], only: Sequence[str] = (), shard: str | None 
 def compute(
     trial: Trial, run: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]] | dict[str, Any]], settings: Any
 ) -> None:
-    """Compute a trial and keep its numbers and arrays.
-
-    Args:
-        trial: the trial.
-        run: returns the numbers, or the numbers and the arrays for figures.
-        settings: what the trial depends on besides its place; it is written beside the numbers.
-    """
+    """Compute a trial and keep its numbers and arrays, and beside them the settings on which it depends."""
     start = time.monotonic()
     result = run()
     numbers, arrays = result if isinstance(result, tuple) else (result, {})
@@ -129,6 +108,7 @@ class Results:
 
     `results["error"]` has a value for each trial, and `results["attacks", "pgd"]` goes into nested numbers. After
     `each("arm")` or `select(arm="plain")` the attribute `results.arm` is the value that all trials share.
+    `results.by("arm", "error")` has the values of each arm.
     """
 
     def __init__(self, trials: Sequence[Trial]):
@@ -152,11 +132,7 @@ class Results:
         return list(dict.fromkeys(trial.axes[axis] for trial in self.trials))
 
     def select(self, **axes: Any) -> "Results":
-        """The trials at these values.
-
-        Raises:
-            ValueError: an axis does not exist, or no trial has these values.
-        """
+        """The trials at these values."""
         for name in axes:
             self.values(name)
         found = [trial for trial in self.trials if all(trial.axes[name] == value for name, value in axes.items())]
@@ -170,8 +146,16 @@ class Results:
         for values in combinations:
             yield self.select(**dict(zip(names, values, strict=True)))
 
-    def __getitem__(self, path: str | tuple[str, ...]) -> list[Any]:
-        """The number at this key of each trial; a tuple goes into nested numbers."""
+    def by(self, axis: str, *path: str) -> dict[Any, Any]:
+        """By the values on an axis, the numbers at this key."""
+        return {getattr(at, axis): at[path] for at in self.each(axis)}
+
+    def __getitem__(self, path: str | tuple[str, ...]) -> Any:
+        """The number at this key of each trial; a tuple goes into nested numbers.
+
+        Returns:
+            An array `[trials, ...]` of numbers, or a list of anything else.
+        """
         found = []
         for trial in self.trials:
             value = _read_json(trial.folder / "numbers.json")
@@ -180,8 +164,13 @@ class Results:
                     raise KeyError(f"{path!r} is no number of the trial {trial.name}")
                 value = value[key]
             found.append(value)
-        return found
+        try:
+            numbers = np.array(found)
+        except ValueError:  # lists of different lengths
+            return found
+        return numbers if numbers.dtype.kind in "biuf" else found
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the first trial."""
-        return read_arrays(self.trials[0].folder / "arrays.npz")
+    def arrays(self, count: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays of the first trial; with a count, the first rows of each."""
+        arrays = read_arrays(self.trials[0].folder / "arrays.npz")
+        return arrays if count is None else {name: values[:count] for name, values in arrays.items()}

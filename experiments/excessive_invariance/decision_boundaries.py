@@ -1,6 +1,4 @@
-"""Decision regions of the logits, and of a classifier of the nuisance, on planes: figure 4 of the paper.
-
-    python -m experiments.excessive_invariance.decision_boundaries [smoke|default|paper] [--dataset digits|mnist]
+"""P1 figure 4: decision regions of logits and nuisance on planes through images and metamers.
 
 For each seed, the experiment trains a fully invertible RevNet with cross-entropy and a fresh classifier on its
 nuisance. It draws the decisions of both on planes through the black image 0 and two other images: an image x and an
@@ -8,9 +6,8 @@ image y of another class, or x and its metamer x*, which has the logits of x and
 """
 
 import dataclasses
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import jax
@@ -23,7 +20,6 @@ from experiments.excessive_invariance import classifiers
 from invjax import figures
 from invjax.analysis import decision_segment, decision_slice, train_head
 from invjax.attacks import metamers
-from invjax.data import Dataset, as_float
 from invjax.evaluation import over_batches
 from invjax.models import mlp
 from invjax.types import LogitsFn
@@ -31,32 +27,20 @@ from invjax.types import LogitsFn
 CLASSIFIERS = ("logits", "nuisance")
 PLANES = {
     "images": (("0", "x", "y"), "the black image 0, an image x and an image y of another class"),
-    "metamers": (
-        ("0", "x", "x*"),
-        "the black image 0, x and its metamer x*: logits of x, nuisance of y",
-    ),
+    "metamers": (("0", "x", "x*"), "the black image 0, x and its metamer x*: logits of x, nuisance of y"),
 }
 """By the end of the lines from x: the names of the three points of a plane, and what they go through."""
-KEPT = 4
-"""Number of planes that are kept for the figure."""
+KEPT = 4  # number of planes that are kept for the figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(classifiers.Settings):
-    """Settings of the decision boundaries."""
-
-    head_epochs: int = 2
-    """Number of passes over the training set for the fresh classifier of the nuisance."""
-    head_hidden: tuple[int, ...] = (512, 512)
-    """Widths of the hidden layers of the fresh classifier of the nuisance."""
-    pairs: int = 256
-    """Number of pairs of images of different classes, for the fractions of metamers and of lines."""
-    discs: int = 64
-    """Number of metamers around which decisions are measured; those of the first pairs are used."""
-    resolution: int = 101
-    """Number of points along each side of a plane."""
-    columns: int = common.for_figures(3)
-    """Number of planes in a figure, at most 4."""
+    head_epochs: int = 2  # Number of passes over the training set for the fresh classifier of the nuisance.
+    head_hidden: tuple[int, ...] = (512, 512)  # Widths of the hidden layers of the fresh classifier of the nuisance.
+    pairs: int = 256  # Number of pairs of images of different classes, for the fractions of metamers and of lines.
+    discs: int = 64  # Number of metamers around which decisions are measured; those of the first pairs are used.
+    resolution: int = 101  # Number of points along each side of a plane.
+    columns: int = common.for_figures(3)  # Number of planes in a figure, at most 4.
 
 
 PRESETS = {
@@ -64,28 +48,25 @@ PRESETS = {
         common.Data("digits", train_size=256), (1, 1), common.Train(1, 64, 4e-3),
         head_epochs=1, head_hidden=(32,), pairs=8, discs=2, resolution=9, columns=2, seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(
         blocks=(16, 16), train=common.Train(50, 128, 4e-3), head_epochs=20, pairs=1000, discs=1000, resolution=201
     ),
 }  # fmt: skip
 
 
-def trial(config: Config, data: tuple[Dataset, Dataset], *, seed: int, folder: Path) -> tuple[dict, dict]:
-    """Train a model and a classifier of its nuisance, then measure both on lines, discs and planes."""
-    (train, test), mesh = data, common.mesh_for(config.train.batch_size)
-    model = classifiers.model_for(config.data.dataset, config.blocks)
-    params = classifiers.train(model, train, config.train, None, seed=seed, folder=folder)
-    nuisance = np.asarray(classifiers.codes_of(model, params, train, mesh).nuisance)
+def trial(config: Config, data, *, seed, folder):
+    (train, test), mesh, model = data, config.mesh, config.model
+    params = classifiers.train(config, "CE", train, seed=seed, folder=folder)
+    nuisance = np.asarray(classifiers.codes_of(config, params, train).nuisance)
     head = train_head(
         classifiers.keys_for("CE", seed)[2], mlp(model.num_classes, config.head_hidden), (nuisance, train.labels),
-        epochs=config.head_epochs, mesh=mesh, description=f"seed {seed}, classifier of the nuisance",
+        epochs=config.head_epochs, mesh=mesh, description="classifier of the nuisance",
     )  # fmt: skip
     fns: dict[str, LogitsFn] = {
         "logits": jax.jit(partial(model.apply, params)),
         "nuisance": jax.jit(lambda x: head(jnp.asarray(model.encode(params, x)[0].nuisance))),
     }
-    images = np.asarray(as_float(test.images[:], test.levels))
+    images = common.images_of(test)
     pairs = classifiers.pair_up(test.labels, config.pairs)
     x, y = (images[ids] for ids in pairs)
     ends = {"images": y, "metamers": over_batches(jax.jit(partial(metamers, model, params)), [x, y], mesh=mesh)}
@@ -94,11 +75,8 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, seed: int, folder: P
     arrays |= {f"{name}_label": test.labels[ids[:KEPT]] for name, ids in zip("xy", pairs, strict=True)}
     for name, logits_fn in fns.items():
         wrong = over_batches(logits_fn, [images], mesh=mesh).argmax(-1) != test.labels
-        numbers[name] = {
-            **on_lines(logits_fn, x, ends, mesh),
-            "discs": on_discs(logits_fn, x[: config.discs], ends["metamers"], mesh),
-            "error": float(wrong.mean()),
-        }
+        discs = on_discs(logits_fn, x[: config.discs], ends["metamers"], mesh)
+        numbers[name] = on_lines(logits_fn, x, ends, mesh) | {"discs": discs, "error": float(wrong.mean())}
         for plane, end in ends.items():
             slices = [
                 decision_slice(logits_fn, np.zeros_like(a), a, b, resolution=config.resolution, mesh=mesh)
@@ -144,17 +122,14 @@ MEASURES = {
 }
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """The fractions that the figure shows."""
+def table(config: Config, results):
     setup = f"{config.train.epochs} epochs; the figure is published without numbers"
-    for key, what in MEASURES.items():
-        for name in CLASSIFIERS:
-            yield common.percent(f"classifier of the {name}: {what}", None, results[name, key], setup)
+    for (key, what), name in product(MEASURES.items(), CLASSIFIERS):
+        yield common.percent(f"classifier of the {name}: {what}", results[name, key], setup)
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """The decision regions of both classifiers on both kinds of planes."""
-    arrays, charts = {name: values[: config.columns] for name, values in results.arrays().items()}, {}
+def draw(config: Config, results):
+    arrays, charts = results.arrays(config.columns), {}
     for plane, (names, title) in PLANES.items():
         images = [
             {f"x, a {x}": image, **({"x*": end} if plane == "metamers" else {}), f"y, a {y}": other}
@@ -172,16 +147,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return charts
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/decision_boundaries",
-    "P1 figure 4: decision regions of logits and nuisance on planes through images and metamers",
-    PRESETS,
-    {"smoke": "half a minute", "default": "8 minutes on 2 CPU cores", "paper": "an accelerator, not run yet"},
-    trials=lambda config: common.grid(seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "8 minutes on 2 CPU cores")

@@ -1,7 +1,4 @@
-"""The fully invertible RevNet at ImageNet's resolution: memory of a training step, and metamers; figures 5 and 9.
-
-    python -m experiments.excessive_invariance.imagenet --data-dir FOLDER
-    python -m experiments.excessive_invariance.imagenet paper --data-dir TFDS_FOLDER
+"""P1 figures 5 and 9 at 224x224: memory of a training step, exactness and metamers of the fi-RevNet-48.
 
 FOLDER has photographs named `<class index>_*.jpg`. A few photographs do not teach a classifier. A run on them shows
 that the network of 48 convolutions trains and inverts at 224 x 224 pixels, how much memory it needs and how exact it
@@ -13,7 +10,6 @@ experiments publish` does not copy.
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +20,7 @@ import numpy as np
 import optax
 
 from experiments import common
-from experiments.excessive_invariance.classifiers import ce_loss, pair_up
+from experiments.excessive_invariance.classifiers import dequantized_loss, pair_up
 from experiments.excessive_invariance.metamers import exactness
 from experiments.excessive_invariance.published import IMAGENET_ERROR
 from invjax import figures
@@ -45,37 +41,25 @@ WHAT = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the run at ImageNet's resolution."""
-
     dataset: Literal["folder", "imagenet2012", "crops"] = "folder"
     """folder: photographs `<class index>_*.jpg`; imagenet2012: by TFDS; crops: of scikit-learn's two photographs."""
-    data_dir: str | None = common.for_machine(None)
-    """Folder of the photographs, or for imagenet2012 the folder of TFDS."""
-    side: int = 224
-    """Height and width of an image, a multiple of 32; values other than 224 are for crops only."""
-    blocks: tuple[int, ...] = (0, 3, 4, 6, 3)
-    """Number of blocks of each level; a block has three convolutions."""
-    steps: int = 16
-    """Number of training steps."""
-    batch_size: int = 4
-    """Number of images in a training step."""
+    data_dir: str | None = common.for_machine(None)  # Folder of the photographs, or for imagenet2012 that of TFDS.
+    side: int = 224  # Height and width of an image, a multiple of 32; values other than 224 are for crops only.
+    blocks: tuple[int, ...] = (0, 3, 4, 6, 3)  # Number of blocks of each level; a block has three convolutions.
+    steps: int = 16  # Number of training steps.
+    batch_size: int = 4  # Number of images in a training step.
     learning_rate: float = 1e-4
     """Learning rate of Adam after a warm-up over a tenth of the steps; it then decays to zero along a cosine."""
     memory_batch: int = 32
-    """Number of images in the training step whose memory is measured; the step is compiled and not run."""
-    pairs: int = 4
-    """Number of metamers whose exactness is measured, in float32 and in float64."""
-    columns: int = common.for_figures(4)
-    """Number of metamers in figure 5."""
-    batch: int = 16
-    """Number of metamers in figure 9."""
-    seeds: tuple[int, ...] = common.axis((0,))
-    """Random seeds; each seed trains one network."""
+    """Number of images in the training step whose memory is measured; it is compiled and not run."""
+    pairs: int = 4  # Number of metamers whose exactness is measured, in float32 and in float64.
+    columns: int = common.for_figures(4)  # Number of metamers in figure 5.
+    batch: int = 16  # Number of metamers in figure 9.
+    seeds: tuple[int, ...] = common.axis((0,))  # Random seeds; each seed trains one network.
 
 
 PRESETS = {
     "smoke": Config("crops", side=64, blocks=(0, 0, 0, 1, 0), steps=4, memory_batch=4, batch=8),
-    "default": Config(),
     "paper": Config("imagenet2012", steps=600_000, batch_size=256, memory_batch=256, pairs=64, columns=8, batch=64),
 }
 
@@ -88,12 +72,7 @@ class Files(list[Path]):
 
 
 def photographs(folder: Path) -> Dataset:
-    """The photographs `<class index>_*.jpg` of a folder, sorted by name and cropped to the central square.
-
-    Raises:
-        FileNotFoundError: there are none.
-        ValueError: an index that is not one of ImageNet's 1,000.
-    """
+    """The photographs `<class index>_*.jpg` of a folder, sorted by name and cropped to the central square."""
     paths = sorted(path for path in folder.glob("*_*.jp*g") if path.name.partition("_")[0].isdigit())
     if not paths:
         raise FileNotFoundError(f"{folder} holds no <class index>_*.jpg; pass --data-dir with a folder that does")
@@ -117,7 +96,7 @@ def crops(side: int, count: int = 64) -> Dataset:
     return Dataset(images, labels, 1000, 256)
 
 
-def datasets(config: Config) -> tuple[Dataset, Dataset]:
+def datasets(config: Config):
     """The training images and the images for metamers: the two splits of ImageNet, otherwise the same images."""
     if config.side != 224 and config.dataset != "crops":
         raise ValueError(f"side must be 224 for {config.dataset}; got {config.side}; use --dataset crops")
@@ -132,7 +111,6 @@ def datasets(config: Config) -> tuple[Dataset, Dataset]:
 
 @cache
 def model_for(config: Config, save_memory: bool) -> InvertibleClassifier:
-    """The `imagenet-48` preset at the configured side and depth."""
     shape = (config.side, config.side, 3)
     return preset("imagenet-48", shape=shape, blocks=config.blocks, save_memory=save_memory)
 
@@ -141,7 +119,8 @@ def model_for(config: Config, save_memory: bool) -> InvertibleClassifier:
 def training_for(config: Config, save_memory: bool) -> tuple[TrainStep, optax.GradientTransformation]:
     """The step of training with cross-entropy, and its optimiser; a batch is (bytes, labels)."""
     optimizer = common.adam_warm_up(common.Train(learning_rate=config.learning_rate), config.steps)
-    return make_train_step(ce_loss(model_for(config, save_memory).apply, 256, True), optimizer), optimizer
+    loss_fn = common.on_bytes(dequantized_loss(model_for(config, save_memory).apply, 256), 256)
+    return make_train_step(loss_fn, optimizer), optimizer
 
 
 def step_memory(config: Config) -> tuple[dict[str, float], dict]:
@@ -173,15 +152,12 @@ def train(config: Config, seed: int, data: Dataset, folder: Path) -> tuple[Param
     return state.params, history
 
 
-def trial(
-    config: Config, data: tuple[Dataset, Dataset], *, seed: int, folder: Path, shared: Path
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """Train, then make metamers and measure how exact they are; the memory of a step is the same for all seeds."""
+def trial(config: Config, data, *, seed, folder, shared):
     memory, _ = common.stage(shared / "memory", partial(step_memory, config))
     params, history = train(config, seed, data[0], folder)
     model, test = model_for(config, save_memory=False), data[1]
     ids = pair_up(test.labels, max(config.pairs, config.batch))
-    first, second = (np.asarray(as_float(test.images[of])) for of in ids)
+    first, second = (common.images_of(test, of) for of in ids)
     made = over_batches(jax.jit(partial(metamers, model, params)), [first, second], batch_size=config.batch_size)
     numbers: dict[str, Any] = {
         "memory": memory,
@@ -202,7 +178,7 @@ def trial(
     return numbers, {"first": first, "second": second, "metamers": made}
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
+def draw(config: Config, results):
     """Figures 5 and 9; those of photographs go to `pictures/`, because all of `figures/` is published."""
     place, n = "" if config.dataset == "crops" else "../pictures/", config.columns
     arrays = results.arrays()
@@ -217,40 +193,24 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     }
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """Memory, exactness, and the loss."""
+def table(config: Config, results):
     size = f"{config.side}x{config.side}, {sum(config.blocks)} blocks"
     setup = f"{size}, {config.steps} steps of {config.batch_size}; {WHAT[config.dataset]}"
     step = f"a training step of {config.memory_batch} images: temporary memory"
     saving, chain = results["memory", "memory saving"], results["memory", "chain"]
-    yield common.row(f"{step}, memory saving", None, saving, "MiB", setup)
-    yield common.row(f"{step}, chain", None, chain, "MiB", setup)
-    yield common.row(f"{step}, memory saving / chain", None, np.divide(saving, chain), "")
+    yield common.row(f"{step}, memory saving", saving, "MiB", setup)
+    yield common.row(f"{step}, chain", chain, "MiB", setup)
+    yield common.row(f"{step}, memory saving / chain", saving / chain)
     for precision in ("float32", "float64"):
         for key, name in (("logit_error", "logit error of the metamers"), ("round_trip", "round-trip error")):
-            yield common.row(f"max {name}, {precision}", None, results[precision, key], "", "published as exact")
+            yield common.row(f"max {name}, {precision}", results[precision, key], "", "published as exact")
     if config.dataset == "imagenet2012":
-        yield common.percent("top-1 error on the validation set", IMAGENET_ERROR, results["test_error"], setup)
-    yield common.percent("values of the metamers outside of [0, 1]", None, results["outside"])
-    yield common.row("training loss, first", None, results["losses", "first"], "nats", "log 1000 = 6.908")
-    yield common.row("training loss, last", None, results["losses", "last"], "nats", WHAT[config.dataset])
-    yield common.row("parameters", None, [size / 1e6 for size in results["size"]], "million")
+        error = results["test_error"]
+        yield common.percent("top-1 error on the validation set", error, setup, published=IMAGENET_ERROR)
+    yield common.percent("values of the metamers outside of [0, 1]", results["outside"])
+    yield common.row("training loss, first", results["losses", "first"], "nats", "log 1000 = 6.908")
+    yield common.row("training loss, last", results["losses", "last"], "nats", WHAT[config.dataset])
+    yield common.row("parameters", results["size"] / 1e6, "million")
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/imagenet",
-    "P1 figures 5 and 9 at 224x224: memory of a training step, exactness and metamers of the fi-RevNet-48",
-    PRESETS,
-    {
-        "smoke": "under a minute",
-        "default": "3 minutes on 2 CPU cores, with --data-dir FOLDER",
-        "paper": "accelerators, not run yet",
-    },
-    trials=lambda config: common.grid(seed=config.seeds),
-    trial=trial, table=table, figures=draw, data=datasets,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "3 minutes on 2 CPU cores, with --data-dir FOLDER")

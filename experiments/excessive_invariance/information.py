@@ -1,7 +1,4 @@
-"""Information about the class in logits and nuisance, exact on small tables and estimated on trained models: lemmas 9
-and 10, theorem 6 and figure 6 of the paper.
-
-    python -m experiments.excessive_invariance.information [smoke|default|paper] [--dataset digits|mnist]
+"""P1 lemmas 9 and 10, theorem 6 and figure 6: information about the class in logits and nuisance, and a shift.
 
 On random tables p(y, z_s, z_n) the experiment computes every term exactly. It also trains a fully invertible RevNet on
 binary shiftMNIST with cross-entropy (CE) or independence cross-entropy (iCE). Fresh classifiers then give lower bounds
@@ -10,8 +7,7 @@ of I(y; z_s) and I(y; z_n) under the training distribution D, and under D_Adv, w
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from pathlib import Path
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -30,18 +26,12 @@ PARTS = {"z_s": "I(y; z_s), logits", "z_n": "I(y; z_n), nuisance"}
 
 @dataclasses.dataclass(frozen=True)
 class Config(classifiers.Settings):
-    """Settings of the information experiment."""
-
-    ice: common.Flat[classifiers.Ice] = classifiers.ICE
-    """Independence cross-entropy."""
-    tables: int = 2000
-    """Number of random tables on which the lemmas and the theorem are computed, for each seed."""
+    ice: common.Flat[classifiers.Ice] = classifiers.ICE  # Independence cross-entropy.
+    tables: int = 2000  # Number of random tables on which the lemmas and the theorem are computed, for each seed.
     shift: Literal["removed", "random"] = "removed"
     """What D_Adv does to the code of the class: remove it, as published, or replace it by that of a random class."""
-    head_epochs: int = 2
-    """Number of passes over the training set for each fresh classifier."""
-    head_hidden: tuple[int, ...] = (512, 512)
-    """Widths of the hidden layers of the fresh MLP."""
+    head_epochs: int = 2  # Number of passes over the training set for each fresh classifier.
+    head_hidden: tuple[int, ...] = (512, 512)  # Widths of the hidden layers of the fresh MLP.
 
 
 PRESETS = {
@@ -59,13 +49,12 @@ PRESETS = {
 }  # fmt: skip
 
 
-def estimates(config: Config, loss: str, seed: int, params: Any, splits: list[Dataset], name: str) -> dict[str, float]:
+def estimates(config: Config, loss: str, seed: int, params: Any, splits: list[Dataset]) -> dict[str, float]:
     """The error of the model on one distribution, and the best bounds of fresh classifiers, which are at least 0."""
-    mesh, key = common.mesh_for(config.train.batch_size), classifiers.keys_for(loss, seed)[2]
-    model = classifiers.model_for(config.data.dataset, config.blocks)
-    codes = [classifiers.codes_of(model, params, split, mesh) for split in splits]
+    model, key = config.model, classifiers.keys_for(loss, seed)[2]
+    codes = [classifiers.codes_of(config, params, split) for split in splits]
     logits, nuisance = ([np.asarray(code[part]) for code in codes] for part in (0, 1))
-    pictures = [classifiers.nuisance_pictures(model, params, values, mesh) for values in nuisance]
+    pictures = [classifiers.nuisance_pictures(config, params, values) for values in nuisance]
     own = reading(logits[1], splits[1].labels)
     found = {"error": own.error, "z_s": max(0.0, own.information), "z_n": 0.0}
     fully_connected = mlp(model.num_classes, config.head_hidden)
@@ -75,41 +64,36 @@ def estimates(config: Config, loss: str, seed: int, params: Any, splits: list[Da
         ("z_n", "conv", mnist_cnn(model.num_classes, (8, 16), 128), pictures),
     ):
         examples = [(x, split.labels) for x, split in zip(features, splits, strict=True)]
-        about = f"{loss}, seed {seed}, {name}: {head} head on {part}"
-        read = fresh_head(key, net, *examples, epochs=config.head_epochs, mesh=mesh, description=about)
+        options: Any = {"epochs": config.head_epochs, "mesh": config.mesh, "description": f"{head} head on {part}"}
+        read = fresh_head(key, net, *examples, **options)
         found[part] = max(found[part], read["test"].information)
     return found
 
 
-def trial(config: Config, data: tuple[Dataset, Dataset], *, arm: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Compute random tables; or train with one loss on images with the code, and read the codes under D and D_Adv."""
+def trial(config: Config, data, *, arm, seed, folder):
     if arm == "tables":
         return {"found": information_tables.over_tables(seed, config.tables)}
     variants = [
         [binary_shift(split, variant, seed=2 * seed + i) for i, split in enumerate(data)]
         for variant in ("coded", config.shift)
     ]
-    model, ice = classifiers.model_for(config.data.dataset, config.blocks), config.ice if arm == "iCE" else None
-    params = classifiers.train(model, variants[0][0], config.train, ice, seed=seed, folder=folder)
+    params = classifiers.train(config, arm, variants[0][0], seed=seed, folder=folder)
     named = zip(DISTRIBUTIONS, variants, strict=True)
-    return {name: estimates(config, arm, seed, params, splits, name) for name, splits in named}
+    return {name: estimates(config, arm, seed, params, splits) for name, splits in named}
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """The numbers of figure 6 and the errors of the models, then tables."""
+def table(config: Config, results):
     about = f"binary shift {config.data.dataset}, code {config.shift}, the best head's lower bound"
     places = [(name, results.select(arm=loss), f"{loss}, {name}") for name in DISTRIBUTIONS for loss in LOSSES]
+    for (name, at, place), part in product(places, PARTS):
+        row, setup = f"{place}: I(y; {part}) is at least", f"figure 6 is a drawing; {about}"
+        yield common.row(row, at[name, part], "nats of 2.303", setup)
     for name, at, place in places:
-        for part in PARTS:
-            setup = f"figure 6 is a drawing; {about}"
-            yield common.row(f"{place}: I(y; {part}) is at least", None, at[name, part], "nats of 2.303", setup)
-    for name, at, place in places:
-        yield common.percent(f"{place}: test error of the logits", None, at[name, "error"])
+        yield common.percent(f"{place}: test error of the logits", at[name, "error"])
     yield from information_tables.rows(results.select(arm="tables")["found"], config.tables)
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Figure 6 twice: as fresh classifiers measure it, and in tables."""
+def draw(config: Config, results):
 
     def measured(loss, name):
         return {part: results.select(arm=loss)[name, part] for part in PARTS}
@@ -134,16 +118,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     }
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/information",
-    "P1 lemmas 9 and 10, theorem 6 and figure 6: information about the class in logits and nuisance, and a shift",
-    PRESETS,
-    {"smoke": "under a minute", "default": "14 minutes on 2 busy CPU cores", "paper": "an accelerator, not run yet"},
-    trials=lambda config: common.grid(arm=("tables", *LOSSES), seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "14 minutes on 2 busy CPU cores", arm=("tables", *LOSSES))

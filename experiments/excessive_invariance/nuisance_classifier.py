@@ -1,7 +1,4 @@
-"""The MNIST table: errors of fresh classifiers on the nuisance after cross-entropy (CE), and after the information
-about the class was removed from the nuisance.
-
-    python -m experiments.excessive_invariance.nuisance_classifier [smoke|default|paper] [--dataset digits|mnist]
+"""P1, the MNIST table: errors of logits and of fresh nuisance classifiers, and how to take the class out.
 
 One coupling layer makes a convolutional network invertible (`models.coupled_classifier`), and CE trains it. Then
 `models.gaussianize` maps the nuisance of each decision to the standard normal and does not change the logits. Fresh
@@ -10,7 +7,6 @@ draws of the noise.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,42 +21,29 @@ from experiments.excessive_invariance.published import MNIST_ERRORS
 from invjax import figures
 from invjax.analysis import reading, train_head
 from invjax.attacks import metamers
-from invjax.data import Dataset, as_float
+from invjax.data import Dataset
 from invjax.evaluation import over_batches
-from invjax.losses import bits_per_dim, cross_entropy, dequantize, error_rate
+from invjax.losses import bits_per_dim, dequantize
 from invjax.models import InvertibleClassifier, coupled_classifier, gaussianize, mlp, mnist_cnn
 from invjax.training import data_mesh
-from invjax.types import Key, LossFn
+from invjax.types import Key, LossFn, Params
 
 NAMES = {"CE": "CE", "iCE": "iCE in closed form"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the nuisance classifiers."""
-
-    data: common.Flat[common.Data] = common.Data()
-    """The images."""
-    channels: tuple[int, ...] = (16, 32)
-    """Channels of the convolutions of the network."""
-    dense: int = 128
-    """Width of the hidden dense layer of the convolutional network."""
-    train: common.Train = common.Train(epochs=8, batch_size=128, learning_rate=2e-3)
-    """Training of the network."""
-    shift: int = 2
-    """Random shifts of the training images, in pixels, at most."""
-    rounds: int = 3
-    """Rounds of whitening and marginals in `gaussianize`."""
-    draws: int = 1
-    """Draws of dequantisation noise in the training set of a head."""
-    head_epochs: int = 6
-    """Number of passes over the training images for each head, for any number of draws."""
-    ensemble: int = 0
-    """Number of MLPs in an ensemble whose mean log-probabilities are measured, too; 0 for none."""
-    columns: int = 8
-    """Number of metamers in the figure."""
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each seed trains one network."""
+    data: common.Flat[common.Data] = common.Data()  # The images.
+    channels: tuple[int, ...] = (16, 32)  # Channels of the convolutions of the network.
+    dense: int = 128  # Width of the hidden dense layer of the convolutional network.
+    train: common.Train = common.Train(epochs=8, batch_size=128, learning_rate=2e-3)  # Training of the network.
+    shift: int = 2  # Random shifts of the training images, in pixels, at most.
+    rounds: int = 3  # Rounds of whitening and marginals in `gaussianize`.
+    draws: int = 1  # Draws of dequantisation noise in the training set of a head.
+    head_epochs: int = 6  # Number of passes over the training images for each head, for any number of draws.
+    ensemble: int = 0  # Number of MLPs in an ensemble whose mean log-probabilities are measured, too; 0 for none.
+    columns: int = 8  # Number of metamers in the figure.
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each seed trains one network.
 
 
 PRESETS = {
@@ -68,7 +51,6 @@ PRESETS = {
         common.Data("digits"), channels=(8,), dense=16, train=common.Train(2, 64, 2e-3), shift=0, rounds=1,
         head_epochs=1, columns=4, seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(channels=(32, 64), dense=1024, train=common.Train(30, 128, 2e-3), draws=10, head_epochs=30,
                     ensemble=5),
 }  # fmt: skip
@@ -80,24 +62,22 @@ def model_for(config: Config, shape: tuple[int, int, int]) -> InvertibleClassifi
     return coupled_classifier(lambda outputs: mnist_cnn(outputs, config.channels, config.dense), shape, 10)
 
 
-def shifted(key: Key, x: jax.Array, most: int) -> jax.Array:
-    """Each image shifted by up to `most` pixels; the border is filled with black."""
-    padded = jnp.pad(x, ((0, 0), (most, most), (most, most), (0, 0)))
-    offsets = jax.random.randint(key, (len(x), 2), 0, 2 * most + 1)
-    return jax.vmap(lambda image, o: jax.lax.dynamic_slice(image, (o[0], o[1], 0), x.shape[1:]))(padded, offsets)
-
-
 @cache  # one object for all seeds, whose training step is compiled once
 def loss_of(config: Config, model: InvertibleClassifier, levels: int) -> LossFn:
     """Cross-entropy alone, on shifted images with dequantisation noise."""
 
-    def loss_fn(params, key, batch, step):
+    def prepare(key, x):
         move_key, noise_key = jax.random.split(key)
-        x = shifted(move_key, as_float(batch[0], levels), config.shift)
-        logits = model.apply(params, dequantize(noise_key, x, levels))
-        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
+        return dequantize(noise_key, common.shifted(move_key, x, config.shift), levels)
 
-    return loss_fn
+    return common.on_bytes(common.plain_loss(model.apply, prepare=prepare), levels)
+
+
+def trained(config: Config, data: Dataset, seed: int, folder: Path) -> tuple[InvertibleClassifier, Params]:
+    model, (init_key, key) = model_for(config, data.images.shape[1:]), common.split_key(seed)
+    start = jax.jit(model.init)(init_key, jnp.asarray(common.images_of(data, 8)))
+    loss_fn = loss_of(config, model, data.levels)
+    return model, common.train(start, loss_fn, data[:2], config.train, key=key, seed=seed, folder=folder)
 
 
 def readers(config: Config) -> list[str]:
@@ -112,17 +92,9 @@ def pairs(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(first), np.array([of_class[(i + 4) % 10][1 + i // 10] for i in range(count)])
 
 
-def trial(
-    config: Config, data: tuple[Dataset, Dataset], *, loss: str, seed: int, folder: Path, shared: Path
-) -> tuple[dict, dict]:
-    """Train a network, or make its nuisance Gaussian, and train fresh heads on the nuisance."""
+def trial(config: Config, data, *, loss, seed, folder, shared):
     (train, test), mesh, key = data, data_mesh(), jax.random.key(seed)
-    model, (init_key, run_key) = model_for(config, train.images.shape[1:]), common.split_key(seed)
-    params = common.train(
-        jax.jit(model.init)(init_key, jnp.asarray(as_float(train.images[:8], train.levels))),
-        loss_of(config, model, train.levels), train[:2], config.train, key=run_key, seed=seed,
-        folder=shared / f"network-seed{seed}", description=f"seed {seed}",
-    )  # fmt: skip
+    model, params = trained(config, train, seed, shared / f"network-seed{seed}")
     if loss == "iCE":
         noisy = classifiers.noisy(train, 100)
         model, params = gaussianize(key, model, params, noisy, rounds=config.rounds, mesh=mesh)
@@ -130,22 +102,17 @@ def trial(
     draws = [classifiers.noisy(train, 200 + draw) for draw in range(config.draws)]
     codes, _ = over_batches(encode, [np.concatenate(draws)], mesh=mesh)
     test_codes, logdets = over_batches(encode, [classifiers.noisy(test, 300)], mesh=mesh)
-    numbers = read_all(
-        config, key, [codes, test_codes], [np.tile(train.labels, config.draws), test.labels], model.shape
-    )
+    labels = [np.tile(train.labels, config.draws), test.labels]
+    numbers = read_all(config, key, [codes, test_codes], labels, model.shape)
     numbers["bits_per_dim"] = float(np.median(bits_per_dim(test_codes, logdets, test.levels)))
-    first, second = (np.asarray(as_float(test.images[i], test.levels)) for i in pairs(test.labels, config.columns))
+    first, second = (common.images_of(test, ids) for ids in pairs(test.labels, config.columns))
     made = metamers(model, params, first, second)
     logits, again = model.apply(params, first), model.apply(params, made)
     numbers["logit_error"] = float(jnp.abs(logits - again).max())
-    arrays = {
-        "logits_from": first,
-        "nuisance_from": second,
-        "metamers": made,
-        "logits": logits,
-        "metamer_logits": again,
+    arrays = {"logits_from": first, "nuisance_from": second, "metamers": made, "logits": logits}
+    return numbers, {
+        name: np.asarray(value, np.float32) for name, value in (arrays | {"metamer_logits": again}).items()
     }
-    return numbers, {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
 
 def read_all(
@@ -176,8 +143,7 @@ def read_all(
     return found
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """Errors with the published ones, information, and exactness."""
+def table(config: Config, results):
     setups = {
         ("CE", "logits"): f"a convolutional network behind one coupling, {config.train.epochs} epochs",
         ("iCE", "logits"): "the same network: Gaussianising does not touch the logits",
@@ -188,30 +154,27 @@ def table(config: Config, results: common.Results) -> Iterator[common.Row]:
         name = NAMES[at.loss]
         for reader in ("logits", *readers(config)):
             what = "the logits" if reader == "logits" else f"a fresh {reader} head on the nuisance"
+            goals, setup = published.get((at.loss, reader), {}), setups.get((at.loss, reader), "")
             for split in ("train", "test"):
-                number = published.get((at.loss, reader), {}).get(split)
-                setup = setups.get((at.loss, reader), "")
-                yield common.percent(f"{name}: {split} error of {what}", number, at[reader, split, "error"], setup)
+                row, values = f"{name}: {split} error of {what}", at[reader, split, "error"]
+                yield common.percent(row, values, setup, published=goals.get(split))
         best = np.max([at[reader, "test", "information"] for reader in readers(config)], axis=0)
         what = "information about the class in the nuisance, the best head's bound"
-        yield common.row(f"{name}: {what}", None, best, "nats of 2.303")
-        yield common.row(f"{name}: median test bits per dimension", None, at["bits_per_dim"], "bits")
-        what = f"max logit error of {config.columns} metamers, float32"
-        yield common.row(f"{name}: {what}", None, at["logit_error"], "")
+        yield common.row(f"{name}: {what}", best, "nats of 2.303")
+        yield common.row(f"{name}: median test bits per dimension", at["bits_per_dim"], "bits")
+        yield common.row(f"{name}: max logit error of {config.columns} metamers, float32", at["logit_error"])
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Metamers before and after the map, and the errors of all fresh classifiers."""
-    dataset, charts = config.data.dataset, {}
+def draw(config: Config, results):
+    dataset, charts, errors = config.data.dataset, {}, {}
+    published: dict[str, dict] = {name: {} for name in NAMES.values()}
     for at in results.each("loss"):
         title = f"{dataset}, {NAMES[at.loss]}: the logits of row 1, everything else from row 3"
         charts[f"metamers-{at.loss.lower()}"] = figures.metamer_grid(**at.arrays(), title=title)
-    errors: dict[str, dict] = {name: {} for name in NAMES.values()}
-    published: dict[str, dict] = {name: {} for name in NAMES.values()}
-    for at in results.each("loss"):
-        for reader in ("logits", *readers(config)):
-            values = 100 * np.array(at[reader, "test", "error"])
-            errors[NAMES[at.loss]][reader.removeprefix("ensemble of ")] = {"": values}
+        errors[NAMES[at.loss]] = {
+            reader.removeprefix("ensemble of "): {"": 100 * at[reader, "test", "error"]}
+            for reader in ("logits", *readers(config))
+        }
     for (loss, reader), of in MNIST_ERRORS.items():
         published[NAMES[loss]][reader] = {"": of["test"]}
     title = f"{dataset}: errors of the logits, and of fresh classifiers of the nuisance"
@@ -220,16 +183,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return charts
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/nuisance_classifier",
-    "P1, the MNIST table: errors of logits and of fresh nuisance classifiers, and how to take the class out",
-    PRESETS,
-    {"smoke": "half a minute", "default": "20 minutes on 2 CPU cores", "paper": "an accelerator, not run"},
-    trials=lambda config: common.grid(loss=NAMES, seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "20 minutes on 2 CPU cores", loss=NAMES)

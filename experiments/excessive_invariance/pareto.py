@@ -1,6 +1,4 @@
-"""Error of the logits against the error of the best head on the nuisance: all runs in one figure.
-
-    python -m experiments.excessive_invariance.pareto [smoke|default] [--dataset digits|mnist] [--runs FOLDER ...]
+"""P1, beyond: error of the logits against the best fresh head's on the nuisance, one point a training.
 
 This experiment reads the tables of finished runs of `metamers` and `nuisance_classifier`: the published runs, or those
 in the given folders. For each training it shows the test error of the logits and that of the best head, which is the
@@ -24,15 +22,14 @@ LOGITS, HEAD = ": test error of the logits", ": test error of a fresh "
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the figure of all trainings."""
-
-    dataset: Literal["digits", "mnist"] = "mnist"
-    """Data set of the published runs to show."""
-    runs: tuple[str, ...] = common.axis(())
-    """Folders of finished runs; without any, the published runs are shown."""
+    dataset: Literal["digits", "mnist"] = "mnist"  # Data set of the published runs to show.
+    runs: tuple[str, ...] = common.axis(())  # Folders of finished runs; without any, the published runs are shown.
 
 
-def folders(config: Config) -> dict[str, Path]:
+PRESETS = {"smoke": Config()}
+
+
+def datasets(config: Config) -> dict[str, Path]:
     """The folders of the runs, by names that hold on all machines, such as "metamers/default-mnist"."""
     given = [Path(name).expanduser().resolve() for name in config.runs]
     given = given or [
@@ -51,15 +48,15 @@ def folders(config: Config) -> dict[str, Path]:
     return found
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
+def trials(config: Config):
     """The runs, each with a checksum of its table, so that a run with another table is read again."""
     return [
         {"run": name, "table": f"{zlib.crc32((folder / 'table.json').read_bytes()):08x}"}
-        for name, folder in folders(config).items()
+        for name, folder in datasets(config).items()
     ]
 
 
-def trial(config: Config, data: dict[str, Path], *, run: str, table: str, folder: Path) -> dict[str, Any]:
+def trial(config: Config, data, *, run, table, folder):
     """Of each training of a run, the row of the logits and that of the best head."""
     source, found = data[run], []
     rows = [common.Row(**row) for row in json.loads((source / "table.json").read_text())]
@@ -73,18 +70,16 @@ def trial(config: Config, data: dict[str, Path], *, run: str, table: str, folder
     return {"rows": [row._replace(name=f"{name}, {row.name}")._asdict() for row in found]}
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
+def table(config: Config, results):
     """The rows of all trainings: that of the logits and that of the best head in turn."""
     return [common.Row(**row) for rows in results["rows"] for row in rows]
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """One point for each training, and the published ones."""
+def draw(config: Config, results):
     rows = table(config, results)
-    points = {
-        f"{x.name.removesuffix(LOGITS)}, {y.name.partition(HEAD)[2].removesuffix(' on the nuisance')}": (
-            (x.measured, x.spread or 0.0),
-            (y.measured, y.spread or 0.0),
+    points: Any = {
+        f"{x.name.removesuffix(LOGITS)}, {y.name.partition(HEAD)[2].removesuffix(' on the nuisance')}": tuple(
+            (row.measured, row.spread or 0.0) for row in (x, y)
         )
         for x, y in zip(rows[::2], rows[1::2], strict=True)
     }
@@ -100,14 +95,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return {"pareto": chart}
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/pareto",
-    "P1, beyond: error of the logits against the best fresh head's on the nuisance, one point a training",
-    {"smoke": Config(), "default": Config()},
-    {"smoke": "a second", "default": "a second"},
-    data=folders, trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "a second")

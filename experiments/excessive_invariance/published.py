@@ -23,8 +23,6 @@ SPHERES = {
 }
 """Errors and fractions of points in %, and a change of logits: examples 7 and 8, for two concentric spheres."""
 
-SPHERES_NETWORK = 0.0
-"""Clean error of the trained invertible network in %: example 8, on spheres of 100 dimensions."""
+SPHERES_NETWORK = 0.0  # clean error of the trained invertible network in %: example 8, on spheres of 100 dimensions
 
-IMAGENET_ERROR = 29.50
-"""Top-1 error of the network of 48 layers on ImageNet in %: the ImageNet table."""
+IMAGENET_ERROR = 29.50  # top-1 error of the network of 48 layers on ImageNet in %: the ImageNet table

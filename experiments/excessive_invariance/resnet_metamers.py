@@ -1,6 +1,4 @@
-"""Metamers of a network that is not invertible, compared with exact ones: figures 5 and 9 of the paper.
-
-    python -m experiments.excessive_invariance.resnet_metamers [smoke|default|paper] [--dataset digits|mnist|cifar10]
+"""P1 figures 5 and 9: logit metamers of a ResNet, approximate, beside exact ones of an invertible net.
 
 A ResNet and a fully invertible RevNet are trained with cross-entropy. The inverse of the RevNet gives exact metamers.
 Metamers of the ResNet need a search. It starts from the image whose content they keep and moves towards the logits of
@@ -8,9 +6,7 @@ another image, with values in [0, 1]. The same search on the RevNet shows which 
 """
 
 import dataclasses
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,36 +17,23 @@ from experiments.excessive_invariance import classifiers
 from invjax import figures
 from invjax.analysis import reading
 from invjax.attacks import feature_adversary, metamers
-from invjax.data import Dataset, as_float
+from invjax.data import as_float
 from invjax.evaluation import over_batches
 
-WAYS = {
-    "fi-RevNet": ("inverse", "inverse, clipped to [0, 1]", "search"),
-    "ResNet": ("search",),
-}
+WAYS = {"fi-RevNet": ("inverse", "inverse, clipped to [0, 1]", "search"), "ResNet": ("search",)}
 """How the metamers of each network are made; the first way is drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(classifiers.Settings):
-    """Settings of the search for metamers."""
-
-    channels: tuple[int, ...] = (16, 32, 64)
-    """Channels of the stages of the ResNet; each stage has one block."""
-    resnet_epochs: int = 2
-    """Number of passes of the ResNet over the training set."""
-    resnet_learning_rate: float = 3e-3
-    """Learning rate of Adam for the ResNet, with the same warm-up and decay."""
-    pairs: int = 128
-    """Number of metamers that are measured."""
-    eps: float = 8.0
-    """Radius of the search in l2; two MNIST digits are about 10 apart."""
-    steps: int = 400
-    """Number of gradient steps of the search."""
-    tolerance: float = 0.05
-    """Largest difference of a logit for an image to count as a metamer."""
-    columns: int = common.for_figures(8)
-    """Number of metamers in figure 5, and in a row of figure 9."""
+    channels: tuple[int, ...] = (16, 32, 64)  # Channels of the stages of the ResNet; each stage has one block.
+    resnet_epochs: int = 2  # Number of passes of the ResNet over the training set.
+    resnet_learning_rate: float = 3e-3  # Learning rate of Adam for the ResNet, with the same warm-up and decay.
+    pairs: int = 128  # Number of metamers that are measured.
+    eps: float = 8.0  # Radius of the search in l2; two MNIST digits are about 10 apart.
+    steps: int = 400  # Number of gradient steps of the search.
+    tolerance: float = 0.05  # Largest difference of a logit for an image to count as a metamer.
+    columns: int = common.for_figures(8)  # Number of metamers in figure 5, and in a row of figure 9.
 
 
 PRESETS = {
@@ -58,7 +41,6 @@ PRESETS = {
         common.Data("digits", train_size=256), (1, 1), common.Train(4, 64, 4e-3), (0,), channels=(8,), resnet_epochs=4,
         pairs=16, eps=4.0, steps=40, columns=4,
     ),
-    "default": Config(),
     "paper": Config(
         blocks=(16, 16), train=common.Train(50, 128, 4e-3), channels=(64, 128, 256, 512), resnet_epochs=20, pairs=1024,
         steps=1000,
@@ -74,34 +56,27 @@ def searched(config, apply_fn, params, first, second):
     return feature_adversary(logits_fn, second, logits_fn(first), **options).x
 
 
-def trial(
-    config: Config, data: tuple[Dataset, Dataset], *, net: str, seed: int, folder: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Train a network, make metamers of the same pairs in each way, and measure them."""
-    (train, test), mesh = data, common.mesh_for(config.train.batch_size)
+def trial(config: Config, data, *, net, seed, folder):
+    (train, test), made = data, {}
     ids = classifiers.pair_up(test.labels, config.pairs)
-    first, second = (np.asarray(as_float(test.images[of], test.levels)) for of in ids)
-    place: Any = {"seed": seed, "folder": folder}
-    made: dict[str, Any] = {}
+    first, second = (common.images_of(test, of) for of in ids)
     if net == "fi-RevNet":
-        model = classifiers.model_for(config.data.dataset, config.blocks)
+        model = config.model
         apply_fn: Any = model.apply
-        params = classifiers.train(model, train, config.train, None, **place)
+        params = classifiers.train(config, "CE", train, seed=seed, folder=folder)
         made["inverse"] = np.asarray(jax.jit(partial(metamers, model))(params, first, second))
         made["inverse, clipped to [0, 1]"] = made["inverse"].clip(0, 1)
     else:
         settings = common.Train(config.resnet_epochs, config.train.batch_size, config.resnet_learning_rate)
-        apply_fn = classifiers.resnet_for(config.channels).apply
-        params = classifiers.train_network(classifiers.resnet_for(config.channels), net, train, settings, **place)
-    search = partial(searched, config, apply_fn, params)
-    made["search"] = over_batches(search, [first, second], batch_size=64, mesh=mesh)
-    logits_fn = partial(jax.jit(apply_fn), params)
+        resnet = common.network("ResNet", stages=config.channels)
+        apply_fn = resnet.apply
+        params = classifiers.train_network(resnet, net, train, settings, seed=seed, folder=folder)
+    search, logits_fn = partial(searched, config, apply_fn, params), partial(jax.jit(apply_fn), params)
+    made["search"] = over_batches(search, [first, second], batch_size=64, mesh=config.mesh)
     wanted, before = np.asarray(logits_fn(first)), np.asarray(logits_fn(second))
-    clean = over_batches(lambda images: logits_fn(as_float(images, test.levels)), [test.images], mesh=mesh)
-    numbers: dict[str, Any] = {
-        "test_error": reading(clean, test.labels).error,
-        "apart": float(np.median(np.abs(before - wanted).max(1))),
-    }
+    clean = over_batches(lambda images: logits_fn(as_float(images, test.levels)), [test.images], mesh=config.mesh)
+    apart = float(np.median(np.abs(before - wanted).max(1)))
+    numbers: dict[str, Any] = {"test_error": reading(clean, test.labels).error, "apart": apart}
     for way, images in made.items():
         errors = np.abs(np.asarray(logits_fn(images)) - wanted).max(1)
         numbers[way] = {
@@ -111,35 +86,30 @@ def trial(
             "distance": float(np.sqrt(((images - second) ** 2).sum((1, 2, 3))).mean()),
         }
     drawn = made[WAYS[net][0]]
-    arrays = {"logits_from": first, "metamers": drawn, "nuisance_from": second}
-    arrays |= {"logits": wanted, "metamer_logits": np.asarray(logits_fn(drawn)), "classes": test.labels[ids[1]]}
-    return numbers, arrays
+    arrays = {"logits_from": first, "metamers": drawn, "nuisance_from": second, "logits": wanted}
+    return numbers, arrays | {"metamer_logits": np.asarray(logits_fn(drawn)), "classes": test.labels[ids[1]]}
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """The remaining logit errors of each way to make a metamer."""
+def table(config: Config, results):
     of = f"{config.pairs} pairs of test images of different classes"
-    search = f"published without number; {config.steps} steps in l2, eps {config.eps:g}, values in [0, 1]"
     setups = {
         "inverse": f"published as exact; {of}",
         "inverse, clipped to [0, 1]": "clipping gives up exactness",
-        "search": search,
+        "search": f"published without number; {config.steps} steps in l2, eps {config.eps:g}, values in [0, 1]",
     }
     for at in results.each("net"):
         for way in WAYS[at.net]:
+            who = f"{at.net}, {way}"
             for of_all in ("median", "largest"):
-                name = f"{at.net}, {way}: logit error of a metamer, {of_all}"
-                yield common.row(name, None, at[way, of_all], "", setups[way])
-            name = f"{at.net}, {way}: metamers with all logits within {config.tolerance:g}"
-            yield common.percent(name, None, at[way, "within"])
-            name = f"{at.net}, {way}: l2 distance from the nuisance source, mean"
-            yield common.row(name, None, at[way, "distance"], "")
+                yield common.row(f"{who}: logit error of a metamer, {of_all}", at[way, of_all], "", setups[way])
+            yield common.percent(f"{who}: metamers with all logits within {config.tolerance:g}", at[way, "within"])
+            yield common.row(f"{who}: l2 distance from the nuisance source, mean", at[way, "distance"])
     for at in results.each("net"):
-        yield common.row(f"{at.net}: logit difference of the two images, median", None, at["apart"], "", of)
-        yield common.percent(f"{at.net}: test error", None, at["test_error"])
+        yield common.row(f"{at.net}: logit difference of the two images, median", at["apart"], "", of)
+        yield common.percent(f"{at.net}: test error", at["test_error"])
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
+def draw(config: Config, results):
     """Figure 5 for both networks, and figure 9: the next metamers, without a selection."""
     n, charts = config.columns, {}
     for net, way in (("fi-RevNet", "exact metamers, by the inverse"), ("ResNet", "approximate metamers, by a search")):
@@ -158,16 +128,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return charts
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/resnet_metamers",
-    "P1 figures 5 and 9: logit metamers of a ResNet, approximate, beside exact ones of an invertible net",
-    PRESETS,
-    {"smoke": "under a minute", "default": "14 minutes on 2 CPU cores", "paper": "an accelerator, not run yet"},
-    trials=lambda config: common.grid(net=WAYS, seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "14 minutes on 2 CPU cores", net=WAYS)

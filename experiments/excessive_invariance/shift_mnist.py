@@ -1,6 +1,4 @@
-"""shiftMNIST: errors of classifiers when a cue that determined the class is removed; figure 8 of the paper.
-
-    python -m experiments.excessive_invariance.shift_mnist [smoke|default|paper] [--dataset digits|mnist]
+"""P1 figure 8: errors on shiftMNIST when a cue to the class, binary or a texture, is removed or randomised.
 
 The cue is a binary code at the image border, or a texture behind the digit. For each cue and seed, a ResNet and a fully
 invertible RevNet are trained with cross-entropy (CE), and the RevNet also with independence cross-entropy (iCE), on
@@ -9,11 +7,9 @@ images. The experiment measures their errors on test images with the cue, withou
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,28 +31,18 @@ ARMS = {
 }
 CUES = {"binary": "a pixel at the left border", "texture": "the texture behind the digit"}
 SHOWN = {"coded": "the cue of the class", "removed": "no cue", "random": "the cue of a random class"}
-ADVERSARIAL = {"binary": "removed", "texture": "random"}
-"""The published shift D_Adv of each cue."""
+ADVERSARIAL = {"binary": "removed", "texture": "random"}  # the published shift D_Adv of each cue
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(classifiers.Settings):
-    """Settings of the shiftMNIST experiment."""
-
-    ice: common.Flat[classifiers.Ice] = classifiers.ICE
-    """Independence cross-entropy."""
-    texture_dir: str | None = None
-    """Folder with one photograph for each class; None uses ten synthetic textures."""
-    texture_side: int | None = 84
-    """Length to which the shorter side of a photograph is resized; None keeps its size."""
-    resnet_channels: tuple[int, ...] = (16, 32, 64)
-    """Channels of the stages of the ResNet; each stage has one block."""
-    resnet_epochs: int = 3
-    """Number of passes of the ResNet over the training set."""
-    resnet_learning_rate: float = 2e-3
-    """Learning rate of Adam for the ResNet."""
-    min_std: float = 0.1
-    """Smallest standard deviation of the densities of the generative classifier; pixels have a range of 1."""
+    ice: common.Flat[classifiers.Ice] = classifiers.ICE  # Independence cross-entropy.
+    texture_dir: str | None = None  # Folder with one photograph for each class; None uses ten synthetic textures.
+    texture_side: int | None = 84  # Length to which the shorter side of a photograph is resized; None keeps its size.
+    resnet_channels: tuple[int, ...] = (16, 32, 64)  # Channels of the stages of the ResNet; each stage has one block.
+    resnet_epochs: int = 3  # Number of passes of the ResNet over the training set.
+    resnet_learning_rate: float = 2e-3  # Learning rate of Adam for the ResNet.
+    min_std: float = 0.1  # Smallest standard deviation of the generative classifier's densities; pixels range over 1.
     shifts: tuple[Literal["binary", "texture"], ...] = common.axis(("binary", "texture"))
     """Cues to train on; each cue has its own networks."""
 
@@ -76,11 +62,8 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-Shifted = tuple[Dataset, dict[str, Dataset]]
-"""The training set with a cue, and all variants of the test set."""
 
-
-def datasets(config: Config) -> dict[str, Shifted]:
+def datasets(config: Config):
     """The images with each cue."""
 
     def shifted(shift: str, data: Dataset, variant: str, seed: int) -> Dataset:
@@ -99,84 +82,65 @@ def datasets(config: Config) -> dict[str, Shifted]:
 def trained(config: Config, arm: str, seed: int, train: Dataset, folder: Path) -> tuple[Any, Params]:
     """`(apply, parameters)` of one classifier, trained on the images with the cue."""
     if arm == "resnet-ce":
-        net = classifiers.resnet_for(config.resnet_channels)
+        net = common.network("ResNet", stages=config.resnet_channels)
         settings = common.Train(config.resnet_epochs, config.train.batch_size, config.resnet_learning_rate)
         return net.apply, classifiers.train_network(net, "ResNet", train, settings, seed=seed, folder=folder)
     if arm == "generative":
         noise_key, key = common.split_key(seed)
-        x = dequantize(noise_key, jnp.asarray(as_float(train.images[:], train.levels)), train.levels)
+        x = dequantize(noise_key, jnp.asarray(common.images_of(train)), train.levels)
         fitted, params = generative_classifier(key, np.asarray(x), train.labels, 10, min_std=config.min_std)
         return fitted.apply, params
-    model = classifiers.model_for(config.data.dataset, config.blocks)
-    ice = config.ice if arm == "fi-revnet-ice" else None
-    return model.apply, classifiers.train(model, train, config.train, ice, seed=seed, folder=folder)
+    loss = "iCE" if arm == "fi-revnet-ice" else "CE"
+    return config.model.apply, classifiers.train(config, loss, train, seed=seed, folder=folder)
 
 
-def trial(
-    config: Config, data: dict[str, Shifted], *, shift: str, arm: str, seed: int, folder: Path
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Train one classifier, and measure its error on each variant of the test set; the first image of each class."""
+def trial(config: Config, data, *, shift, arm, seed, folder):
     train, tests = data[shift]
     apply_fn, params = trained(config, arm, seed, train, folder)
 
-    def logits(params: Params, images: jax.Array) -> jax.Array:
+    def logits(params, images):
         return apply_fn(params, jnp.asarray(as_float(images, train.levels)))
 
-    mesh = common.mesh_for(config.train.batch_size)
-    right = {name: correct(logits, params, test.images, test.labels, mesh=mesh) for name, test in tests.items()}
+    right = {name: correct(logits, params, test.images, test.labels, mesh=config.mesh) for name, test in tests.items()}
     first = [int(np.argmax(tests["coded"].labels == k)) for k in range(10)]
-    images = {name: np.asarray(as_float(test.images[first], test.levels)) for name, test in tests.items()}
+    images = {name: common.images_of(test, first) for name, test in tests.items()}
     return {name: float(1 - values.mean()) for name, values in right.items()}, images
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """What iCE gains on D_Adv, and all errors."""
-    size = "all" if config.data.train_size is None else f"{config.data.train_size:,}"
-    up_to = f"{config.train.epochs} epochs of {size} training images; published as the largest gain (up to)"
+def named(shift: str) -> dict[str, str]:
+    """The variants of the test set, with a mark at the published shift."""
+    return {variant: f"{variant} (D_Adv)" if variant == ADVERSARIAL[shift] else variant for variant in VARIANTS}
+
+
+def table(config: Config, results):
+    up_to = f"{config.train.epochs} epochs of {config.data.size} training images; published as the largest gain (up to)"
     for at in results.each("shift"):
-        ce, ice, generative = (np.array(at.select(arm=arm)[ADVERSARIAL[at.shift]]) for arm in [*ARMS][1:])
+        _, ce, ice, generative = at.by("arm", ADVERSARIAL[at.shift]).values()
         differs = f"{up_to}; other textures" if at.shift == "texture" else up_to
         name = f"{at.shift}: iCE lowers the D_Adv error of the fi-RevNet by"
-        yield common.row(name, SHIFT_GAIN, 100 * (ce - ice), "points", differs)
+        yield common.row(name, 100 * (ce - ice), "points", differs, published=SHIFT_GAIN)
         name = f"{at.shift}: a generative classifier's D_Adv error is lower than that of the fi-RevNet with CE by"
         differs = "published for iCE; one normal distribution a class, in closed form: its seeds draw noise alone"
-        yield common.row(name, SHIFT_GAIN, 100 * (ce - generative), "points", differs)
+        yield common.row(name, 100 * (ce - generative), "points", differs, published=SHIFT_GAIN)
     for at in results.each("shift", "arm"):
-        for variant in VARIANTS:
-            what = f"{variant} (D_Adv)" if variant == ADVERSARIAL[at.shift] else variant
-            yield common.percent(f"{at.shift}: {ARMS[at.arm]}: test error, {what}", None, at[variant])
+        for variant, what in named(at.shift).items():
+            yield common.percent(f"{at.shift}: {ARMS[at.arm]}: test error, {what}", at[variant])
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Examples of each variant, and the errors as bars."""
+def draw(config: Config, results):
     charts, dataset = {}, config.data.dataset
     for at in results.each("shift"):
         cue, images = CUES[at.shift], at.arrays()
-        named = {v: f"{v} (D_Adv)" if v == ADVERSARIAL[at.shift] else v for v in VARIANTS}
-        examples = {name.replace(" ", "\n"): images[variant] for variant, name in named.items()}
+        examples = {name.replace(" ", "\n"): images[variant] for variant, name in named(at.shift).items()}
         title = f"{dataset}: {cue} tells the class (coded), or does not"
         charts[f"examples-{at.shift}"] = figures.image_grid(examples, title)
         bars = {
-            f"{name}: {SHOWN[variant]}": {
-                "": {ARMS[of.arm]: [100 * error for error in of[variant]] for of in at.each("arm")}
-            }
-            for variant, name in named.items()
+            f"{name}: {SHOWN[variant]}": {"": {ARMS[arm]: 100 * of for arm, of in at.by("arm", variant).items()}}
+            for variant, name in named(at.shift).items()
         }
         title = f"{dataset}, trained where {cue} tells the class"
         charts[f"errors-{at.shift}"] = figures.bar_panels(bars, "test error, %", title, (90.0, "chance"))
     return charts
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/shift_mnist",
-    "P1 figure 8: errors on shiftMNIST when a cue to the class, binary or a texture, is removed or randomised",
-    PRESETS,
-    {"smoke": "half a minute", "default": "24 minutes on 2 busy CPU cores", "paper": "an accelerator, not run yet"},
-    trials=lambda config: common.grid(shift=config.shifts, arm=ARMS, seed=config.seeds),
-    trial=trial, table=table, figures=draw, data=datasets,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "24 minutes on 2 busy CPU cores", shift="shifts", arm=ARMS)

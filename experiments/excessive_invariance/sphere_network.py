@@ -12,52 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import common
 from invjax.analysis import train_head
 from invjax.attacks import l2, pgd, smallest
 from invjax.bijectors import actnorm, additive_coupling, chain, permute
-from invjax.losses import cross_entropy, error_rate
 from invjax.models import Code, InvertibleClassifier, invertible_classifier, mlp
 from invjax.theory import spheres
 from invjax.training import TrainStep, fit, init_state, make_train_step
 from invjax.types import Key, LogitsFn, Params
 
-CHUNK = 50_000
-"""Number of points in memory at once."""
+CHUNK = 50_000  # number of points in memory at once
 
-Numbers = dict[str, Any]
-"""Numbers by name."""
+Numbers = dict[str, Any]  # numbers by name
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of the spheres, the network and its measurements."""
 
-    dimension: int = 100
-    """Dimension of the space."""
-    radii: tuple[float, float] = (1.0, 10.0)
-    """Radii of the inner and of the outer sphere."""
-    couplings: int = 4
-    """Number of blocks of the network; a block is actnorm, a fixed permutation and an additive coupling."""
-    hidden: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers of the network of each coupling."""
-    steps: int = 2000
-    """Number of training steps; each step draws a new batch."""
-    batch_size: int = 256
-    """Number of points in a training step."""
-    learning_rate: float = 3e-3
-    """Initial learning rate of Adam; it decays to zero along a cosine."""
-    test_size: int = 500_000
-    """Number of points on which the clean error of a network is measured."""
-    pairs: int = 500
-    """Number of pairs of an inner and an outer point from which metamers are made."""
-    attacked: int = 64
-    """Number of points whose nearest change of the decision is searched; half of them are inner points."""
-    attack_steps: int = 20
-    """Number of steps of projected gradient descent, at each of ten radii."""
-    head_size: int = 20_000
-    """Number of points on which the nuisance classifier is trained."""
-    head_epochs: int = 10
-    """Number of passes over the points of the nuisance classifier."""
+    dimension: int = 100  # Dimension of the space.
+    radii: tuple[float, float] = (1.0, 10.0)  # Radii of the inner and of the outer sphere.
+    couplings: int = 4  # Number of blocks of the network: actnorm, a fixed permutation and an additive coupling.
+    hidden: tuple[int, ...] = (128, 128)  # Widths of the hidden layers of the network of each coupling.
+    steps: int = 2000  # Number of training steps; each step draws a new batch.
+    batch_size: int = 256  # Number of points in a training step.
+    learning_rate: float = 3e-3  # Initial learning rate of Adam; it decays to zero along a cosine.
+    test_size: int = 500_000  # Number of points on which the clean error of a network is measured.
+    pairs: int = 500  # Number of pairs of an inner and an outer point from which metamers are made.
+    attacked: int = 64  # Number of points whose nearest change of the decision is searched; half of them are inner.
+    attack_steps: int = 20  # Number of steps of projected gradient descent, at each of ten radii.
+    head_size: int = 20_000  # Number of points on which the nuisance classifier is trained.
+    head_epochs: int = 10  # Number of passes over the points of the nuisance classifier.
 
     def sample(self, key: Key, count: int) -> tuple[Any, Any]:
         """Points of both spheres in turn, and their labels."""
@@ -86,18 +71,16 @@ def model_for(config: Settings) -> InvertibleClassifier:
 @cache
 def training_step(config: Settings) -> tuple[TrainStep, optax.GradientTransformation]:
     """A step with cross-entropy alone, on new points."""
-    model, optimizer = model_for(config), optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    loss_of = common.plain_loss(model_for(config).apply)
 
     def loss_fn(params, key, batch, step):
-        x, labels = config.sample(key, config.batch_size)
-        logits = model.apply(params, x)
-        return cross_entropy(logits, labels).mean(), {"error": error_rate(logits, labels)}
+        return loss_of(params, key, config.sample(key, config.batch_size), step)
 
     return make_train_step(loss_fn, optimizer), optimizer
 
 
 def train(config: Settings, key: Key, folder: Path) -> Params:
-    """The trained parameters."""
     init_key, data_key, run_key = jax.random.split(key, 3)
     params = jax.jit(model_for(config).init)(init_key, config.sample(data_key, 512)[0])
     step, optimizer = training_step(config)

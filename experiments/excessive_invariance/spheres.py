@@ -1,6 +1,4 @@
-"""Adversarial spheres: examples 7 and 8 and figure 2 of the paper.
-
-    python -m experiments.excessive_invariance.spheres [smoke|default] [--dimension 500 --radii 1 1.3]
+"""P1 examples 7 and 8 and figure 2: adversarial spheres, and both kinds of adversarial example on them.
 
 The two classes lie on concentric spheres. The experiment compares closed forms with simulation, for the max-margin
 classifier and for the misaligned classifier, which ignores the last coordinate. Then it trains a fully invertible
@@ -10,7 +8,6 @@ network for each seed, and searches for points of the outer sphere with exactly 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -32,34 +29,22 @@ Radii = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the spheres."""
-
-    dataset: Literal["spheres"] = "spheres"
-    """The only data set of this experiment."""
-    network: common.Flat[Settings] = sphere_network.USUAL
-    """The spheres, the network and its measurements."""
-    samples: int = 2_000_000
-    """Number of points with which the closed forms are compared."""
+    dataset: Literal["spheres"] = "spheres"  # The only data set of this experiment.
+    network: common.Flat[Settings] = sphere_network.USUAL  # The spheres, the network and its measurements.
+    samples: int = 2_000_000  # Number of points with which the closed forms are compared.
     second_dimension: int = 10
-    """Dimension of a second comparison, in which the error of the misaligned classifier is visible."""
-    second_radii: Radii = (1.0, 1.3)
-    """Radii of the spheres of the second comparison."""
-    resolution: int = 301
-    """Number of points along each side of the planes in the figure."""
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each seed draws its own points and trains one network."""
+    """Dimension of a second comparison, where the misaligned classifier makes visible errors."""
+    second_radii: Radii = (1.0, 1.3)  # Radii of the spheres of the second comparison.
+    resolution: int = 301  # Number of points along each side of the planes in the figure.
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each draws its own points and trains one network.
 
 
 SMOKE = Settings(dimension=10, couplings=2, hidden=(32,), steps=200, batch_size=64, learning_rate=1e-2, test_size=2000,
                  pairs=16, attacked=4, attack_steps=5, head_size=256, head_epochs=1)  # fmt: skip
-PRESETS = {
-    "smoke": Config(network=SMOKE, samples=2000, second_dimension=5, resolution=61, seeds=(0,)),
-    "default": Config(),
-}
+PRESETS = {"smoke": Config(network=SMOKE, samples=2000, second_dimension=5, resolution=61, seeds=(0,))}
 
 
 def settings_of(config: Config) -> dict[str, tuple[int, Radii]]:
-    """Dimension and radii of both comparisons."""
     first = config.network.dimension, config.network.radii
     return {"first": first, "second": (config.second_dimension, config.second_radii)}
 
@@ -164,8 +149,7 @@ def picture(config: Config, logits_fn: LogitsFn, inner: np.ndarray, outer: np.nd
     return {"regions": plane.labels(), "axis": plane.first_axis, "points": np.stack(points)}
 
 
-def trial(config: Config, data: None, *, arm: str, seed: int, folder: Path) -> tuple[dict, dict]:
-    """Simulate what has a closed form, or train a network and measure both of its failures."""
+def trial(config: Config, data, *, arm, seed, folder):
     if arm == "network":
         numbers, shown = sphere_network.measured(config.network, seed, folder)
         return numbers, picture(config, *shown)
@@ -179,7 +163,7 @@ def trial(config: Config, data: None, *, arm: str, seed: int, folder: Path) -> t
     return found, picture(config, jax.jit(spheres.misaligned(radii)), np.asarray(x[0]), np.asarray(moved[0]))
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
+def draw(config: Config, results):
     """Figure 2: a small change of x1 and a large change of x2 both give x*."""
     arrays = {ARMS[at.arm]: at.arrays() for at in results.each("arm")}
     points = {name: dict(zip(MARKS, a["points"], strict=False)) for name, a in arrays.items()}
@@ -201,9 +185,9 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return {"two-kinds": chart}
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table: simulation beside closed forms, then the networks."""
-    rows, (simulations, networks) = [], (results.select(arm=arm) for arm in ARMS)
+def table(config: Config, results):
+    simulations, networks = (results.select(arm=arm) for arm in ARMS)
+    about = f"measured on {config.samples:,} points"
     for which, (dimension, radii) in settings_of(config).items():
         of = "d={}, R={:g} and {:g}".format(dimension, *radii)
         for unit, by_name in comparisons(dimension, radii).items():
@@ -211,30 +195,15 @@ def table(config: Config, results: common.Results) -> list[common.Row]:
                 in_paper = published.SPHERES.get(name) == value
                 if in_paper and which == "second":
                     continue  # the same as in the first
-                goals = (value, None) if in_paper else (None, value)
-                rows.append(
-                    common.row(f"{name}, {of}", goals[0], simulations[which, name], unit,
-                               f"measured on {config.samples:,} points", goals[1])
-                )  # fmt: skip
+                goals = {"published" if in_paper else "expected": value}
+                yield common.row(f"{name}, {of}", simulations[which, name], unit, about, **goals)
     net = config.network
     setup = f"{net.couplings} additive couplings, {net.steps} steps of {net.batch_size} new points"
     for unit in ("%", ""):
         for name in networks[unit][0]:
-            about = (published.SPHERES_NETWORK, setup) if name.startswith("clean error") else (None, "")
-            rows.append(common.row(f"trained network: {name}", about[0], networks[unit, name], unit, about[1]))
-    return rows
+            clean = name.startswith("clean error")
+            differs, goal = (setup, published.SPHERES_NETWORK) if clean else ("", None)
+            yield common.row(f"trained network: {name}", networks[unit, name], unit, differs, published=goal)
 
 
-EXPERIMENT = common.Experiment(
-    "excessive_invariance/spheres",
-    "P1 examples 7 and 8 and figure 2: adversarial spheres, and both kinds of adversarial example on them",
-    PRESETS,
-    {"smoke": "under half a minute", "default": "2 minutes on 2 CPU cores"},
-    trials=lambda config: common.grid(arm=ARMS, seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "2 minutes on 2 CPU cores", arm=ARMS)

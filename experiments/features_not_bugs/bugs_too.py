@@ -1,6 +1,4 @@
-"""Adversarial examples that are not features: Nakkiran's response to the paper.
-
-    python -m experiments.features_not_bugs.bugs_too [smoke|default|paper] [--dataset digits|mnist|cifar10]
+"""P3, Nakkiran's response: adversarial examples that do not transfer, adversarial squares.
 
 A targeted attack searches for changes that fool one model and none of an ensemble of similar models. A network that is
 trained on a D_det of such changes learns nothing of the original task, so these adversarial examples are not features.
@@ -29,28 +27,18 @@ from invjax.training import data_mesh
 from invjax.types import Params
 
 PLAIN, ALONE = "PGD", "non-transferable"
-EARLY, LATE = "after one epoch", "at the end"
-"""Trials on squares, by the length of the training."""
+EARLY, LATE = "after one epoch", "at the end"  # trials on squares, by the length of the training
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(relabelling.Settings):
-    """Settings of both parts."""
-
-    ensemble: int = 5
-    """Number of models that the changes must not fool (published: 10)."""
-    squares: int = 256
-    """Number of squares to train on (published: 10,000)."""
-    side: int = 32
-    """Side of a square, in pixels."""
-    flip: float = 0.1
-    """Fraction of wrong labels of the squares."""
-    square_network: Literal["linear", "MLP", "ResNet"] = "MLP"
-    """Network that is trained on the squares."""
-    square_epochs: int = 1000
-    """Number of passes over the squares (published: 20)."""
-    square_rate: float = 1e-3
-    """Learning rate of Adam on the squares."""
+    ensemble: int = 5  # Number of models that the changes must not fool (published: 10).
+    squares: int = 256  # Number of squares to train on (published: 10,000).
+    side: int = 32  # Side of a square, in pixels.
+    flip: float = 0.1  # Fraction of wrong labels of the squares.
+    square_network: Literal["linear", "MLP", "ResNet"] = "MLP"  # Network that is trained on the squares.
+    square_epochs: int = 1000  # Number of passes over the squares (published: 20).
+    square_rate: float = 1e-3  # Learning rate of Adam on the squares.
     square_epsilons: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.1, 0.2)
     """Radii in linf of the attacks on squares; the difference of white and black is 2."""
 
@@ -61,22 +49,13 @@ PRESETS = {
     ),
     "default": Config(**relabelling.PLANTED, attack_steps=100),
     "paper": Config(
-        **relabelling.PAPER | {"images": 500},
-        ensemble=10,
-        squares=10_000,
-        square_network="ResNet",
-        square_epochs=20,
+        **relabelling.PAPER | {"images": 500}, ensemble=10, squares=10_000, square_network="ResNet", square_epochs=20,
         square_rate=1e-5,
     ),
-}
+}  # fmt: skip
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
-    """Trials on the changes of both attacks, and trials on squares.
-
-    Raises:
-        ValueError: the radius or the ensemble is not positive, or the radii on squares do not ascend.
-    """
+def trials(config: Config):
     relabelling.check(config)
     if config.ensemble < 1:
         raise ValueError(f"ensemble must be at least 1; got ensemble={config.ensemble}")
@@ -85,34 +64,26 @@ def trials(config: Config) -> list[dict[str, Any]]:
     return common.grid(arm=(PLAIN, ALONE, EARLY, LATE), seed=config.seeds)
 
 
-def trial(
-    config: Config, data: networks.Datasets, *, arm: str, seed: int, folder: Path, shared: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Make a D_det and train on it, or train on squares."""
+def trial(config: Config, data, *, arm, seed, folder, shared):
     if arm in (EARLY, LATE):
         return squares(config, arm, seed, folder), {}
     train, test = data
     source = networks.source(config, "standard", train, seed=seed, shared=shared)
     if arm == PLAIN:
-        made = relabelling.construct(config, "D_det", source, train, seed=seed, path=folder / "data.npz")
+        made = relabelling.construct(config, "D_det", source, train, seed=seed, folder=folder)
     else:
         made = withstood(config, source, train, seed, folder)
-    witness = networks.train(config, train, seed=seed + 200, folder=shared / f"witness-seed{seed}",
-                             description=f"witness, seed {seed}")  # fmt: skip
+    witness = networks.train(config, train, seed=seed + 200, folder=shared / f"witness-seed{seed}")
     numbers = relabelling.measure(config, "D_det", made, test, seed=seed, folder=folder)
-    numbers["transfer"] = networks.accuracy(networks.network(config), witness, (made.images, made.labels))
+    numbers["transfer"] = common.accuracy(config.net().apply, witness, (made.images, made.labels))
     shown = {"original": train[0], "class": train[1], "images": made.images, "labels": made.labels}
     return numbers, {name: array[:8] for name, array in shown.items()}
 
 
-def withstood(config: Config, params: Params, data: networks.Arrays, seed: int, folder: Path) -> features.Constructed:
+def withstood(config: Config, params: Params, data: common.Arrays, seed: int, folder: Path) -> features.Constructed:
     """The D_det of changes that fool the model and none of the ensemble, which is trained here."""
-    apply, seeds = networks.network(config).apply, range(10_000 * (seed + 1), 10_000 * (seed + 1) + config.ensemble)
-    others = [
-        networks.train(config, data, seed=seed + other, folder=folder / f"other-{other}", description=f"other {other}")
-        for other in seeds
-    ]
-
+    apply, seeds = config.net().apply, range(10_000 * (seed + 1), 10_000 * (seed + 1) + config.ensemble)
+    others = [networks.train(config, data, seed=seed + other, folder=folder / f"other-{other}") for other in seeds]
     radius = {"eps": config.eps, "step_size": config.step_size}
 
     def make(params, key, ids, x, y, targets):
@@ -122,15 +93,12 @@ def withstood(config: Config, params: Params, data: networks.Arrays, seed: int, 
         return {"images": found.x, "labels": targets, "success": found.success, "distance": found.distance}
 
     return features.construct(
-        jax.random.key(seed),
-        make,
+        jax.random.key(seed), make,
         {"model": params, "others": jax.tree.map(lambda *leaves: jnp.stack(leaves), *others)},
         [*data, np.asarray(features.next_targets(data[1], num_classes=10))],
-        recipe={"construction": "targeted attack, withstood by an ensemble", **radius},
-        path=folder / "data.npz",
-        mesh=data_mesh(),
-        description=f"D_det of non-transferable changes, seed {seed}",
-    )
+        recipe={"construction": "targeted attack, withstood by an ensemble", **radius}, path=folder / "data.npz",
+        mesh=data_mesh(), description=f"D_det of non-transferable changes, seed {seed}",
+    )  # fmt: skip
 
 
 def squares(config: Config, arm: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -139,12 +107,11 @@ def squares(config: Config, arm: str, seed: int, folder: Path) -> dict[str, Any]
     draw = partial(features.adversarial_squares, side=config.side)
     x, y = map(np.asarray, draw(train_key, count=config.squares, flip=config.flip))
     test, labels = map(np.asarray, draw(test_key, count=config.images, flip=0))
-    name = config.square_network
+    net, attack = config.net(config.square_network), pgd(linf(box=(-jnp.inf, jnp.inf)), steps=config.eval_steps)
     params = networks.train(
-        config, (x, y), name, seed=seed, folder=folder, epochs=1 if arm == EARLY else config.square_epochs,
-        learning_rate=config.square_rate, optimizer="adam", augment=False, description=f"squares, {arm}, seed {seed}",
+        config, (x, y), config.square_network, seed=seed, folder=folder, augment=False, optimizer="adam",
+        epochs=1 if arm == EARLY else config.square_epochs, learning_rate=config.square_rate,
     )  # fmt: skip
-    net, attack = networks.network(config, name), pgd(linf(box=(-jnp.inf, jnp.inf)), steps=config.eval_steps)
     curve = robustness_curve(
         key, attack, net.apply, params, test, labels, epsilons=config.square_epsilons, options=Options(mesh=data_mesh())
     )
@@ -152,34 +119,29 @@ def squares(config: Config, arm: str, seed: int, folder: Path) -> dict[str, Any]
     return {
         "rule": [float((margin > eps).mean()) for eps in config.square_epsilons],
         "network": curve.accuracy().tolist(),
-        "by_heart": networks.accuracy(net, params, (x, y)),
+        "by_heart": common.accuracy(net.apply, params, (x, y)),
     }
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table."""
-    names = {
-        "accuracy": "trained on D_det by {}: test accuracy",
-        "next": "trained on D_det by {}: test accuracy on the next class",
-        "transfer": "D_det by {}: another model sees the target",
-        "reached": "D_det by {}: its model sees the target",
-    }
-    rows: list[common.Row] = []
-    for key, name in names.items():
+def table(config: Config, results):
+    differs = f"{relabelling.about(config)}; {config.ensemble} others"
+    for key, name in (
+        ("accuracy", "trained on D_det by {}: test accuracy"),
+        ("next", "trained on D_det by {}: test accuracy on the next class"),
+        ("transfer", "D_det by {}: another model sees the target"),
+        ("reached", "D_det by {}: its model sees the target"),
+    ):
         for arm in (ALONE, PLAIN):
             known = published.BUGS_TOO[arm][key] if networks.comparable(config) else None
-            differs = "" if rows else f"{relabelling.about(config)}; {config.ensemble} others"
-            rows.append(common.percent(name.format(arm), known, results.select(arm=arm)[key], differs))
+            yield common.percent(name.format(arm), results.select(arm=arm)[key], differs, published=known)
+            differs = ""
     about = f"{config.square_network}, {config.squares} squares, Adam at {config.square_rate:g}"
     for name, (arm, key) in lines(config).items():
         at = results.select(arm=arm)
         for i, eps in enumerate(config.square_epsilons):
-            values = [accuracies[i] for accuracies in at[key]]
-            rows.append(common.percent(f"squares: {name}: accuracy, linf {eps:g}", None, values, "" if i else about))
+            yield common.percent(f"squares: {name}: accuracy, linf {eps:g}", at[key][:, i], "" if i else about)
         if key == "network":
-            name = f"squares: {name}: training labels known, the wrong ones too"
-            rows.append(common.percent(name, None, at["by_heart"]))
-    return rows
+            yield common.percent(f"squares: {name}: training labels known, the wrong ones too", at["by_heart"])
 
 
 def lines(config: Config) -> dict[str, tuple[str, str]]:
@@ -188,8 +150,7 @@ def lines(config: Config) -> dict[str, tuple[str, str]]:
     return {"the sign of the mean": (EARLY, "rule"), f"network {EARLY}": (EARLY, "network"), last: (LATE, "network")}
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """The figures: the images, what the changes do and teach, and the accuracy on squares."""
+def draw(config: Config, results):
     about = networks.title(config)
     plain, alone = (results.select(arm=arm).arrays() for arm in (PLAIN, ALONE))
     pictures = {"D": {"images": plain["original"], "labels": plain["class"]}, PLAIN: plain, "non-\ntransferable": alone}
@@ -204,9 +165,9 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
             for panel, keys in groups.items()
         }
 
-    measured = bars(lambda arm, key: 100 * np.array(results.select(arm=arm)[key]))
+    measured = bars(lambda arm, key: 100 * results.select(arm=arm)[key])
     known = bars(lambda arm, key: published.BUGS_TOO[arm][key]) if networks.comparable(config) else None
-    found = {name: np.array(results.select(arm=arm)[key]) for name, (arm, key) in lines(config).items()}
+    found = {name: results.select(arm=arm)[key] for name, (arm, key) in lines(config).items()}
     return {
         "images": relabelling.pictures(pictures, f"{about}: changes towards the next class, eps {config.eps:g}"),
         "bugs": figures.bar_panels(measured, "images, %", f"{about}: which changes transfer and teach", None, known),
@@ -219,15 +180,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     }
 
 
-EXPERIMENT = common.Experiment(
-    name="features_not_bugs/bugs_too",
-    item="P3, Nakkiran's response: adversarial examples that do not transfer, adversarial squares",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "6 minutes on 2 CPU cores", "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "6 minutes on 2 CPU cores")

@@ -1,6 +1,4 @@
-"""The Gaussian model in closed form: figure 4 and theorems 1, 2 and 3 of the paper.
-
-    python -m experiments.features_not_bugs.gaussian [smoke|default]
+"""P3 figure 4 and theorems 1, 2 and 3: robust maximum likelihood of two Gaussians.
 
 The experiment compares the closed forms of the theorems with samples, with attacks on single points, and with gradient
 descent. The figures show robust training on two Gaussians in the plane. All computations use float64.
@@ -10,7 +8,6 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,48 +21,31 @@ from invjax.theory import gaussian
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the Gaussian model."""
-
-    dataset: Literal["gaussian"] = "gaussian"
-    """The only data set of this experiment."""
+    dataset: Literal["gaussian"] = "gaussian"  # The only data set of this experiment.
     variances: tuple[float, ...] = (0.25, 1.0, 4.0)
     """Eigenvalues of the true covariance, along the axes of a rotation drawn at random."""
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Mean of class 1, along the same axes."""
-    penalties: tuple[float, ...] = (5.0, 8.0, 20.0)
-    """The constant C of theorem 1."""
-    epsilons: tuple[float, ...] = (0.1, 1.0, 10.0)
-    """Radii of theorem 2."""
-    attack_eps: float = 0.5
-    """Radius at which classifiers are attacked."""
-    samples: int = 500_000
-    """Number of points with which the closed forms are compared."""
-    fit_samples: int = 2000
-    """Number of points on which models are trained."""
-    fit_steps: int = 1000
-    """Number of steps of gradient descent."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # Mean of class 1, along the same axes.
+    penalties: tuple[float, ...] = (5.0, 8.0, 20.0)  # The constant C of theorem 1.
+    epsilons: tuple[float, ...] = (0.1, 1.0, 10.0)  # Radii of theorem 2.
+    attack_eps: float = 0.5  # Radius at which classifiers are attacked.
+    samples: int = 500_000  # Number of points with which the closed forms are compared.
+    fit_samples: int = 2000  # Number of points on which models are trained.
+    fit_steps: int = 1000  # Number of steps of gradient descent.
     dimensions: tuple[int, ...] = (2, 10, 100)
     """Dimensions in which theorem 2 is compared with attacks on single points, at eps = sqrt(d) / 2."""
-    dimension_samples: int = 50_000
-    """Number of points in each of these dimensions."""
-    spectra: int = 1000
-    """Number of random covariances on which the alignment of theorem 3 is measured."""
-    means: int = 100
-    """Number of random means for each random covariance."""
+    dimension_samples: int = 50_000  # Number of points in each of these dimensions.
+    spectra: int = 1000  # Number of random covariances on which the alignment of theorem 3 is measured.
+    means: int = 100  # Number of random means for each random covariance.
     figure_variances: tuple[float, float] = common.for_figures((36.0, 1.0))
     """Eigenvalues of the covariance of figure 4; the paper does not give its own."""
-    figure_angle: float = common.for_figures(15.0)
-    """Angle of the first axis of the covariance in figure 4, in degrees."""
-    figure_mean: tuple[float, float] = common.for_figures((5.0, 4.0))
-    """Mean of class 1 in figure 4."""
-    figure_samples: int = common.for_figures(600)
-    """Number of points in a panel, both classes together."""
+    figure_angle: float = common.for_figures(15.0)  # Angle of the first axis of the covariance in figure 4, in degrees.
+    figure_mean: tuple[float, float] = common.for_figures((5.0, 4.0))  # Mean of class 1 in figure 4.
+    figure_samples: int = common.for_figures(600)  # Number of points in a panel, both classes together.
 
 
 PRESETS = {
     "smoke": Config(samples=5000, fit_samples=300, fit_steps=500, epsilons=(0.1, 1.0), dimensions=(2,),
                     dimension_samples=2000, spectra=20, means=20, figure_samples=200),
-    "default": Config(),
 }  # fmt: skip
 
 
@@ -84,7 +64,6 @@ class Check(NamedTuple):
 
 
 def draw_points(config: Config) -> Points:
-    """Points of the true model."""
     axes, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(len(config.mean),) * 2))
     mean, covariance = axes @ np.array(config.mean), (axes * np.array(config.variances)) @ axes.T
     with jax.enable_x64(True):
@@ -200,19 +179,17 @@ def errors(config: Config, points: Points) -> Iterator[Check]:
 PARTS = {"theorem 1": theorem_1, "theorem 2": theorem_2, "theorem 3": theorem_3, "errors": errors}
 
 
-def trial(config: Config, data: Points, *, part: str, folder: Path) -> dict[str, Any]:
-    """Check the closed forms of one part."""
+def trial(config: Config, data, *, part, folder):
     theorem = f"{part}: " if part.startswith("theorem") else ""
     with jax.enable_x64(True):
         return {"checks": [check._asdict() | {"name": theorem + check.name} for check in PARTS[part](config, data)]}
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """The table; the paper gives no numbers."""
+def table(config: Config, results):
     checks = [Check(**check) for part in results["checks"] for check in part]
     off = [abs(check.off) for check in checks if check.off is not None]
     many = f"of {len(off)} closed forms, each on {config.samples:,} points"
-    yield common.row("closed forms beside simulation: the furthest off", None, [max(off)], "standard errors", many)
+    yield common.row("closed forms beside simulation: the furthest off", [max(off)], "standard errors", many)
     notes = {
         "the same risk": "less than that of the relaxation, whose budget is shared between points",
         "gradient descent": f"{config.fit_samples} points, {config.fit_steps} steps; S_r of their covariance",
@@ -225,25 +202,14 @@ def table(config: Config, results: common.Results) -> Iterator[common.Row]:
         note = next((note for start, note in notes.items() if f": {start}" in name), "")
         if error is not None:
             note = f"the mean of {config.samples:,} points is {error:+.1f} standard errors off"
-        yield common.row(name, None, [measured], unit, note, expected)
+        yield common.row(name, [measured], unit, note, expected=expected)
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
+def draw(config: Config, results):
     """Figure 4, and its quantities against the radius of training: closed forms, which need no trial."""
     mean, covariance = np.array(config.figure_mean), turned(config.figure_variances, config.figure_angle)
     shown = figure_4(mean, covariance, (0.0, 1.0, 10.0), config.figure_samples)
     return {"figure-4": shown, "against-eps": against_eps(mean, covariance, np.geomspace(0.01, 100, 81))}
 
 
-EXPERIMENT = common.Experiment(
-    name="features_not_bugs/gaussian",
-    item="P3 figure 4 and theorems 1, 2 and 3: robust maximum likelihood of two Gaussians",
-    presets=PRESETS,
-    times={"smoke": "under half a minute", "default": "15 seconds on 2 CPU cores"},
-    data=draw_points, trials=lambda config: common.grid(part=PARTS), trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "15 seconds on 2 CPU cores", part=PARTS, data=draw_points)

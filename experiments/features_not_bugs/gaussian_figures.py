@@ -10,8 +10,7 @@ import numpy as np
 from invjax import figures
 from invjax.theory import gaussian
 
-REACH = 7.0
-"""Length of the arrows of figure 4."""
+REACH = 7.0  # length of the arrows of figure 4
 
 
 def turned(variances: Sequence[float], angle: float) -> np.ndarray:

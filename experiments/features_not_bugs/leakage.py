@@ -1,6 +1,4 @@
-"""How much robust features alone explain of a relabelled data set: Goh's probe, a response to the paper.
-
-    python -m experiments.features_not_bugs.leakage [smoke|default|planted|paper] [--dataset digits|mnist|cifar10]
+"""P3, Goh's response: what robust features alone learn from D_rand and D_det.
 
 D_rand and D_det are made with a standard model. A network that learns the original task from them may use non-robust
 features alone, or robust features that the attack also changed a little. To separate the two, a linear head is trained
@@ -12,11 +10,9 @@ Source: Goh 2019, *Robust Feature Leakage*, in *A Discussion of "Adversarial Exa
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments import common
 from experiments.features_not_bugs import networks, published, relabelling
@@ -29,12 +25,8 @@ NETWORK, ROBUST, STANDARD = "network", "robust linear features", "standard linea
 
 @dataclasses.dataclass(frozen=True)
 class Config(relabelling.Settings):
-    """Settings of the leakage probe."""
-
-    probe_epochs: int = 20
-    """Number of passes of the linear head over each data set."""
-    probe_rate: float = 1e-2
-    """Initial learning rate of the linear head."""
+    probe_epochs: int = 20  # Number of passes of the linear head over each data set.
+    probe_rate: float = 1e-2  # Initial learning rate of the linear head.
 
 
 PRESETS = {
@@ -45,8 +37,7 @@ PRESETS = {
 }
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
-    """A trial for each training set."""
+def trials(config: Config):
     relabelling.check(config)
     return common.grid(kind=SETS, seed=config.seeds)
 
@@ -58,24 +49,20 @@ def published_number(config: Config, which: str, kind: str) -> float | None:
     return known[which].get(kind) if networks.comparable(config) else None
 
 
-def trial(
-    config: Config, data: networks.Datasets, *, kind: str, seed: int, folder: Path, shared: Path
-) -> dict[str, Any]:
-    """Train the network and a head on each linear model's features on one data set, and test on original images."""
+def trial(config: Config, data, *, kind, seed, folder, shared):
     train, test = data
     params = networks.source(config, "standard", train, seed=seed, shared=shared)
-    made = features.Constructed(*train, {}, {}, "")
+    made = features.Constructed(train[0], train[1], {}, {}, "")
     if kind != "D":
-        made = relabelling.construct(config, kind, params, train, seed=seed, path=folder / "data.npz")
+        made = relabelling.construct(config, kind, params, train, seed=seed, folder=folder)
         params = relabelling.learn(config, kind, made, seed=seed, folder=folder)
-    numbers: dict[str, Any] = {NETWORK: networks.accuracy(networks.network(config), params, test)}
+    numbers: dict[str, Any] = {NETWORK: common.accuracy(config.net().apply, params, test)}
     rate = config.train.learning_rate / (1 if config.train.optimizer == "adam" else 10)
-    apply = jax.jit(networks.network(config, "linear").apply)
+    apply = jax.jit(config.net("linear").apply)
     for name in (ROBUST, STANDARD):
-        linear = networks.train(
-            config, train, "linear", seed=seed, folder=shared / f"{name}-seed{seed}", robust=name == ROBUST,
-            augment=False, learning_rate=rate, description=f"{name}, seed {seed}",
-        )  # fmt: skip
+        place = shared / f"{name}-seed{seed}"
+        linear = networks.train(config, train, "linear", seed=seed, folder=place, robust=name == ROBUST, augment=False,
+                                learning_rate=rate)  # fmt: skip
         readings = features.leakage_probe(
             jax.random.key(seed), partial(apply, linear), made, test, num_classes=10, epochs=config.probe_epochs,
             learning_rate=config.probe_rate, batch_size=config.train.batch_size, mesh=data_mesh(),
@@ -87,48 +74,31 @@ def trial(
     return numbers
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table; the leakage comes first."""
-    head = "linear head on {}, trained on {{}}: test accuracy"
+def table(config: Config, results):
+    head, differs = "linear head on {}, trained on {{}}: test accuracy", relabelling.about(config)
     names = {ROBUST: head.format(ROBUST), NETWORK: "network trained on {}: test accuracy",
              STANDARD: head.format(STANDARD)}  # fmt: skip
-    rows: list[common.Row] = []
     for which, name in names.items():
         for kind in SETS[::-1]:
             known, values = published_number(config, which, kind), results.select(kind=kind)[which]
-            rows.append(common.percent(name.format(kind), known, values, "" if rows else relabelling.about(config)))
+            yield common.percent(name.format(kind), values, differs, published=known)
+            differs = ""
     for which in (ROBUST, STANDARD):
         name = f"model of the {which}: accuracy under PGD, eps {config.eps:g}"
-        values = results.select(kind="D")[f"{which}, attacked"]
-        rows.append(common.percent(name, None, values, f"{config.images} images"))
-    return rows
+        yield common.percent(name, results.select(kind="D")[f"{which}, attacked"], f"{config.images} images")
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """The figure: the accuracy of the network and of both heads, by training set."""
-
+def draw(config: Config, results):
     def panels(value_of):
         names = {NETWORK: NETWORK, f"linear head on\n{ROBUST}": ROBUST, f"linear head on\n{STANDARD}": STANDARD}
         return {
             name: {kind: {"test accuracy": value_of(which, kind)} for kind in SETS} for name, which in names.items()
         }
 
-    measured = panels(lambda which, kind: 100 * np.array(results.select(kind=kind)[which]))
+    measured = panels(lambda which, kind: 100 * results.select(kind=kind)[which])
     known = panels(partial(published_number, config))
     title = f"{networks.title(config)}: what a network and linear heads learn from each data set"
     return {"leakage": figures.bar_panels(measured, "test accuracy, %", title, (10.0, "chance"), known)}
 
 
-EXPERIMENT = common.Experiment(
-    name="features_not_bugs/leakage",
-    item="P3, Goh's response: what robust features alone learn from D_rand and D_det",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "9 minutes on 2 CPU cores", "planted": "not run",
-           "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, {"default": "9 minutes on 2 CPU cores", "planted": "not run"})

@@ -1,6 +1,4 @@
-"""A task learnt from wrong labels alone, without an attack: Wallace's response to the paper.
-
-    python -m experiments.features_not_bugs.learning_from_errors [smoke|default|paper] [--dataset digits|mnist|cifar10]
+"""P3, Wallace's response: a task learnt from a model's errors alone.
 
 A teacher labels images, and a pupil is trained on its labels. The first teacher is trained briefly and labels the
 images that it misclassifies, so every label is wrong. The second teacher is trained well and labels images of another
@@ -12,10 +10,8 @@ They Are Features"*.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -23,20 +19,17 @@ import numpy as np
 from experiments import common
 from experiments.features_not_bugs import networks, published
 from invjax import features, figures
-from invjax.data import as_float, load
+from invjax.data import load
 from invjax.training import data_mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(networks.Settings):
-    """Settings of learning from errors."""
-
     first_epochs: float = 1.0
     """Epochs of the network whose errors are used: a whole number or a fraction of one (published: 2 for CIFAR-10)."""
     foreign: Literal["mnist", "cifar10", "noise"] = "cifar10"
     """Data set of the images of another kind; `noise` draws uniform pixels."""
-    foreign_size: int = 20_000
-    """Number of images of another kind."""
+    foreign_size: int = 20_000  # Number of images of another kind.
 
 
 PRESETS = {
@@ -52,8 +45,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
-    """A trial for each teacher: the pupil learns its errors, or its answers on images of another kind."""
+def trials(config: Config):
     if not config.first_epochs > 0 or not config.foreign_size > 0:
         raise ValueError(
             f"first_epochs and foreign_size must be positive; got {config.first_epochs} and {config.foreign_size}"
@@ -70,39 +62,33 @@ def foreign_images(config: Config, shape: tuple[int, ...], seed: int) -> np.ndar
     if config.foreign == "noise":
         return np.random.default_rng(seed).random((config.foreign_size, *shape), np.float32)
     data = load(config.foreign, "train", config.data.data_dir)
-    images = np.asarray(as_float(data.images[: config.foreign_size], data.levels))
+    images = common.images_of(data, config.foreign_size)
     if images.shape[-1] != shape[-1]:
         images = images.mean(-1, keepdims=True).repeat(shape[-1], -1)
     return np.asarray(jax.image.resize(images, (len(images), *shape), "linear")).clip(0, 1)
 
 
-def trial(
-    config: Config, data: networks.Datasets, *, arm: str, seed: int, folder: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Train a teacher, collect its labels, train a pupil on them, and test both on original images."""
+def trial(config: Config, data, *, arm, seed, folder):
     train, test = data
-    net, about = networks.network(config), f"{arm}, seed {seed}"
+    apply_fn, learn = config.net().apply, partial(networks.train, config)
     if arm == "errors":  # after whole epochs, or after one epoch over a part of the images
-        part = config.first_epochs
+        part, place = config.first_epochs, folder / "teacher"
         few = None if part >= 1 else max(8, int(part * len(train[1])))
-        teacher = networks.train(config, (train[0][:few], train[1][:few]), seed=seed, folder=folder / "teacher",
-                                 epochs=max(1, int(part)), description=f"teacher of {about}")  # fmt: skip
-        errors = features.errors_of(partial(jax.jit(net.apply), teacher), *train, mesh=data_mesh())
+        teacher = learn((train[0][:few], train[1][:few]), seed=seed, folder=place, epochs=max(1, int(part)))
+        errors = features.errors_of(partial(jax.jit(apply_fn), teacher), train[0], train[1], mesh=data_mesh())
         if not len(errors.ids):
             raise ValueError("the first network makes no errors from which to learn; lower first_epochs")
         images, labels, true = train[0][errors.ids], errors.labels, train[1][errors.ids]
     else:
-        teacher = networks.train(config, train, seed=seed + 2000, folder=folder / "teacher",
-                                 description=f"teacher of {about}")  # fmt: skip
+        teacher = learn(train, seed=seed + 2000, folder=folder / "teacher")
         images = foreign_images(config, train[0].shape[1:], seed)
-        labels = true = networks.predictions(net, teacher, images).astype(np.int32)
+        labels = true = common.logits_of(apply_fn, teacher, images).argmax(1).astype(np.int32)
     shift = 1000 if arm == "errors" else 3000
-    pupil = networks.train(config, (images, labels), seed=seed + shift, folder=folder / "pupil",
-                           description=f"pupil of {about}")  # fmt: skip
+    pupil = learn((images, labels), seed=seed + shift, folder=folder / "pupil")
     numbers = {
-        "teacher": networks.accuracy(net, teacher, test),
-        "pupil": networks.accuracy(net, pupil, test),
-        "agrees": networks.accuracy(net, pupil, (images, labels)),
+        "teacher": common.accuracy(apply_fn, teacher, test),
+        "pupil": common.accuracy(apply_fn, pupil, test),
+        "agrees": common.accuracy(apply_fn, pupil, (images, labels)),
         "commonest": float(np.bincount(labels).max() / len(labels)),
         "images": len(labels),
     }
@@ -117,10 +103,12 @@ def one_a_class(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """The table."""
-    known = {} if config.data.planted else published.WRONG_LABELS.get(config.data.dataset, {})
-    part, epochs = config.first_epochs, f"{config.train.epochs} epochs"
+def goals(config: Config) -> dict[str, dict[str, float]]:
+    return {} if config.data.planted else published.WRONG_LABELS.get(config.data.dataset, {})
+
+
+def table(config: Config, results):
+    known, part, epochs = goals(config), config.first_epochs, f"{config.train.epochs} epochs"
     before = f"{part:g} epochs" if part >= 1 else f"one epoch over {100 * part:g} % of the images"
     foreign = f"{results.select(arm='answers')['images'][0]:,} {config.foreign} images"
     foreign += " (published: FashionMNIST)" if "answers" in known else ""
@@ -133,15 +121,13 @@ def table(config: Config, results: common.Results) -> Iterator[common.Row]:
         ("answers", "agrees", "answers known after training", "%", ""),
         ("answers", "commonest", "the commonest answer", "%", ""),
     ):
-        values = [100 * value if unit == "%" else value for value in results.select(arm=arm)[key]]
-        yield common.row(name, known.get(arm, {}).get(key), values, unit, note)
+        values = results.select(arm=arm)[key] * (100 if unit == "%" else 1)
+        yield common.row(name, values, unit, note, published=known.get(arm, {}).get(key))
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """An image of each label, and the accuracies."""
+def draw(config: Config, results):
     images, captions, bars, stars = {}, {}, {}, {}
-    about, foreign = networks.title(config), str(config.foreign)
-    known = {} if config.data.planted else published.WRONG_LABELS.get(config.data.dataset, {})
+    about, foreign, known = networks.title(config), str(config.foreign), goals(config)
     for at in results.each("arm"):
         row, arrays = "errors" if at.arm == "errors" else foreign, at.arrays()
         images[row] = arrays["images"]
@@ -150,7 +136,7 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
             for k, true in enumerate(arrays["true"])
         ]
         panel = "errors of a brief training" if at.arm == "errors" else f"answers on {foreign} images"
-        bars[panel] = {who: {"test accuracy": 100 * np.array(at[who])} for who in ("teacher", "pupil")}
+        bars[panel] = {who: {"test accuracy": 100 * at[who]} for who in ("teacher", "pupil")}
         stars[panel] = {who: {"test accuracy": known.get(at.arm, {}).get(who)} for who in ("teacher", "pupil")}
     shown = f"{about}: images that teach the pupils, one of each label"
     learnt = f"{about}: a pupil learns the task from wrong labels alone"
@@ -160,15 +146,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     }
 
 
-EXPERIMENT = common.Experiment(
-    name="features_not_bugs/learning_from_errors",
-    item="P3, Wallace's response: a task learnt from a model's errors alone",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "5 minutes on 2 CPU cores", "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "5 minutes on 2 CPU cores")

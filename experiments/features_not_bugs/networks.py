@@ -1,4 +1,4 @@
-"""The settings, networks and trainings that the experiments of this paper share, and the measurement of accuracy."""
+"""The settings that the experiments of this paper share, their trainings, and their accuracy under attack."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,36 +12,23 @@ import numpy as np
 import optax
 
 from experiments import common
-from invjax.attacks import Stage, autoattack_stages, l2, pgd
-from invjax.data import as_float
-from invjax.evaluation import Options, benchmark, over_batches, robustness_curve
-from invjax.losses import cross_entropy, error_rate
-from invjax.models import mlp, mnist_cnn, resnet
-from invjax.training import adversarial_loss, data_mesh
+from experiments.common import Arrays
+from invjax.attacks import l2, pgd
 from invjax.types import Key, LossFn, Net, Params
 
-Arrays = tuple[np.ndarray, np.ndarray]
-"""Images in [0, 1], `[N, H, W, C]`, and labels `[N]`."""
-
-Datasets = tuple[Arrays, Arrays]
-"""The training and the test set."""
-
-SOURCES = ("standard", "robust")
-"""The models that data sets are made from."""
+SOURCES = ("standard", "robust")  # the models that data sets are made from
 
 
 @dataclasses.dataclass(frozen=True)
 class Data(common.Data):
     """Settings of the images, which may get a non-robust feature."""
 
-    planted: float = 0.0
-    """Length in l2 of a faint pattern of the class on each image, a non-robust feature; 0 plants none."""
+    planted: float = 0.0  # Length in l2 of a faint pattern of the class on each image, a non-robust feature; 0 is none.
 
-    def load(self) -> Datasets:  # type: ignore[override]  # a pattern is no whole number of levels
+    def load(self) -> tuple[Arrays, Arrays]:  # type: ignore[override]  # a pattern is no whole number of levels
         """The training and the test set, in [0, 1]."""
         train, test = (
-            (plant(np.asarray(as_float(data.images[:], data.levels)), data.labels, self.planted), data.labels)
-            for data in super().load()
+            (plant(common.images_of(data), data.labels, self.planted), data.labels) for data in super().load()
         )
         return train, test
 
@@ -52,50 +39,39 @@ class Train(common.Train):
 
     optimizer: Literal["adam", "sgd"] = "adam"
     """adam decays to zero along a cosine; sgd has momentum 0.9, and its rate is divided by 10 after each third."""
-    weight_decay: float = 5e-4
-    """Weight decay of SGD and of Adam (for Adam decoupled from the gradient)."""
+    weight_decay: float = 5e-4  # Weight decay of SGD and of Adam (for Adam decoupled from the gradient).
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of the data, the training and the attacks, shared by the experiments of this paper."""
 
-    data: common.Flat[Data] = Data()
-    """The images."""
-    network: Literal["linear", "MLP", "CNN", "ResNet"] = "CNN"
-    """Network of the experiment."""
-    hidden: tuple[int, ...] = (200, 200)
-    """Widths of the hidden layers of the MLP."""
-    channels: tuple[int, ...] = (8, 16)
-    """Channels of the convolutions of the CNN."""
-    dense: int = 64
-    """Width of the hidden dense layer of the convolutional network."""
-    stages: tuple[int, ...] = (64, 128, 256, 512)
-    """Channels of the stages of the ResNet."""
-    blocks: int = 2
-    """Number of blocks in each stage of the ResNet."""
-    train: Train = Train(epochs=15, batch_size=128, learning_rate=2e-3)
-    """Training of all networks."""
+    data: common.Flat[Data] = Data()  # The images.
+    network: Literal["linear", "MLP", "CNN", "ResNet"] = "CNN"  # Network of the experiment.
+    hidden: tuple[int, ...] = (200, 200)  # Widths of the hidden layers of the MLP.
+    channels: tuple[int, ...] = (8, 16)  # Channels of the convolutions of the CNN.
+    dense: int = 64  # Width of the hidden dense layer of the convolutional network.
+    stages: tuple[int, ...] = (64, 128, 256, 512)  # Channels of the stages of the ResNet.
+    blocks: int = 2  # Number of blocks in each stage of the ResNet.
+    train: Train = Train(epochs=15, batch_size=128, learning_rate=2e-3)  # Training of all networks.
     augment: bool = False
     """Random shifts of up to 4 pixels and reflections in training, unless an experiment says otherwise."""
-    robust_epochs: int = 10
-    """Number of passes of adversarial training over the training set."""
-    train_eps: float = 1.5
-    """Radius in l2 of adversarial training."""
-    train_steps: int = 5
-    """Number of steps of the attack in adversarial training; each has length eps / 5, from the image."""
-    images: int = 500
-    """Number of test images for robust accuracy; the first ones are used."""
-    eval_steps: int = 20
-    """Number of steps of PGD in the evaluation."""
-    ensemble_images: int = 200
-    """Number of test images for AutoAttack; 0 does not run it."""
-    ensemble_steps: int = 20
-    """Number of steps of the gradient attacks in AutoAttack (published: 100)."""
-    queries: int = 200
-    """Number of queries of Square in AutoAttack (published: 5000)."""
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each seed repeats the whole experiment."""
+    robust_epochs: int = 10  # Number of passes of adversarial training over the training set.
+    train_eps: float = 1.5  # Radius in l2 of adversarial training.
+    train_steps: int = 5  # Number of steps of the attack in adversarial training, of length eps / 5, from the image.
+    images: int = 500  # Number of test images for robust accuracy; the first ones are used.
+    eval_steps: int = 20  # Number of steps of PGD in the evaluation.
+    ensemble_images: int = 200  # Number of test images for AutoAttack; 0 does not run it.
+    ensemble_steps: int = 20  # Number of steps of the gradient attacks in AutoAttack (published: 100).
+    queries: int = 200  # Number of queries of Square in AutoAttack (published: 5000).
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each seed repeats the whole experiment.
+
+    def net(self, name: str | None = None) -> Net:
+        """The configured network, or the one of that name."""
+        return common.network(
+            name or self.network, hidden=self.hidden, channels=self.channels, dense=self.dense, stages=self.stages,
+            blocks=self.blocks,
+        )  # fmt: skip
 
 
 SMALL: dict[str, Any] = {"data": Data("cifar10", train_size=16_000), "channels": (16, 32), "dense": 128}
@@ -128,9 +104,6 @@ def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
     """Images of lower contrast with the pattern of their class: fixed random signs of length `norm` in l2.
 
     A classifier that reads the pattern makes no errors, and a change of about `norm / sqrt(2)` changes its prediction.
-
-    Raises:
-        ValueError: the length of the pattern is negative, or so large that the image would vanish.
     """
     limit = 0.5 * np.sqrt(images[0].size)
     if not 0 <= norm < limit:
@@ -142,32 +115,11 @@ def plant(images: np.ndarray, labels: np.ndarray, norm: float) -> np.ndarray:
     return (height + (1 - 2 * height) * images + height * signs[labels]).clip(0, 1).astype(np.float32)
 
 
-@cache  # one object for each network, so that all seeds share its compiled functions
-def network(config: Settings, name: str | None = None) -> Net:
-    """The configured network, or the one of that name."""
-    nets = {
-        "linear": lambda: mlp(10, ()),
-        "MLP": lambda: mlp(10, config.hidden),
-        "deep MLP": lambda: mlp(10, 2 * config.hidden),
-        "CNN": lambda: mnist_cnn(10, config.channels, config.dense),
-        "ResNet": lambda: resnet(10, config.stages, (config.blocks,) * len(config.stages)),
-    }
-    return nets[name or config.network]()
-
-
 def moved(key: Key, x: jax.Array) -> jax.Array:
     """Each image shifted by up to 4 pixels, and reflected or not."""
     shift_key, flip_key = jax.random.split(key)
-    _, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    corner = jax.random.randint(shift_key, (len(x), 2), 0, 9)
-    flipped = jax.random.bernoulli(flip_key, 0.5, (len(x),))
-
-    def one(image, at, flip):
-        cut = jax.lax.dynamic_slice(image, (at[0], at[1], 0), (height, width, channels))
-        return jnp.where(flip, cut[:, ::-1], cut)
-
-    return jax.vmap(one)(padded, corner, flipped)
+    x, flipped = common.shifted(shift_key, x, 4), jax.random.bernoulli(flip_key, 0.5, (len(x),))
+    return jnp.where(flipped[:, None, None, None], x[:, :, ::-1], x)
 
 
 @cache  # one loss for all seeds, so that its training step is compiled once
@@ -177,28 +129,20 @@ def loss_of(config: Settings, name: str | None, augment: bool, warm_up: int | No
     With a warm-up it is that of attacked images, whose radius grows over so many steps; otherwise adversarial training
     may not start.
     """
-    apply_fn, eps = network(config, name).apply, config.train_eps
-
-    def plain(params, key, batch, step):
-        logits = apply_fn(params, batch[0])
-        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
-
-    def radius(step):
-        return eps * jnp.minimum(1, step / warm_up)
-
+    apply_fn, eps = config.net(name).apply, config.train_eps
     attack = pgd(l2(), steps=config.train_steps, random_start=False)
-    robust = adversarial_loss(apply_fn, attack, eps=radius, step_size=eps / 5)
+    plain, robust = common.plain_loss(apply_fn), partial(common.growing_loss, apply_fn, attack, eps, step_size=eps / 5)
+    of_images = robust(warm_up) if warm_up else plain
 
     def loss_fn(params, key, batch, step):
         key, move_key = jax.random.split(key)
         images = moved(move_key, batch[0]) if augment else batch[0]
-        return (robust if warm_up else plain)(params, key, (images, batch[1]), step)
+        return of_images(params, key, (images, batch[1]), step)
 
     return loss_fn
 
 
 def optimizer(settings: Any, num_steps: int) -> optax.GradientTransformation:
-    """The optimiser that a `Train` names."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adam":
         return optax.adamw(optax.cosine_decay_schedule(rate, num_steps), weight_decay=decay)
@@ -209,7 +153,7 @@ def optimizer(settings: Any, num_steps: int) -> optax.GradientTransformation:
 
 def train(
     config: Settings, data: Arrays, name: str | None = None, *, seed: int, folder: Path, robust: bool = False,
-    augment: bool | None = None, description: str = "training", **changes: Any,
+    augment: bool | None = None, **changes: Any,
 ) -> Params:  # fmt: skip
     """Train the configured network or the one of that name, or continue its training, and return its last parameters.
 
@@ -219,48 +163,23 @@ def train(
     settings = dataclasses.replace(config.train, **({"epochs": config.robust_epochs} if robust else {}) | changes)
     warm_up = max(1, settings.num_steps(len(data[1])) // 3) if robust else None
     loss_fn = loss_of(config, name, config.augment if augment is None else augment, warm_up)
-    init_key, key = common.split_key(seed)
-    params = network(config, name).init(init_key, jnp.asarray(data[0][:1]))
-    return common.train(params, loss_fn, data, settings, key=key, seed=seed, folder=folder, optimizer=optimizer,
-                        description=description)  # fmt: skip
+    return common.trained(config.net(name), loss_fn, data, settings, seed=seed, folder=folder, optimizer=optimizer)
 
 
 def source(config: Settings, which: str, data: Arrays, *, seed: int, shared: Path) -> Params:
     """The model "standard" or "robust" of a seed, which the trials of this seed share."""
-    folder, about = shared / f"{which}-seed{seed}", f"{which}, seed {seed}"
-    return train(config, data, seed=seed, folder=folder, robust=which == "robust", description=about)
-
-
-def predictions(net: Net, params: Params, images: np.ndarray) -> np.ndarray:
-    """Predicted classes of a whole data set, `[N]`."""
-    return over_batches(partial(jax.jit(net.apply), params), [images], mesh=data_mesh()).argmax(1)
-
-
-def accuracy(net: Net, params: Params, data: Arrays) -> float:
-    """The fraction of the images whose predicted class is their label."""
-    return float((predictions(net, params, data[0]) == data[1]).mean())
-
-
-@cache  # one object, so that AutoAttack is compiled once for all seeds and radii
-def _stages(steps: int, queries: int) -> tuple[Stage, ...]:
-    return autoattack_stages(l2(), num_classes=10, steps=steps, queries=queries)
+    return train(config, data, seed=seed, folder=shared / f"{which}-seed{seed}", robust=which == "robust")
 
 
 def robust_accuracy(
     config: Settings, params: Params, data: Arrays, epsilons: Sequence[float], *, seed: int, name: str | None = None
 ) -> dict[str, list[float]]:
     """Accuracy in [0, 1] at each radius, under PGD and, on fewer images, under AutoAttack ("ensemble")."""
-    images, labels = (array[: config.images] for array in data)
-    net, attack = network(config, name), pgd(l2(), steps=config.eval_steps)
-    key, mesh = jax.random.key(seed), data_mesh()
-    curve = robustness_curve(
-        key, attack, net.apply, params, images, labels, epsilons=epsilons, options=Options(mesh=mesh)
-    )
-    found = {"PGD": curve.accuracy().tolist()}
-    few = config.ensemble_images
+    apply_fn, (images, labels), few = config.net(name).apply, data, config.ensemble_images
+    shown, attack = (images[: config.images], labels[: config.images]), pgd(l2(), steps=config.eval_steps)
+    found = {"PGD": common.curve(apply_fn, params, attack, shown, epsilons, seed=seed)}
     if few:
-        stages = _stages(config.ensemble_steps, config.queries)
-        strong = partial(benchmark, key, net.apply, params, images[:few], labels[:few], threat=l2(), stages=stages,
-                         options=Options(256, mesh))  # fmt: skip
+        strong = partial(common.ensemble, apply_fn, params, (shown[0][:few], shown[1][:few]), norm="l2",
+                         steps=config.ensemble_steps, queries=config.queries, seed=seed)  # fmt: skip
         found["ensemble"] = [float(1 - strong(eps=eps).broken.mean()) for eps in epsilons]
     return found

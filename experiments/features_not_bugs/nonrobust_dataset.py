@@ -1,6 +1,4 @@
-"""Learning from labels that look wrong: tables 1, 9 and 10 of the paper.
-
-    python -m experiments.features_not_bugs.nonrobust_dataset [smoke|default|planted|paper] [--dataset ...]
+"""P3 tables 1, 9 and 10: accuracy learnt from relabelled adversarial examples.
 
 Every training image is moved a little towards another class and takes that class as its label: a random class (D_rand)
 or the next one (D_det). Only non-robust features of the image agree with this label. Networks trained on these images
@@ -13,10 +11,7 @@ adds one: a faint pattern of the class, and attacks with a radius that can chang
 """
 
 import dataclasses
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from functools import partial
 
 from experiments import common
 from experiments.features_not_bugs import networks, published, relabelling
@@ -34,10 +29,7 @@ ROWS = (  # training set, number, and name of the row; on D it is the model itse
 
 @dataclasses.dataclass(frozen=True)
 class Config(relabelling.Settings):
-    """Settings of the non-robust data sets."""
-
-    shown: int = common.for_figures(8)
-    """Number of images in the figure, at most 16."""
+    shown: int = common.for_figures(8)  # Number of images in the figure, at most 16.
 
 
 PRESETS = {
@@ -52,46 +44,44 @@ PRESETS = {
 }
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
+def trials(config: Config):
     """A trial for each training set of each model; on D it measures the model itself."""
     relabelling.check(config)
     return common.grid(source=networks.SOURCES, kind=("D", *relabelling.KINDS), seed=config.seeds)
 
 
-def trial(
-    config: Config, data: networks.Datasets, *, source: str, kind: str, seed: int, folder: Path, shared: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Make a data set with a model, train on it, and test on the original images."""
+def trial(config: Config, data, *, source, kind, seed, folder, shared):
     train, test = data
     params = networks.source(config, source, train, seed=seed, shared=shared)
     if kind == "D":
         attacked = networks.robust_accuracy(config, params, test, [config.eps], seed=seed)
-        accuracy = networks.accuracy(networks.network(config), params, test)
         by_attack = {name: values[0] for name, values in attacked.items()}
-        return {"accuracy": accuracy, "attacked": by_attack}, {"images": train[0][:16], "labels": train[1][:16]}
-    path = folder / "data.npz"
-    made = relabelling.construct(config, kind, params, train, seed=seed, path=path, source=source)
+        numbers = {"accuracy": common.accuracy(config.net().apply, params, test), "attacked": by_attack}
+        return numbers, {"images": train[0][:16], "labels": train[1][:16]}
+    made = relabelling.construct(config, kind, params, train, seed=seed, folder=folder, source=source)
     numbers = relabelling.measure(config, kind, made, test, seed=seed, folder=folder)
     return numbers, {"images": made.images[:16], "labels": made.labels[:16]}
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table."""
-    rows: list[common.Row] = []
+def known(config: Config, source: str, kind: str, key: str) -> float | None:
+    """The published number; None without one, or for other images."""
+    return published.LEARNT[source].get(kind, {}).get(key) if networks.comparable(config) else None
+
+
+def table(config: Config, results):
+    differs = relabelling.about(config)
     for at in results.each("source"):
         for kind, key, name in ROWS:
-            known = published.LEARNT[at.source].get(kind, {}).get(key) if networks.comparable(config) else None
-            differs = "" if rows else relabelling.about(config)
-            rows.append(common.percent(name.format(at.source), known, at.select(kind=kind)[key], differs))
+            goal = known(config, at.source, kind, key)
+            yield common.percent(name.format(at.source), at.select(kind=kind)[key], differs, published=goal)
+            differs = ""
         model = at.select(kind="D")
         for attack in model["attacked"][0]:
             name = f"{at.source} model: accuracy under {attack}, eps {config.eps:g}"
-            rows.append(common.percent(name, None, model["attacked", attack]))
-    return rows
+            yield common.percent(name, model["attacked", attack])
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """The figures: images with their labels, and what the networks learn."""
+def draw(config: Config, results):
     about, det = networks.title(config), results.select(kind="D_det")
     rows = {"D": results.select(kind="D"), **{f"D_det\n{at.source}": at for at in det.each("source")}}
     title = f"{about}: D_det labels each image with the next class, eps {config.eps:g}"
@@ -109,24 +99,11 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
             for source in networks.SOURCES
         }
 
-    measured = panels(lambda source, kind, key: 100 * np.array(results.select(source=source, kind=kind)[key]))
-    known = panels(lambda source, kind, key: published.LEARNT[source][kind][key])
+    measured = panels(lambda source, kind, key: 100 * results.select(source=source, kind=kind)[key])
     title = f"{about}:\nwhat relabelled images teach, tested on original images"
-    stars = known if networks.comparable(config) else None
+    stars = panels(partial(known, config)) if networks.comparable(config) else None
     accuracy = figures.bar_panels(measured, "test accuracy, %", title, (10.0, "chance"), stars)
     return {"images": images, "accuracy": accuracy}
 
 
-EXPERIMENT = common.Experiment(
-    name="features_not_bugs/nonrobust_dataset",
-    item="P3 tables 1, 9 and 10: accuracy learnt from relabelled adversarial examples",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "25 minutes on 2 CPU cores", "planted": "3 minutes",
-           "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, {"default": "25 minutes on 2 CPU cores", "planted": "3 minutes"})

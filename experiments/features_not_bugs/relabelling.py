@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import common
+from experiments.common import Arrays
 from experiments.features_not_bugs import networks
 from invjax import features, figures
 from invjax.attacks import l2, pgd
@@ -21,18 +23,14 @@ KINDS = ("D_rand", "D_det")
 class Settings(networks.Settings):
     """Settings of the targeted attack that makes the data, and of the training on the data."""
 
-    eps: float = 1.25
-    """Radius in l2 of the targeted attack that makes the data."""
-    attack_steps: int = 20
-    """Number of steps of the targeted attack, which starts from the image."""
-    step_size: float | None = None
-    """Length of a step of the targeted attack in l2; None is 2.5 eps / steps."""
+    eps: float = 1.25  # Radius in l2 of the targeted attack that makes the data.
+    attack_steps: int = 20  # Number of steps of the targeted attack, which starts from the image.
+    step_size: float | None = None  # Length of a step of the targeted attack in l2; None is 2.5 eps / steps.
     exclude_true: bool = False
     """Draw the targets of D_rand from the other classes only; in the paper one in ten is the label itself."""
     rates: tuple[float, float] | None = None
     """Learning rates on D_rand and on D_det; None uses the learning rate of all networks."""
-    moved: tuple[bool, bool] = (False, False)
-    """Whether to shift and reflect images in training on D_rand and on D_det."""
+    moved: tuple[bool, bool] = (False, False)  # Whether to shift and reflect images in training on D_rand and on D_det.
 
 
 SMALL = networks.SMALL | {"train": networks.Train(10, 128, 2e-3), "eps": 2.0, "attack_steps": 10}
@@ -57,7 +55,6 @@ PAPER = networks.PAPER | {
 
 
 def check(config: Settings) -> None:
-    """Refuse a radius that is not positive."""
     if not config.eps > 0:
         raise ValueError(f"eps must be positive; got eps={config.eps}")
 
@@ -69,10 +66,9 @@ def about(config: Settings) -> str:
 
 
 def construct(
-    config: Settings, kind: str, params: Params, data: networks.Arrays, *, seed: int, path: Path,
-    source: str = "standard",
-) -> features.Constructed:  # fmt: skip
-    """Make D_rand or D_det of `data` with the configured network, or read it from `path`; `source` names the model."""
+    config: Settings, kind: str, params: Params, data: Arrays, *, seed: int, folder: Path, source: str = "standard"
+) -> features.Constructed:
+    """Make D_rand or D_det of `data` with the configured network, or read it; `source` names the model."""
     target_key, key = common.split_key(seed)
     if kind == "D_rand":
         targets = features.random_targets(target_key, data[1], num_classes=10, exclude_true=config.exclude_true)
@@ -80,8 +76,8 @@ def construct(
         targets = features.next_targets(data[1], num_classes=10)
     attack = pgd(l2(), steps=config.attack_steps, random_start=False, targeted=True)
     return features.relabelled_dataset(
-        key, attack, networks.network(config).apply, params, data[0], np.asarray(targets), eps=config.eps,
-        step_size=config.step_size, path=path, mesh=data_mesh(),
+        key, attack, config.net().apply, params, data[0], np.asarray(targets), eps=config.eps,
+        step_size=config.step_size, path=folder / "data.npz", mesh=data_mesh(),
         metadata={"data": config.data.dataset, "source": source, "network": config.network, "targets": kind},
         description=f"{kind} of the {source} model, seed {seed}",
     )  # fmt: skip
@@ -91,32 +87,30 @@ def learn(
     config: Settings, kind: str, made: features.Constructed, name: str | None = None, *, seed: int, folder: Path
 ) -> Params:
     """Train a network on a relabelled data set; `name` is another network than the configured one."""
-    i, about = KINDS.index(kind), f"{name or config.network} on {kind}, seed {seed}"
+    i, data = KINDS.index(kind), (made.images, made.labels)
     rate = config.train.learning_rate if config.rates is None else config.rates[i]
-    return networks.train(config, (made.images, made.labels), name, seed=seed + 1000, folder=folder,
-                          augment=config.moved[i], learning_rate=rate, description=about)  # fmt: skip
+    options: Any = {"augment": config.moved[i], "learning_rate": rate}
+    return networks.train(config, data, name, seed=seed + 1000, folder=folder, **options)
 
 
-def measure(
-    config: Settings, kind: str, made: features.Constructed, test: networks.Arrays, *, seed: int, folder: Path
-) -> dict[str, float]:
+def measure(config: Settings, kind: str, made: features.Constructed, test: Arrays, *, seed: int, folder: Path) -> dict:
     """Train a network on a relabelled data set, and test it on original images.
 
     Returns:
         Fractions: "reached", the images whose target the model of the data set sees; "accuracy" on the test set; and
         "next", the test images whose prediction is the class after their own.
     """
-    net, params = networks.network(config), learn(config, kind, made, seed=seed, folder=folder)
+    params, (images, labels) = learn(config, kind, made, seed=seed, folder=folder), test
+    accuracy = partial(common.accuracy, config.net().apply, params)
     return {
         "reached": float(made.details["success"].mean()),
-        "accuracy": networks.accuracy(net, params, test),
-        "next": networks.accuracy(net, params, (test[0], (test[1] + 1) % 10)),
+        "accuracy": accuracy(test),
+        "next": accuracy((images, (labels + 1) % 10)),
     }
 
 
 def pictures(rows: Mapping[str, Mapping[str, np.ndarray]], title: str, count: int = 8) -> Any:
     """A figure of the first "images" of each named row, with their "labels"."""
+    images = {name: arrays["images"][:count] for name, arrays in rows.items()}
     captions = {name: [f"label {k}" for k in arrays["labels"][:count]] for name, arrays in rows.items()}
-    return figures.image_grid(
-        {name: arrays["images"][:count] for name, arrays in rows.items()}, title, captions=captions
-    )
+    return figures.image_grid(images, title, captions=captions)

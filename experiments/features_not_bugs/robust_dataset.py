@@ -1,6 +1,4 @@
-"""Robustness from the data alone: figure 2 and tables 7 and 8 of the paper.
-
-    python -m experiments.features_not_bugs.robust_dataset [smoke|default|planted|paper] [--dataset ...]
+"""P3 figure 2, tables 7 and 8: robust accuracy from a robust data set.
 
 Training images are rebuilt from the representation of a robust model (D_R) and of a standard model (D_NR). The
 inversion starts from other images or from noise. Networks with standard training on these images are attacked, and so
@@ -20,6 +18,7 @@ import jax
 import numpy as np
 
 from experiments import common
+from experiments.common import Arrays
 from experiments.features_not_bugs import networks, published, relabelling
 from invjax import features, figures
 from invjax.models import penultimate
@@ -37,20 +36,12 @@ starting from other images or from noise."""
 
 @dataclasses.dataclass(frozen=True)
 class Config(networks.Settings):
-    """Settings of the robust data set."""
-
-    steps: int = 100
-    """Number of steps of the inversion from images."""
-    step_size: float = 0.2
-    """Length of a step of the inversion in l2."""
-    starts: tuple[str, ...] = common.axis(("images",))
-    """Starting points of the inversion: images, noise, or both."""
-    noise_steps: int = 100
-    """Number of steps of the inversion from noise."""
-    epsilons: tuple[float, ...] = (0.5, 1.0)
-    """Ascending radii in l2 at which accuracy is measured."""
-    shown: int = common.for_figures(8)
-    """Number of images in the figure, at most 16."""
+    steps: int = 100  # Number of steps of the inversion from images.
+    step_size: float = 0.2  # Length of a step of the inversion in l2.
+    starts: tuple[str, ...] = common.axis(("images",))  # Starting points of the inversion: images, noise, or both.
+    noise_steps: int = 100  # Number of steps of the inversion from noise.
+    epsilons: tuple[float, ...] = (0.5, 1.0)  # Ascending radii in l2 at which accuracy is measured.
+    shown: int = common.for_figures(8)  # Number of images in the figure, at most 16.
 
 
 BOTH = ("images", "noise")
@@ -74,8 +65,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
-    """A trial for each network."""
+def trials(config: Config):
     if not config.starts or not set(config.starts) <= set(BOTH):
         raise ValueError(f"starts must be some of images, noise; got {', '.join(config.starts) or 'none'}")
     if not config.epsilons or list(config.epsilons) != sorted(config.epsilons):
@@ -84,34 +74,29 @@ def trials(config: Config) -> list[dict[str, Any]]:
     return common.grid(arm=arms, seed=config.seeds)
 
 
-def construct(
-    config: Config, arm: str, params: Params, data: networks.Arrays, *, seed: int, path: Path
-) -> features.Constructed:
+def construct(config: Config, arm: str, params: Params, data: Arrays, *, seed: int, path: Path) -> features.Constructed:
     """Rebuild images from the representations of a model, or read them from `path`."""
     source, start = ARMS[arm]
     return features.robust_dataset(
-        jax.random.key(seed), penultimate(networks.network(config)), params, *data,
+        jax.random.key(seed), penultimate(config.net()), params, *data,
         steps=config.steps if start == "images" else config.noise_steps, step_size=config.step_size, start=start,
         metadata={"data": config.data.dataset, "source": source, "network": config.network},
         path=path, mesh=data_mesh(), description=f"{arm}, seed {seed}",
     )  # fmt: skip
 
 
-def trial(
-    config: Config, data: networks.Datasets, *, arm: str, seed: int, folder: Path, shared: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Train one network, measure its accuracy with and without attacks, and keep images of its training set."""
+def trial(config: Config, data, *, arm, seed, folder, shared):
     train, test = data
     source, start = ARMS[arm]
     params = model = networks.source(config, source, train, seed=seed, shared=shared)
     numbers: dict[str, Any] = {}
-    arrays = {"images": train[0][:16], "labels": train[1][:16]}
+    pair = train
     if start:
         made = construct(config, arm, model, train, seed=seed, path=folder / "data.npz")
         pair = made.images, made.labels
-        params = networks.train(config, pair, seed=seed + 1000, folder=folder, description=f"{arm}, seed {seed}")
+        params = networks.train(config, pair, seed=seed + 1000, folder=folder)
         numbers["distance"] = float(np.median(made.details["distance"]))
-        arrays = {"images": pair[0][:16], "labels": pair[1][:16]}
+    arrays = {"images": pair[0][:16], "labels": pair[1][:16]}
     if start == "images":
         first = made.details["start"][:16]
         arrays |= {"start_images": train[0][first], "start_labels": train[1][first]}
@@ -121,7 +106,7 @@ def trial(
         kinds = {"D_R, training": pair, "D_R, test": (held.images, held.labels), "original test": test}
         cheap = partial(networks.robust_accuracy, dataclasses.replace(config, ensemble_images=0), params, seed=seed)
         numbers["splits"] = {name: cheap(which, config.epsilons[:1])["PGD"][0] for name, which in kinds.items()}
-    numbers["accuracy"] = networks.accuracy(networks.network(config), params, test)
+    numbers["accuracy"] = common.accuracy(config.net().apply, params, test)
     numbers["attacked"] = networks.robust_accuracy(config, params, test, config.epsilons, seed=seed)
     return numbers, arrays
 
@@ -131,37 +116,31 @@ def published_numbers(config: Config) -> dict[str, dict[float, float]]:
     return published.ROBUST_DATASET if networks.comparable(config) else {arm: {} for arm in ARMS}
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table: the claim of the paper first, then tables 7 and 8."""
-    rows: list[common.Row] = []
-    known = published_numbers(config)
+def table(config: Config, results):
+    known, eps = published_numbers(config), config.epsilons
     if "images" in config.starts:
-        rebuilt, plain = (np.array(results.select(arm=arm)["attacked", "PGD"]) for arm in ("D_R", "standard"))
-        for i, eps in enumerate(config.epsilons):
-            number = known["D_R"][eps] - known["standard"][eps] if eps in known["D_R"] else None
-            name = f"robust accuracy gained by training on D_R instead of D, PGD, eps {eps:g}"
-            note = "" if rows else f"{networks.about(config)}, {config.steps} steps of {config.step_size:g}"
-            rows.append(common.percent(name, number, (rebuilt - plain)[:, i], note))
+        attacked = results.by("arm", "attacked", "PGD")
+        about = f"{networks.about(config)}, {config.steps} steps of {config.step_size:g}"
+        for gained, at in zip((attacked["D_R"] - attacked["standard"]).T, eps, strict=True):
+            number = known["D_R"][at] - known["standard"][at] if at in known["D_R"] else None
+            name = f"robust accuracy gained by training on D_R instead of D, PGD, eps {at:g}"
+            yield common.percent(name, gained, about if at == eps[0] else "", published=number)
     for at in results.each("arm"):
         what = f"model {at.arm}" if at.arm in networks.SOURCES else f"trained on {at.arm}"
-        rows.append(common.percent(f"{what}: accuracy", known[at.arm].get(0), at["accuracy"]))
+        yield common.percent(f"{what}: accuracy", at["accuracy"], published=known[at.arm].get(0))
         for attack in at["attacked"][0]:
             numbers, few = (known[at.arm], config.images) if attack == "PGD" else ({}, config.ensemble_images)
-            for i, eps in enumerate(config.epsilons):
-                name, note = f"{what}: accuracy under {attack}, eps {eps:g}", f"{few} images"
-                values = [by_eps[i] for by_eps in at["attacked", attack]]
-                last = eps == config.epsilons[-1]
-                rows.append(common.percent(name, numbers.get(eps), values, note if last else ""))
+            for values, radius in zip(at["attacked", attack].T, eps, strict=True):
+                name, note = f"{what}: accuracy under {attack}, eps {radius:g}", f"{few} images"
+                yield common.percent(name, values, note if radius == eps[-1] else "", published=numbers.get(radius))
         if ARMS[at.arm][1]:
-            name = f"{at.arm}: distance of the representations, median"
-            rows.append(common.row(name, None, at["distance"], "relative"))
+            yield common.row(f"{at.arm}: distance of the representations, median", at["distance"], "relative")
     if "images" in config.starts:
-        eps, at = config.epsilons[0], results.select(arm="D_R")
-        splits = published.ROBUST_SPLITS.get(eps, {}) if networks.comparable(config) else {}
+        at = results.select(arm="D_R")
+        splits = published.ROBUST_SPLITS.get(eps[0], {}) if networks.comparable(config) else {}
         for name in at["splits"][0]:
-            what = f"trained on D_R: accuracy under PGD, eps {eps:g}, {name} images"
-            rows.append(common.percent(what, splits.get(name), at["splits", name]))
-    return rows
+            what = f"trained on D_R: accuracy under PGD, eps {eps[0]:g}, {name} images"
+            yield common.percent(what, at["splits", name], published=splits.get(name))
 
 
 IMAGES = {
@@ -178,8 +157,7 @@ BARS = {
 """The panels of the figure of accuracies: training sets and their networks."""
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Figure 2: the images, and the accuracies."""
+def draw(config: Config, results):
     about, found = networks.title(config), {at.arm: at for at in results.each("arm")}
     pictures = {
         name: {key: found[arm].arrays()[start + key] for key in ("images", "labels")}
@@ -203,16 +181,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     }
 
 
-EXPERIMENT = common.Experiment(
-    name="features_not_bugs/robust_dataset",
-    item="P3 figure 2, tables 7 and 8: robust accuracy from a robust data set",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "20 minutes on 2 CPU cores", "planted": "4 minutes",
-           "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, {"default": "20 minutes on 2 CPU cores", "planted": "4 minutes"})

@@ -1,6 +1,4 @@
-"""Do adversarial examples transfer to networks that can learn from them? Figures 3 and 13 of the paper.
-
-    python -m experiments.features_not_bugs.transfer [smoke|default|planted|paper] [--dataset digits|mnist|cifar10]
+"""P3 figures 3 and 13: transfer of adversarial examples against what is learnt from them.
 
 Networks of several architectures, trained on the same data, classify the adversarial examples of one model. Other
 networks of these architectures are trained on the D_det of that model. If adversarial examples are features, an
@@ -9,7 +7,6 @@ architecture that learns more from D_det is fooled more often. The rank correlat
 
 import dataclasses
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,8 +27,6 @@ TARGETS = ("linear", "MLP", "deep MLP", "CNN", "ResNet")
 
 @dataclasses.dataclass(frozen=True)
 class Config(relabelling.Settings):
-    """Settings of the transfer experiment; `network` is the network of the source."""
-
     targets: tuple[str, ...] = common.axis(TARGETS)
     """Architectures that classify the adversarial examples and that are trained on D_det."""
 
@@ -54,8 +49,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
-    """A trial for each architecture."""
+def trials(config: Config):
     relabelling.check(config)
     if len(config.targets) < 3 or not set(config.targets) <= set(TARGETS):
         raise ValueError(f"targets must be at least three of {', '.join(TARGETS)}; got {', '.join(config.targets)}")
@@ -64,14 +58,11 @@ def trials(config: Config) -> list[dict[str, Any]]:
 
 @cache  # compiled once for all architectures and seeds
 def attack_of(config: Config, goal: str) -> Any:
-    """The attack on the source."""
     attack = pgd(l2(), steps=config.eval_steps, random_start=False, targeted=goal == "targeted")
-    return jit_attack(attack, networks.network(config).apply)
+    return jit_attack(attack, config.net().apply)
 
 
-def transferred(
-    config: Config, goal: str, source: Params, target: str, params: Params, data: networks.Arrays, seed: int
-) -> float:
+def transferred(config: Config, goal: str, source: Params, target: str, params: Params, data, seed: int) -> float:
     """How often a network follows the source's adversarial examples, a fraction.
 
     Untargeted: of the images that the network classifies correctly, those that it misclassifies after the attack.
@@ -82,33 +73,28 @@ def transferred(
     wanted = ((labels + 1) % 10 if targeted else labels).astype(np.int32)
     attack = partial(attack_of(config, goal), jax.random.key(seed), source, eps=config.eps)
     changed = over_batches(lambda x, y: attack(x, y).x, [images, wanted], mesh=data_mesh())
-    net = networks.network(config, target)
-    before, after = (networks.predictions(net, params, x) == wanted for x in (images, changed))
+    seen = (common.logits_of(config.net(target).apply, params, x).argmax(1) for x in (images, changed))
+    before, after = (classes == wanted for classes in seen)
     moved = ~before & after if targeted else before & ~after
     return float(moved.sum() / max(1, (before != targeted).sum()))
 
 
-def trial(
-    config: Config, data: networks.Datasets, *, target: str, seed: int, folder: Path, shared: Path
-) -> dict[str, float]:
-    """Train one architecture on D and on the source's D_det, and show it the source's adversarial examples."""
-    train, test = data
+def trial(config: Config, data, *, target, seed, folder, shared):
+    (train, test), place = data, shared / f"D_det-seed{seed}"
     source = networks.source(config, "standard", train, seed=seed, shared=shared)
-    place = shared / f"D_det-seed{seed}"
     with common.my_turn(place):
-        made = relabelling.construct(config, "D_det", source, train, seed=seed, path=place / "data.npz")
-    about = f"{target} on D, seed {seed}"
-    params = networks.train(config, train, target, seed=seed + 100, folder=folder / "D", description=about)
+        made = relabelling.construct(config, "D_det", source, train, seed=seed, folder=place)
+    params = networks.train(config, train, target, seed=seed + 100, folder=folder / "D")
     learnt = relabelling.learn(config, "D_det", made, target, seed=seed, folder=folder / "D_det")
-    net = networks.network(config, target)
+    accuracy = partial(common.accuracy, config.net(target).apply, data=test)
     return {
-        "clean": networks.accuracy(net, params, test),
-        "learnt": networks.accuracy(net, learnt, test),
+        "clean": accuracy(params),
+        "learnt": accuracy(learnt),
         **{goal: transferred(config, goal, source, target, params, test, seed) for goal in GOALS},
     }
 
 
-def rank_correlation(a: list[float], b: list[float]) -> float:
+def rank_correlation(a: Any, b: Any) -> float:
     """Spearman's rank correlation; 0 if one of the two is constant."""
     ranks = np.array([rankdata(a), rankdata(b)])
     centered = ranks - ranks.mean(1, keepdims=True)
@@ -116,31 +102,27 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
     return float((centered[0] * centered[1]).sum() / scale) if scale else 0.0
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table; the correlations come first. The paper gives no numbers."""
+def table(config: Config, results):
     about = f"{relabelling.about(config)}; {len(config.targets)} architectures, source {config.network}"
-    rows = []
     for goal, which in GOALS.items():
         values = [rank_correlation(at[goal], at["learnt"]) for at in results.each("seed")]
         name = f"rank correlation of transfer and accuracy learnt from D_det, {goal} ({which})"
-        rows.append(common.row(name, None, values, "", about))
+        yield common.row(name, values, "", about)
     few = f"of the first {config.images} test images, those"
-    measures = (
-        ("learnt", "accuracy learnt from D_det", ""),
-        ("untargeted", "untargeted transfer", f"{few} that it gets right, now wrong"),
-        ("targeted", "targeted transfer", f"{few} not taken for the next class before, now taken"),
-        ("clean", "accuracy learnt from D", ""),
-    )
     for at in results.each("target"):
-        rows += [common.percent(f"{at.target}: {name}", None, at[key], note) for key, name, note in measures]
-    return rows
+        for key, name, note in (
+            ("learnt", "accuracy learnt from D_det", ""),
+            ("untargeted", "untargeted transfer", f"{few} that it gets right, now wrong"),
+            ("targeted", "targeted transfer", f"{few} not taken for the next class before, now taken"),
+            ("clean", "accuracy learnt from D", ""),
+        ):
+            yield common.percent(f"{at.target}: {name}", at[key], note)
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Figures 3 and 13: transfer against what is learnt."""
+def draw(config: Config, results):
     panels = {
         f"test accuracy after training on D_det, %\n({goal}: {which})": {
-            at.target: (100 * np.array(at["learnt"]), 100 * np.array(at[goal])) for at in results.each("target")
+            at.target: (100 * at["learnt"], 100 * at[goal]) for at in results.each("target")
         }
         for goal, which in GOALS.items()
     }
@@ -151,16 +133,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return {"transfer": figures.scatter_panels(panels, "transfer, %", title, size=30.0)}
 
 
-EXPERIMENT = common.Experiment(
-    name="features_not_bugs/transfer",
-    item="P3 figures 3 and 13: transfer of adversarial examples against what is learnt from them",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "16 minutes on 2 CPU cores", "planted": "4 minutes",
-           "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, {"default": "16 minutes on 2 CPU cores", "planted": "4 minutes"})

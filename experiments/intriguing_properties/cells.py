@@ -14,37 +14,26 @@ import numpy as np
 from experiments import common
 from invjax.models import ACTIVATIONS, POOLINGS, Convolutions
 
-POOLED = 2
-"""Number of layers, from the first, that are followed by 2x2 pooling."""
+POOLED = 2  # number of layers, from the first, that are followed by 2x2 pooling
 ARMS = ("random", "evolved")
-Cell = dict[str, list[int]]
-"""The values of each gene, by layer."""
+Cell = dict[str, list[int]]  # the values of each gene, by layer
 Space = dict[tuple[str, int], tuple[int, ...]]
 """The values that each gene of each layer may have; one value where a gene has no effect."""
-Child = dict[str, Any]
-"""The numbers of a child, with its "arm", its "cell" and its "reward"."""
+Child = dict[str, Any]  # the numbers of a child, with its "arm", its "cell" and its "reward"
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """Settings of the search."""
 
-    layers: int = 3
-    """Number of convolutions of a cell; pooling follows the first two, a linear layer the last one."""
-    channels: tuple[int, ...] = (2, 4, 8)
-    """Numbers of channels that a layer may have."""
-    kernels: tuple[int, ...] = (3, 5)
-    """Sides that a kernel may have; odd numbers."""
-    random: int = 40
-    """Number of children of the random search (paper: 9,360 children of a learned controller)."""
-    evolved: int = 40
-    """Number of children of the evolution, which starts from the first ones of the random search."""
-    generation: int = 8
-    """Number of children that are trained together."""
-    alive: int = 24
-    """Number of the youngest cells, from which the evolution chooses parents."""
-    tournament: int = 6
-    """Number of cells in a tournament; the best becomes a parent."""
+    layers: int = 3  # Number of convolutions of a cell; pooling follows the first two, a linear layer the last one.
+    channels: tuple[int, ...] = (2, 4, 8)  # Numbers of channels that a layer may have.
+    kernels: tuple[int, ...] = (3, 5)  # Sides that a kernel may have; odd numbers.
+    random: int = 40  # Number of children of the random search (paper: 9,360 children of a learned controller).
+    evolved: int = 40  # Number of children of the evolution, which starts from the first ones of the random search.
+    generation: int = 8  # Number of children that are trained together.
+    alive: int = 24  # Number of the youngest cells, from which the evolution chooses parents.
+    tournament: int = 6  # Number of cells in a tournament; the best becomes a parent.
 
     def check(self) -> None:
         """Refuse children, a generation or a tournament of none, and fewer random children than are alive."""

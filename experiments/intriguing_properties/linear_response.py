@@ -1,6 +1,4 @@
-"""The eps at which predictions flip: measured, by linear response, and by the mean field; section 4 of the paper.
-
-    python -m experiments.intriguing_properties.linear_response [smoke|default|paper] [--dataset digits|mnist|cifar10]
+"""P2 section 4: the eps at which predictions flip, by linear response and by the mean field.
 
 For each network and seed, the experiment follows the direction of the gradient of each test image (the l2 attack). It
 measures the eps at which another class becomes the prediction, and which class this is. It compares them with the
@@ -10,7 +8,7 @@ prediction from Gamma, the derivative of the logits along the direction, and wit
 
 import dataclasses
 from functools import cache, partial
-from pathlib import Path
+from itertools import product
 from typing import Any, Literal
 
 import jax
@@ -20,34 +18,24 @@ from experiments import common
 from experiments.intriguing_properties import networks
 from invjax import figures
 from invjax.analysis import linear_epsilon, linear_response, mean_field_epsilon, true_epsilon
-from invjax.data import Dataset
 from invjax.evaluation import over_batches
 from invjax.training import data_mesh
 from invjax.types import Net, Params
 
 PREDICTIONS = ("linear", "mean field")
-KEPT = 8
-"""Number of images whose logits are kept for the figure."""
+KEPT = 8  # number of images whose logits are kept for the figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(networks.Config):
-    """Settings of the linear response."""
-
-    models: tuple[networks.Name, ...] = common.axis(("MLP", "CNN"))
-    """Networks to train, by name."""
-    images: int = 10_000
-    """Number of test images; the first ones are used."""
+    models: tuple[networks.Name, ...] = common.axis(("MLP", "CNN"))  # Networks to train, by name.
+    images: int = 10_000  # Number of test images; the first ones are used.
     direction: Literal["l2", "sign", "least_likely"] = "l2"
     """Direction of the attack: l2, sign (FGSM) or least_likely (step l.l.)."""
-    largest: float = 8.0
-    """Largest eps of the search, in the units of the direction."""
-    smallest_share: float = 0.001
-    """Fraction of misclassified images at which the smallest decade of eps begins."""
-    columns: int = common.for_figures(4)
-    """Number of images whose logits are drawn along the direction, at most 8."""
-    points: int = 101
-    """Number of values of eps in the figure of the logits."""
+    largest: float = 8.0  # Largest eps of the search, in the units of the direction.
+    smallest_share: float = 0.001  # Fraction of misclassified images at which the smallest decade of eps begins.
+    columns: int = common.for_figures(4)  # Number of images whose logits are drawn along the direction, at most 8.
+    points: int = 101  # Number of values of eps in the figure of the logits.
 
 
 PRESETS = {
@@ -55,7 +43,6 @@ PRESETS = {
         common.Data("digits"), common.Train(4, 64), networks.Widths((32,)), seeds=(0,), models=("MLP",),
         smallest_share=0.02,
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(50), widths=networks.PAPER, seeds=(0, 1, 2, 3, 4), models=("MLP", "CNN", "ResNet")
     ),
@@ -76,11 +63,9 @@ def responder(config: Config, net: Net) -> Any:
     return respond
 
 
-def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: int, folder: Path) -> tuple[dict, dict]:
-    """Train one network, and measure the true, linear and mean-field eps of its correctly classified test images."""
-    net, test = networks.network(config.widths, model), common.first(data[1], config.images)
-    params = networks.trained(net, networks.plain_loss(net), data[0], config.train, seed, folder)
-    images, labels = networks.images_of(test), np.asarray(test.labels)
+def trial(config: Config, data, *, model, seed, folder):
+    net, (images, labels) = config.widths.network(model), common.arrays_of(data[1], config.images)
+    params = common.trained(net, common.plain_loss(net.apply), data[0], config.train, seed=seed, folder=folder)
     found = over_batches(partial(responder(config, net), params), [images, labels], mesh=data_mesh())
     right = found[0].argmax(1) == labels
     if not right.any():
@@ -111,7 +96,7 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: in
     chosen = np.flatnonzero(flips)[:KEPT]
     at = 2 * true[chosen][:, None] * np.linspace(0, 1, config.points)[None]
     moved = images[right][chosen][:, None] + at[..., None, None, None] * direction[chosen][:, None]
-    lines = networks.logits_of(net, params, moved.reshape(-1, *images.shape[1:]).astype(np.float32))
+    lines = common.logits_of(net.apply, params, moved.reshape(-1, *images.shape[1:]).astype(np.float32))
     return numbers, {
         **{f"eps_{name}": values for name, values in eps.items()},
         "line_eps": at,
@@ -127,8 +112,8 @@ def share_below(eps: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(eps), at, side="right") / len(eps)
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """For each network, of its first seed: logits along the direction, and predicted against true eps."""
+def draw(config: Config, results):
+    """Of the first seed: logits along the direction, and predicted against true eps."""
     charts, unit = {}, "eps, l2" if config.direction == "l2" else "eps, linf"
     for at in results.each("model"):
         arrays, lowest, name = at.arrays(), at["lowest"][0], f"{config.data.dataset}, {at.model}"
@@ -146,10 +131,9 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return charts
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table; the paper gives no numbers."""
-    off = "P(eps-hat < eps) over the smallest decade,"
-    measures: list[tuple[str, Any, str]] = [
+def table(config: Config, results):
+    off, words = "P(eps-hat < eps) over the smallest decade,", 'published in words: "the vast majority"'
+    measures = [
         ("runner-up crosses first, of images that flip", "runner_up", "%"),
         ("linear response names the class that crosses first", "linear_names", "%"),
         ("median of linear / true eps", "slope", ""),
@@ -158,24 +142,9 @@ def table(config: Config, results: common.Results) -> list[common.Row]:
         (f"images that flip within {config.largest:g}", "flips", "%"),
         ("clean error", "error", "%"),
     ]
-    return [
-        common.row(f"{at.model}: {name}", None, [value * (100 if unit == "%" else 1) for value in at[key]], unit,
-                   'published in words: "the vast majority"' if key == "runner_up" else "")
-        for at in results.each("model")
-        for name, key, unit in measures
-    ]  # fmt: skip
+    for at, (name, key, unit) in product(results.each("model"), measures):
+        values = at[key] * (100 if unit == "%" else 1)
+        yield common.row(f"{at.model}: {name}", values, unit, words if key == "runner_up" else "")
 
 
-EXPERIMENT = common.Experiment(
-    "intriguing_properties/linear_response",
-    "P2 section 4: the eps at which predictions flip, by linear response and by the mean field",
-    PRESETS,
-    {"smoke": "under a minute", "default": "17 minutes on 2 busy CPU cores", "paper": "an accelerator, not run"},
-    trials=lambda config: common.grid(model=config.models, seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "17 minutes on 2 busy CPU cores", model="models")

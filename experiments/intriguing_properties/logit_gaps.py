@@ -1,6 +1,4 @@
-"""The distribution of the gaps between logits, before, during and after training; section 5 of the paper.
-
-    python -m experiments.intriguing_properties.logit_gaps [smoke|default|paper] [--dataset digits|mnist|cifar10]
+"""P2 section 5: the distributions of logit gaps before, in and after training, and of independent logits.
 
 For each network, seed and a few epochs, the experiment measures the gaps `Delta_1j` between the largest and the j-th
 logit of all test images, and the exponent of their density at small gaps. It compares them with simulated independent
@@ -9,8 +7,7 @@ uniform logits and with the exact law of these.
 
 import dataclasses
 from functools import partial
-from pathlib import Path
-from typing import Any
+from itertools import product
 
 import numpy as np
 
@@ -18,26 +15,17 @@ from experiments import common
 from experiments.intriguing_properties import networks, published
 from invjax import figures
 from invjax.analysis import gap_power_law, logit_gaps, uniform_gap_law
-from invjax.data import Dataset
 
-UNIFORM = "independent uniform logits"
-"""The place of the simulation beside the networks."""
+UNIFORM = "independent uniform logits"  # the place of the simulation beside the networks
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(networks.Config):
-    """Settings of the logit gaps."""
-
-    models: tuple[networks.Name, ...] = common.axis(("MLP", "CNN"))
-    """Networks to train, by name."""
-    at_epochs: tuple[int, ...] = (0, 1, 5)
-    """Epochs after which the gaps are measured; 0 is before training."""
-    ranks: tuple[int, ...] = (2, 3, 4, 5)
-    """Ranks j of the gaps Delta_1j."""
-    quantile: float = 0.01
-    """Fraction of the images, those with the smallest gaps, to which the exponent is fitted."""
-    samples: int = 5_000_000
-    """Number of vectors of independent uniform logits, as in the paper."""
+    models: tuple[networks.Name, ...] = common.axis(("MLP", "CNN"))  # Networks to train, by name.
+    at_epochs: tuple[int, ...] = (0, 1, 5)  # Epochs after which the gaps are measured; 0 is before training.
+    ranks: tuple[int, ...] = (2, 3, 4, 5)  # Ranks j of the gaps Delta_1j.
+    quantile: float = 0.01  # Fraction of the images, those with the smallest gaps, to which the exponent is fitted.
+    samples: int = 5_000_000  # Number of vectors of independent uniform logits, as in the paper.
 
 
 PRESETS = {
@@ -45,7 +33,6 @@ PRESETS = {
         common.Data("digits"), common.Train(2, 64), networks.Widths((32,)), seeds=(0,), models=("MLP",),
         at_epochs=(0, 2), ranks=(2, 3), quantile=0.1, samples=20_000,
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(50), widths=networks.PAPER, seeds=(0, 1, 2, 3, 4), models=("MLP", "CNN", "ResNet"),
         at_epochs=(0, 1, 5, 20, 50),
@@ -53,12 +40,8 @@ PRESETS = {
 }  # fmt: skip
 
 
-def trials(config: Config) -> list[dict]:
-    """The networks and the simulation, with each seed.
-
-    Raises:
-        ValueError: the epochs do not ascend up to the last one, or a rank is not in 2..10.
-    """
+def trials(config: Config):
+    """The networks and the simulation, with each seed."""
     epochs = config.at_epochs
     if list(epochs) != sorted(set(epochs)) or not epochs or epochs[-1] > config.train.epochs:
         raise ValueError(f"at_epochs must ascend up to train.epochs={config.train.epochs} at most; got {epochs}")
@@ -76,20 +59,21 @@ def measured(config: Config, logits: np.ndarray) -> tuple[dict[str, list[float]]
     return {str(j): [law.exponent, law.low, law.high] for j, law in laws.items()}, gaps
 
 
-def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: int, folder: Path) -> tuple[dict, dict]:
-    """Measure the gaps of one network during its training, or those of independent uniform logits."""
+def trial(config: Config, data, *, model, seed, folder):
     if model == UNIFORM:
         logits = np.random.default_rng(seed).uniform(size=(config.samples, 10)).astype(np.float32)
         exponents, gaps = measured(config, logits)
         # enough of the millions of gaps for a curve
         return {"exponents": exponents}, {"gaps": np.quantile(gaps, np.linspace(0, 1, 20_001)[1:-1], axis=0)}
-    (train, test), net = data, networks.network(config.widths, model)
+    (train, test), net = data, config.widths.network(model)
+    images, labels = common.arrays_of(test)
 
-    def look(epoch: int) -> tuple[dict, dict]:
-        params = networks.trained(net, networks.plain_loss(net), train, config.train, seed, folder, epoch)
-        logits = networks.logits_of(net, params, networks.images_of(test))
+    def look(epoch):
+        loss_fn = common.plain_loss(net.apply)
+        params = common.trained(net, loss_fn, train, config.train, seed=seed, folder=folder, epochs=epoch)
+        logits = common.logits_of(net.apply, params, images)
         exponents, gaps = measured(config, logits)
-        return {"exponents": exponents, "error": float((logits.argmax(1) != test.labels).mean())}, {"gaps": gaps}
+        return {"exponents": exponents, "error": float((logits.argmax(1) != labels).mean())}, {"gaps": gaps}
 
     # each look is kept at once, because earlier parameters are lost when training continues
     looks = {epoch: common.stage(folder / f"epoch-{epoch}", partial(look, epoch)) for epoch in config.at_epochs}
@@ -98,12 +82,11 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: in
 
 
 def when(epoch: int) -> str:
-    """The time of a look at the training, in words."""
     return "before training" if epoch == 0 else f"after {epoch} epoch{'s' * (epoch > 1)}"
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """For each network, the distributions of its gaps beside those of independent logits, of the first seed."""
+def draw(config: Config, results):
+    """Of the first seed: the distributions of the gaps beside those of independent logits."""
     at = np.geomspace(1e-4, 1, 200)
     simulated = results.select(model=UNIFORM).arrays()["gaps"]
     exact = {UNIFORM: (at, {j: uniform_gap_law(10, j).cdf(at) for j in config.ranks})}
@@ -116,36 +99,21 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return charts
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
+def table(config: Config, results):
     """The exponents; those of independent logits are j - 2 in the limit of small gaps."""
     share, what = f"{100 * config.quantile:g} % smallest gaps", "exponent of the density of Delta_1"
-    simulated = results.select(model=UNIFORM)
-    rows = [
-        common.row(f"{UNIFORM}: {what}{j}", None, [found[0] for found in simulated["exponents", str(j)]], "",
-                   f"{share} of {config.samples:,}; exact in the limit of small gaps", expected=j - 2)
-        for j in config.ranks
-    ]  # fmt: skip
+    about = f"{share} of {config.samples:,}; exact in the limit of small gaps"
+    for j in config.ranks:
+        exponents = results.select(model=UNIFORM)["exponents", str(j)][:, 0]
+        yield common.row(f"{UNIFORM}: {what}{j}", exponents, "", about, expected=j - 2)
     for model in config.models:
-        of_model = results.select(model=model)
-        for epoch in config.at_epochs:
-            for j in config.ranks:
-                exponents, low, high = np.transpose(of_model[str(epoch), "exponents", str(j)])
-                differs = f"{share} of a test set; a seed's 95 % interval is ± {np.mean(high - low) / 2:.2f}"
-                goal = published.GAP_EXPONENTS.get(j)
-                rows.append(common.row(f"{model}, {when(epoch)}: {what}{j}", goal, exponents, "", differs))
-        rows.append(common.percent(f"{model}: clean error", None, of_model[str(config.at_epochs[-1]), "error"]))
-    return rows
+        at = results.select(model=model)
+        for epoch, j in product(config.at_epochs, config.ranks):
+            exponents, low, high = at[str(epoch), "exponents", str(j)].T
+            differs = f"{share} of a test set; a seed's 95 % interval is ± {np.mean(high - low) / 2:.2f}"
+            name, goal = f"{model}, {when(epoch)}: {what}{j}", published.GAP_EXPONENTS.get(j)
+            yield common.row(name, exponents, "", differs, published=goal)
+        yield common.percent(f"{model}: clean error", at[str(config.at_epochs[-1]), "error"])
 
 
-EXPERIMENT = common.Experiment(
-    "intriguing_properties/logit_gaps",
-    "P2 section 5: the distributions of logit gaps before, in and after training, and of independent logits",
-    PRESETS,
-    {"smoke": "under a minute", "default": "13 minutes on 2 busy CPU cores", "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "13 minutes on 2 busy CPU cores")

@@ -1,6 +1,4 @@
-"""Adversarial error against eps is a power law: figures 1 and 2 of the paper.
-
-    python -m experiments.intriguing_properties.power_laws [smoke|default|paper] [--dataset digits|mnist|cifar10]
+"""P2 figures 1 and 2: adversarial error as a power law of eps, for many networks and attacks.
 
 For each network and seed, the experiment finds the smallest eps at which each image is misclassified, along the fixed
 directions of three one-step attacks and by PGD, and fits the exponents by maximum likelihood. The paper claims that the
@@ -13,8 +11,7 @@ attack clips pixels.
 import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -34,42 +31,30 @@ DIRECTIONS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
 ATTACKS = (*DIRECTIONS, "PGD")
 Model = Literal["linear", "MLP", "CNN", "ResNet", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise"]
 """A network, or the training of an MLP."""
-CONVOLUTIONAL = ("CNN", "ResNet")
-"""Models that are attacked on fewer images."""
+CONVOLUTIONAL = ("CNN", "ResNet")  # models that are attacked on fewer images
 FEWEST = 10
 """Number of images below which a fit says nothing: its 95 % interval is wider than 60 % of the exponent either way."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(networks.Config):
-    """Settings of the power laws."""
-
     models: tuple[Model, ...] = common.axis(
         ("linear", "MLP", "CNN", "untrained", "adversarial", "perfect", "beyond", "shuffled", "noise")
     )
     """Networks to attack: an architecture, or the training of an MLP."""
-    images: int = 10_000
-    """Number of test images; the first ones are used."""
-    cnn_images: int = 5_000
-    """Number of test images for the CNN and the ResNet."""
+    images: int = 10_000  # Number of test images; the first ones are used.
+    cnn_images: int = 5_000  # Number of test images for the CNN and the ResNet.
     pgd_images: int = 2_000
     """Number of test images for PGD, which attacks at every eps; the CNN and the ResNet use a quarter of them."""
-    pgd_steps: int = 7
-    """Number of steps of PGD."""
-    memorised: int = 2_000
-    """Number of images with shuffled labels, or of noise."""
+    pgd_steps: int = 7  # Number of steps of PGD.
+    memorised: int = 2_000  # Number of images with shuffled labels, or of noise.
     memorised_epochs: int = 60
     """Number of passes of `beyond`, and at most of models that memorise: they stop without errors (every 4th pass)."""
-    train_eps: float = 0.1
-    """Radius of the linf attack in adversarial training."""
-    train_steps: int = 5
-    """Number of steps of the attack in adversarial training."""
-    largest: tuple[float, float] = (0.5, 8.0)
-    """Largest eps of the search, in linf and in l2."""
-    quantile: float = 0.02
-    """Largest adversarial error of the fit; the curve bends at larger errors."""
-    wide_quantile: float = 0.1
-    """Largest adversarial error of a second fit for FGSM, which shows how much the curve bends."""
+    train_eps: float = 0.1  # Radius of the linf attack in adversarial training.
+    train_steps: int = 5  # Number of steps of the attack in adversarial training.
+    largest: tuple[float, float] = (0.5, 8.0)  # Largest eps of the search, in linf and in l2.
+    quantile: float = 0.02  # Largest adversarial error of the fit; the curve bends at larger errors.
+    wide_quantile: float = 0.1  # Largest adversarial error of a second fit for FGSM, which shows how the curve bends.
 
 
 PRESETS = {
@@ -77,7 +62,6 @@ PRESETS = {
         common.Data("digits"), common.Train(2, 64), networks.Widths((32,)), seeds=(0,), models=("MLP", "adversarial"),
         images=300, pgd_images=100, pgd_steps=3, train_steps=2, quantile=0.2, wide_quantile=0.4,
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(50), widths=networks.PAPER, seeds=(0, 1, 2, 3, 4), models=get_args(Model),
         cnn_images=10_000, pgd_images=10_000, pgd_steps=20, memorised=10_000, memorised_epochs=200,
@@ -105,10 +89,9 @@ def images_for(
 
 @cache  # one loss for all seeds, so that its training step is compiled once
 def loss_of(config: Config, net: Net, model: str) -> LossFn:
-    """The loss of a model."""
     if model == "adversarial":
         return adversarial_loss(net.apply, pgd(linf(), steps=config.train_steps), eps=config.train_eps)
-    return networks.plain_loss(net)
+    return common.plain_loss(net.apply)
 
 
 @cache  # compiled once for all models of one network
@@ -141,23 +124,23 @@ def radii(
     """
     found = {}
     for attack, search in searches(config, net).items():
-        some, size = (common.first(data, searched), 250) if attack == "PGD" else (data, 500)
-        batches = [networks.images_of(some), np.asarray(some.labels)]
-        eps = over_batches(partial(search, jax.random.key(seed), params), batches, size, data_mesh())
+        size, some = (250, searched) if attack == "PGD" else (500, None)
+        eps = over_batches(
+            partial(search, jax.random.key(seed), params), common.arrays_of(data, some), size, data_mesh()
+        )
         found[attack] = np.where(eps > 0, eps, np.inf)
     return found
 
 
-def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: int, folder: Path) -> tuple[dict, dict]:
-    """Train one model; the smallest radii of its images and their laws."""
-    net = networks.network(config.widths, model if model in networks.NETWORKS else "MLP")
+def trial(config: Config, data, *, model, seed, folder):
+    net = config.widths.network(model if model in get_args(networks.Name) else "MLP")
     train, attacked, checks = images_for(config, model, data, seed)
-    settings = dataclasses.replace(config.train, epochs=checks[-1])
-    train_to = partial(networks.trained, net, loss_of(config, net, model), train, settings, seed, folder)
+    settings, (images, labels) = dataclasses.replace(config.train, epochs=checks[-1]), common.arrays_of(attacked)
+    train_to = partial(common.trained, net, loss_of(config, net, model), train, settings, seed=seed, folder=folder)
 
-    def look(epochs: int) -> tuple[dict, dict]:
-        decided = networks.logits_of(net, train_to(epochs), networks.images_of(attacked)).argmax(1)
-        return {"epochs": epochs, "error": float((decided != attacked.labels).mean())}, {}
+    def look(epochs):
+        decided = common.logits_of(net.apply, train_to(epochs=epochs), images).argmax(1)
+        return {"epochs": epochs, "error": float((decided != labels).mean())}, {}
 
     for epochs in checks:
         # each look is kept at once, because earlier parameters are lost when training continues
@@ -165,10 +148,11 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, model: str, seed: in
         if numbers["error"] == 0:
             break
     if numbers["error"] == 1:
-        count = len(attacked.labels)
-        raise ValueError(f"{model}, seed {seed}, is wrong on all {count} images: train it longer or on more of them")
+        raise ValueError(
+            f"{model}, seed {seed}, is wrong on all {len(labels)} images: train it longer or on more of them"
+        )
     searched = config.pgd_images // (4 if model in CONVOLUTIONAL else 1)
-    found = radii(config, net, train_to(numbers["epochs"]), attacked, seed, searched)
+    found = radii(config, net, train_to(epochs=numbers["epochs"]), attacked, seed, searched)
     laws = {attack: law_of(config, attack, values, config.quantile) for attack, values in found.items()}
     return {**numbers, **laws, "wide": law_of(config, "FGSM", found["FGSM"], config.wide_quantile)}, found
 
@@ -181,7 +165,7 @@ def law_of(config: Config, attack: str, values: np.ndarray, quantile: float) -> 
     return law._asdict() | {"quantile": used, "unresolved": float((values <= resolution).sum() / law.count)}
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
+def draw(config: Config, results):
     """The adversarial error of each model, of its first seed, with the laws that were fitted to enough images."""
     panels, laws = {}, {}
     for at in results.each("model"):
@@ -194,49 +178,29 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return {"power-laws": chart}
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The exponents and the published ones."""
-    rows = []
+def table(config: Config, results):
     for at in results.each("model"):
+        goals = published.EXPONENTS_PERFECT if at.model == "perfect" else {}
         for attack in (*ATTACKS, "wide"):
-            label = "FGSM, wide range" if attack == "wide" else attack
-            exponents = [law["exponent"] for law in at[attack]]
-            goal = published.EXPONENTS_PERFECT.get(attack) if at.model == "perfect" else None
-            rows.append(common.row(f"{at.model}: exponent B, {label}", goal, exponents, "", remarks(at, attack)))
-        gain = np.subtract(at["step l.l.", "exponent"], at["FGSM", "exponent"])
-        rows.append(common.row(f"{at.model}: B of step l.l. minus B of FGSM", None, gain, ""))
-        rows.append(common.percent(f"{at.model}: clean error on the attacked images", None, at["error"]))
-    return rows
+            name = f"{at.model}: exponent B, {'FGSM, wide range' if attack == 'wide' else attack}"
+            yield common.row(name, at[attack, "exponent"], "", remarks(at, attack), published=goals.get(attack))
+        gain = at["step l.l.", "exponent"] - at["FGSM", "exponent"]
+        yield common.row(f"{at.model}: B of step l.l. minus B of FGSM", gain)
+        yield common.percent(f"{at.model}: clean error on the attacked images", at["error"])
 
 
 def remarks(at: common.Results, attack: str) -> str:
     """How precise the exponents of one model are, and in which range the published ones lie."""
     mean = lambda key: float(np.mean(at[attack, key]))  # noqa: E731
-    width = (mean("high") - mean("low")) / 2
+    width, fewest = (mean("high") - mean("low")) / 2, min(at[attack, "count"])
     found = [f"up to an error of {100 * mean('quantile'):.2g} %; a seed's 95 % interval is ± {width:.2f}"]
-    if attack in published.EXPONENTS and at.model in networks.NETWORKS:
+    if attack in published.EXPONENTS and at.model in get_args(networks.Name):
         found.append("published {:g} to {:g}".format(*published.EXPONENTS[attack]))
     if attack == "PGD":
         found.append(f"{100 * mean('unresolved'):.0f} % of its eps below what was resolved")
-    if min(at[attack, "count"]) < FEWEST:
-        found.append(f"says nothing: a fit to {min(at[attack, 'count'])} images")
+    if fewest < FEWEST:
+        found.append(f"says nothing: a fit to {fewest} images")
     return "; ".join(found)
 
 
-EXPERIMENT = common.Experiment(
-    "intriguing_properties/power_laws",
-    "P2 figures 1 and 2: adversarial error as a power law of eps, for many networks and attacks",
-    PRESETS,
-    {
-        "smoke": "under a minute",
-        "default": "15 minutes on 2 busy CPU cores, twice that beside other work",
-        "paper": "an accelerator, not run",
-    },
-    trials=lambda config: common.grid(model=config.models, seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "15 minutes on 2 busy CPU cores, twice that beside other work", model="models")

@@ -1,6 +1,4 @@
-"""The exponent of the power law for random architectures: is it the same for all of them?
-
-    python -m experiments.intriguing_properties.random_architectures [smoke|default|paper] [--dataset digits|mnist]
+"""P2: power-law exponents of random architectures on MNIST.
 
 Networks of 1 to 4 hidden layers and small convolutional networks, with random sizes and dropout, are trained in groups
 of one padded shape. For each network and test image, the experiment finds the smallest eps along the directions of
@@ -11,7 +9,6 @@ import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,44 +26,28 @@ from invjax.losses import cross_entropy
 from invjax.models import Convolutions, Layers, MaskedNet, groups_of_one_shape, masked_cnn, masked_mlp, masked_size
 from invjax.training import member_of, over_population
 
-ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}
-"""The kind of `attack_direction` of each attack."""
+ATTACKS = {"FGSM": "sign", "L2": "l2", "step l.l.": "least_likely"}  # the kind of `attack_direction` of each attack
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the random architectures."""
-
-    data: common.Flat[common.Data] = common.Data()
-    """The images."""
-    connected: int = 56
-    """Number of fully connected networks (paper: thousands of networks in all)."""
-    convolutional: int = 8
-    """Number of convolutional networks: two 5x5 convolutions with 2x2 max pooling and a linear layer."""
-    layers: int = 4
-    """Largest number of hidden layers; every number from 1 is equally likely."""
+    data: common.Flat[common.Data] = common.Data()  # The images.
+    connected: int = 56  # Number of fully connected networks (paper: thousands of networks in all).
+    convolutional: int = 8  # Number of convolutional networks: two 5x5 convolutions, 2x2 max pooling, a linear layer.
+    layers: int = 4  # Largest number of hidden layers; every number from 1 is equally likely.
     units: tuple[int, int] = (30, 300)
     """Smallest and largest number of units of a hidden layer, drawn for each layer (paper: 30 to 2000)."""
-    channels: tuple[int, int] = (4, 12)
-    """Smallest and largest number of channels of a convolution."""
-    dropout: float = 0.5
-    """Largest rate of dropout; the smallest is 0."""
-    group: int = 14
-    """Largest number of networks that are trained together."""
-    train: common.Train = common.Train(epochs=2)
-    """Training of the networks."""
-    images: int = 10_000
-    """Number of test images; the first ones are used."""
+    channels: tuple[int, int] = (4, 12)  # Smallest and largest number of channels of a convolution.
+    dropout: float = 0.5  # Largest rate of dropout; the smallest is 0.
+    group: int = 14  # Largest number of networks that are trained together.
+    train: common.Train = common.Train(epochs=2)  # Training of the networks.
+    images: int = 10_000  # Number of test images; the first ones are used.
     largest: tuple[float, float, float] = (0.15, 1.5, 0.4)
     """Largest eps along FGSM, L2 and step l.l.; a tenth of the images must be misclassified there."""
-    points: int = 12
-    """Number of points up to the largest eps that are tested before bisection."""
-    bisections: int = 12
-    """Number of bisections between two points."""
-    quantile: float = 0.02
-    """Fraction of images below the cutoff of the power law."""
-    seeds: tuple[int, ...] = common.axis((0,))
-    """Random seeds; each seed draws and trains one sample of architectures."""
+    points: int = 12  # Number of points up to the largest eps that are tested before bisection.
+    bisections: int = 12  # Number of bisections between two points.
+    quantile: float = 0.02  # Fraction of images below the cutoff of the power law.
+    seeds: tuple[int, ...] = common.axis((0,))  # Random seeds; each seed draws and trains one sample of architectures.
 
 
 PRESETS = {
@@ -74,7 +55,6 @@ PRESETS = {
         common.Data("digits"), connected=10, convolutional=2, layers=2, units=(8, 32), channels=(2, 4), group=10,
         train=common.Train(8, 64, 4e-3), images=360, largest=(0.4, 2.0, 1.0), points=8, bisections=8, quantile=0.2,
     ),
-    "default": Config(),
     "paper": Config(
         connected=900, convolutional=100, units=(30, 2000), channels=(8, 64), group=50, train=common.Train(20),
         points=50, bisections=16,
@@ -107,6 +87,10 @@ def grouped(config: Config, seed: int) -> dict[str, tuple[np.ndarray, Layers | C
     for i, rows in enumerate(groups_of_one_shape(convolutional.channels, config.group)):
         groups[f"convolutional-{i:03d}"] = rows + config.connected, member_of(convolutional, rows)
     return groups
+
+
+def trials(config: Config):
+    return [{"group": name, "seed": seed} for seed in config.seeds for name in grouped(config, seed)]
 
 
 def network(members: Layers | Convolutions) -> MaskedNet:
@@ -149,8 +133,7 @@ def law_of(config: Config, attack: int, radii: np.ndarray) -> dict[str, float] |
     return power_law(radii, quantile=config.quantile, resolution=resolution)._asdict()
 
 
-def trial(config: Config, data: tuple[Dataset, Dataset], *, group: str, seed: int, folder: Path) -> dict:
-    """Train the networks of a group, and for each find its laws and what its exponents may depend on."""
+def trial(config: Config, data, *, group, seed, folder):
     ids, members = grouped(config, seed)[group]
     net, members = network(members), jax.tree.map(jnp.asarray, members)
 
@@ -178,7 +161,6 @@ def trial(config: Config, data: tuple[Dataset, Dataset], *, group: str, seed: in
 
 
 def networks(results: common.Results) -> list[dict]:
-    """The networks of all groups."""
     return [network for group in results["networks"] for network in group]
 
 
@@ -187,8 +169,7 @@ def laws_of(among: list[dict], attack: str, number: str) -> np.ndarray:
     return np.array([network["laws"][attack][number] for network in among if network["laws"][attack]])
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Histograms of the exponents."""
+def draw(config: Config, results):
     among = networks(results)
     exponents = {attack: laws_of(among, attack, "exponent") for attack in ATTACKS}
     title = f"Exponents of {len(among)} random architectures, {config.data.dataset}"
@@ -197,55 +178,43 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
 
 
 def rows_of(config: Config, among: list[dict]) -> Iterator[common.Row]:
-    """The rows of one seed: accuracy, exponents by attack, and rank correlations of the exponents."""
-    yield common.percent("median clean accuracy", None, [np.median([n["accuracy"] for n in among])], (
+    about = (
         f"{config.units[0]} to {config.units[1]} units in up to {config.layers} layers, {config.connected} fully "
         f"connected and {config.convolutional} convolutional networks, {config.train.epochs} epochs"
-    ))  # fmt: skip
+    )
+    yield common.percent("median clean accuracy", [np.median([n["accuracy"] for n in among])], about)
     for attack in ATTACKS:
         exponent, low, high = (laws_of(among, attack, number) for number in ("exponent", "low", "high"))
-        yield common.row(f"{attack}: networks with a power law", None, [len(exponent)], "networks")
+        yield common.row(f"{attack}: networks with a power law", [len(exponent)], "networks")
         if not exponent.size:
             continue
         span = "published {:g} to {:g}".format(*EXPONENTS[attack]) if attack in EXPONENTS else ""
-        yield common.row(f"{attack}: median exponent", None, [np.median(exponent)], "", span)
+        yield common.row(f"{attack}: median exponent", [np.median(exponent)], "", span)
         for name, value in (
             ("lower quartile of the exponent", np.quantile(exponent, 0.25)),
             ("upper quartile of the exponent", np.quantile(exponent, 0.75)),
             ("median half-width of an exponent's 95 % interval", np.median((high - low) / 2)),
         ):
-            yield common.row(f"{attack}: {name}", None, [value], "")
+            yield common.row(f"{attack}: {name}", [value])
         if attack != "step l.l.":
             note = "published: 0.9 to 1.1 for thousands of networks" if attack == "FGSM" else ""
             inside, meets = (exponent >= 0.9) & (exponent <= 1.1), (low <= 1.1) & (high >= 0.9)
-            yield common.percent(f"{attack}: exponents within 0.9 to 1.1", None, [inside.mean()], note)
-            yield common.percent(f"{attack}: 95 % intervals that meet 0.9 to 1.1", None, [meets.mean()], note)
+            yield common.percent(f"{attack}: exponents within 0.9 to 1.1", [inside.mean()], note)
+            yield common.percent(f"{attack}: 95 % intervals that meet 0.9 to 1.1", [meets.mean()], note)
     both = [n for n in among if n["laws"]["FGSM"] and n["laws"]["step l.l."]]
     if both:
         gaps = laws_of(both, "step l.l.", "exponent") - laws_of(both, "FGSM", "exponent")
-        yield common.row("step l.l. less FGSM: median difference of the exponents", None, [np.median(gaps)], "")
+        yield common.row("step l.l. less FGSM: median difference of the exponents", [np.median(gaps)])
     for attack, name in product(ATTACKS, ("accuracy", "parameters", "dropout", "hidden layers", "mean width")):
         having = [n for n in among if name in n and n["laws"][attack]]
         found = rank_correlation([n[name] for n in having], laws_of(having, attack, "exponent"))
         if found is not None:
             row = f"{attack}: rank correlation of exponent and {name}"
-            yield common.row(row, None, [found], "", f"{len(having)} networks")
+            yield common.row(row, [found], "", f"{len(having)} networks")
 
 
-EXPERIMENT = common.Experiment(
-    name="intriguing_properties/random_architectures",
-    item="P2: power-law exponents of random architectures on MNIST",
-    presets=PRESETS,
-    times={"smoke": "under a minute", "default": "27 minutes beside other work", "paper": "an accelerator, not run"},
-    trials=lambda config: [
-        {"group": name, "seed": seed} for seed in config.seeds for name in grouped(config, seed)
-    ],
-    trial=trial,
-    table=lambda config, results: over_seeds(rows_of(config, networks(at)) for at in results.each("seed")),
-    figures=draw,
-)  # fmt: skip
+def table(config: Config, results):
+    return over_seeds(rows_of(config, networks(at)) for at in results.each("seed"))
 
 
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "27 minutes beside other work")

@@ -1,6 +1,4 @@
-"""Certified, and wrong: a network that provably keeps its answer, on images in which people see another class.
-
-    python -m experiments.invariance_tradeoffs.certified [smoke|default|paper] [--pretrained-dir FOLDER]
+"""P4 section 4: a network certified at linf 0.4, and people.
 
 Networks are trained to be certified in linf. On the same test images, the experiment counts how many are certified at
 each radius and how many withstand attacks. It also compares the networks with people on images whose class invariance
@@ -11,7 +9,6 @@ there. The experiment also certifies networks that others released.
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +16,13 @@ import numpy as np
 from experiments import common
 from experiments.invariance_tradeoffs import certified_measures as measures
 from experiments.invariance_tradeoffs import certified_networks, published
-from experiments.invariance_tradeoffs.pretrained import Pretrained, pretrained
+from experiments.invariance_tradeoffs.pretrained import pretrained
 from experiments.invariance_tradeoffs.robust_networks import Data, interval
 from invjax import figures
-from invjax.data import Dataset, HumanLabelled, as_float, human_labelled
+from invjax.data import human_labelled
 
 BY_HAND = "manual linf 0.4"
-SETS = {"linf 0.4": "automated", BY_HAND: "by hand"}
-"""The examples of the paper, and their names here."""
+SETS = {"linf 0.4": "automated", BY_HAND: "by hand"}  # the examples of the paper, and their names here
 
 LINES = {"certified": "certified", "ensemble": "withstand AutoAttack", "pgd": "withstand PGD"}
 """The lines of the second figure."""
@@ -37,22 +33,14 @@ MNIST, CERTIFIED, MEASURED = Data(train_size=None), certified_networks.Settings(
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the experiment."""
-
-    data: common.Flat[Data] = MNIST
-    """The images."""
-    train: common.Train = common.Train(epochs=14, batch_size=96, learning_rate=1e-3)
-    """Training of the network by Adam."""
-    certified: common.Flat[certified_networks.Settings] = CERTIFIED
-    """Certified training."""
+    data: common.Flat[Data] = MNIST  # The images.
+    train: common.Train = common.Train(epochs=14, batch_size=96, learning_rate=1e-3)  # Training of the network by Adam.
+    certified: common.Flat[certified_networks.Settings] = CERTIFIED  # Certified training.
     pretrained_dir: str | None = common.for_machine(None)
     """Folder of released networks; by default `pretrained` in the data folder, if it exists."""
-    measured: common.Flat[measures.Settings] = MEASURED
-    """Certificates and attacks."""
-    shown: int = common.for_figures(4)
-    """Number of images of each set in the figure."""
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each seed trains one network."""
+    measured: common.Flat[measures.Settings] = MEASURED  # Certificates and attacks.
+    shown: int = common.for_figures(4)  # Number of images of each set in the figure.
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each seed trains one network.
 
 
 PRESETS = {
@@ -63,7 +51,6 @@ PRESETS = {
                                    queries=5, released_images=0),
         seeds=(0,),
     ),
-    "default": Config(),
     "paper": Config(
         train=common.Train(200, 256, 5e-4),
         certified=certified_networks.Settings(
@@ -75,11 +62,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-Inputs = tuple[Dataset, Dataset, dict[str, HumanLabelled], dict[str, Pretrained]]
-"""The training set, the test set, the sets of the paper, and the networks that others released."""
-
-
-def read(config: Config) -> Inputs:
+def datasets(config: Config):
     """Load the data; missing files raise an error before any work."""
     human = human_labelled(config.data.data_dir)
     found = pretrained(config.pretrained_dir, config.data.data_dir) if config.measured.released_images else {}
@@ -87,7 +70,7 @@ def read(config: Config) -> Inputs:
     return (*config.data.load(), {name: human[name] for name in SETS}, released)
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
+def trials(config: Config):
     """One trial for each seed; radii or numbers of epochs that are out of range raise an error."""
     if not config.measured.epsilons or min(config.measured.epsilons) <= 0:
         raise ValueError(
@@ -97,23 +80,22 @@ def trials(config: Config) -> list[dict[str, Any]]:
     return common.grid(seed=config.seeds)
 
 
-def trial(config: Config, data: Inputs, *, seed: int, folder: Path, shared: Path) -> tuple[dict, dict]:
-    """Train a network, certify it, attack it, and compare it with people; certify the released networks once."""
+def trial(config: Config, data, *, seed, folder, shared):
     train, test, human, pretrained_nets = data
     params = certified_networks.trained(config.certified, config.train, train, seed=seed, folder=folder)
-    images, labels = np.asarray(as_float(test.images[:])), np.asarray(test.labels)
     apply_fn = certified_networks.network(config.certified.network).apply
-    curves = measures.curves(config.measured, apply_fn, params, images, labels, seed, folder / "pgd")
+    images = common.arrays_of(test)
+    curves = measures.curves(config.measured, apply_fn, params, images, seed, folder / "pgd")
     arrays, people, released = {name: curve.broken_at for name, curve in curves.items()}, {}, {}
     for name, of_set in human.items():
         people[name], wrong = measures.beside_people(apply_fn, params, of_set, config.measured.method)
         arrays |= {f"{name}/{field}": values for field, values in wrong.items()}
     for name, net in pretrained_nets.items():
-        measured = partial(measures.of_released, config.measured, net, images, labels)
+        measured = partial(measures.of_released, config.measured, net, images)
         kept = shared / f"{name.replace(', ', '-').replace(' ', '-')}-{net.digest}"
         released[name], _ = common.stage(kept, measured)
     numbers = {
-        "count": len(labels),
+        "count": len(test.labels),
         "all": {name: measures.by_radius(curves[name]) for name in ("certified", "pgd")},
         "few": {name: measures.by_radius(curve, config.measured.images) for name, curve in curves.items()},
         "people": people,
@@ -122,8 +104,7 @@ def trial(config: Config, data: Inputs, *, seed: int, folder: Path, shared: Path
     return numbers, arrays
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Certified and attacked accuracy, the agreement with people, and images with a wrong certified answer."""
+def draw(config: Config, results):
     every, few = (np.unique([0.0, *config.measured.epsilons, *more]) for more in (config.measured.between, ()))
     found = {
         part: {name: np.array([results[part, name, f"{eps:g}"] for eps in radii]).T for name in names}
@@ -173,47 +154,39 @@ def wrong_images(config: Config, results: common.Results) -> dict[str, Any]:
     return {"certified-and-wrong": figures.image_grid(rows, title, 0.95, captions)} if sets else {}
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """The table: certificates and attacks, then people, then the released networks."""
-    ours, size = config.certified, config.data.train_size
+def table(config: Config, results):
+    ours, measured, count = config.certified, config.measured, results["count"][0]
     about = (
         f"{ours.network} trained by {'CROWN-IBP' if ours.crown else 'IBP'} to eps {ours.train_eps:g}, "
-        f"{'all' if size is None else f'{size:,}'} images, {config.train.epochs} epochs"
+        f"{config.data.size} images, {config.train.epochs} epochs"
     )
-    everything, few = f"{results['count'][0]:,} test images", min(config.measured.images, results["count"][0])
-    radii = [f"{eps:g}" for eps in config.measured.epsilons]
-    for eps in sorted(config.measured.epsilons, reverse=True):
-        known = published.CERTIFIED_ACCURACY.get(eps)
+    everything, few = f"{count:,} test images", min(measured.images, count)
+    for eps in sorted(measured.epsilons, reverse=True):
+        known, values = published.CERTIFIED_ACCURACY.get(eps), results["all", "certified", f"{eps:g}"]
         differs = f"{about}; {everything}" if known else everything
-        yield common.percent(
-            f"certified accuracy, linf {eps:g}", known, results["all", "certified", f"{eps:g}"], differs
-        )
-    yield common.percent("clean accuracy", None, results["all", "certified", "0"], everything)
-    differs = f"{config.measured.attack_steps} steps; {everything}"
+        yield common.percent(f"certified accuracy, linf {eps:g}", values, differs, published=known)
+    yield common.percent("clean accuracy", results["all", "certified", "0"], everything)
+    radii, differs = [f"{eps:g}" for eps in measured.epsilons], f"{measured.attack_steps} steps; {everything}"
     for at in radii:
-        yield common.percent(f"accuracy under PGD, linf {at}", None, results["all", "pgd", at], differs)
-    differs = f"the first; {config.measured.ensemble_steps} steps, {config.measured.queries} queries"
+        yield common.percent(f"accuracy under PGD, linf {at}", results["all", "pgd", at], differs)
+    differs = f"the first; {measured.ensemble_steps} steps, {measured.queries} queries"
     for at in radii:
         where = f"linf {at}, {few} images"
-        yield common.percent(f"certified accuracy, {where}", None, results["few", "certified", at], "the first")
-        yield common.percent(f"accuracy under PGD, {where}", None, results["few", "pgd", at], "the first")
+        yield common.percent(f"certified accuracy, {where}", results["few", "certified", at], "the first")
+        yield common.percent(f"accuracy under PGD, {where}", results["few", "pgd", at], "the first")
         ensemble = results["few", "ensemble", at]
-        yield common.percent(f"accuracy under the standard ensemble, {where}", None, ensemble, differs)
+        yield common.percent(f"accuracy under the standard ensemble, {where}", ensemble, differs)
     for name in SETS:
         yield from human_rows(name, results)
+    about = f"as released; the first {min(measured.released_images, count)} test images"
     for name, fractions in of_released(results).items():
-        about = f"as released; the first {min(config.measured.released_images, results['count'][0])} test images"
         for method, fraction in fractions.items():
             what = "accuracy under PGD" if method == "pgd" else f"certified accuracy by {method}"
-            yield common.percent(f"{name}: {what}, linf 0.1", None, [fraction], about)
+            yield common.percent(f"{name}: {what}, linf 0.1", [fraction], about)
 
 
 def of_released(results: common.Results) -> dict[str, dict[str, float]]:
-    """The fractions of the released networks, which all trials share.
-
-    Raises:
-        ValueError: trials differ, because their machines gave them other released networks.
-    """
+    """The fractions of the released networks, which all trials share."""
     found = results["released"]
     for trial, networks in zip(results.trials, found, strict=True):
         if networks != found[0]:
@@ -228,7 +201,6 @@ def of_released(results: common.Results) -> dict[str, dict[str, float]]:
 
 
 def human_rows(name: str, results: common.Results) -> Iterator[common.Row]:
-    """The rows about the images of a set."""
     reach, also = results["people", name, "reach"][0], "" if name == BY_HAND else "; 60 in the paper's introduction"
     questions = {
         "originals": ("gives the original's label", "; of all images of the set"),
@@ -242,18 +214,10 @@ def human_rows(name: str, results: common.Results) -> Iterator[common.Row]:
         _, low, high = interval(counts)
         about = f"95 % interval {100 * low:.0f} to {100 * high:.0f}, {counts[0][1]} images{about}"
         known = PUBLISHED.get(key, {}).get(name)
-        yield common.percent(f"linf 0.4, {SETS[name]}: {what}", known, [hits / of for hits, of in counts], about)
+        fractions = [hits / of for hits, of in counts]
+        yield common.percent(f"linf 0.4, {SETS[name]}: {what}", fractions, about, published=known)
 
 
-EXPERIMENT = common.Experiment(
-    "invariance_tradeoffs/certified", "P4 section 4: a network certified at linf 0.4, and people", PRESETS,
-    {"smoke": "under a minute",
-     "default": "20 minutes of CPU time a seed, measured without the radii 0.41 to 0.44 of the figure",
-     "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw, data=read,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(
+    __name__, "20 minutes of CPU time a seed, measured without the radii 0.41 to 0.44 of the figure"
+)

@@ -4,8 +4,6 @@ If an attack or an image of the paper contradicts a certificate, this library ha
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +11,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from experiments import common
 from experiments.invariance_tradeoffs.pretrained import Pretrained
-from invjax.attacks import autoattack_stages, linf, pgd
+from invjax.attacks import linf, pgd
 from invjax.bounds import METHODS
 from invjax.data import HumanLabelled
-from invjax.evaluation import Benchmark, Curve, Options, benchmark, certificate_curve, over_batches, robustness_curve
+from invjax.evaluation import Curve, Options, certificate_curve, over_batches, robustness_curve
 from invjax.training import data_mesh
 from invjax.types import ApplyFn, Params
 
@@ -26,31 +25,21 @@ from invjax.types import ApplyFn, Params
 class Settings:
     """Settings of the certificates and of the attacks."""
 
-    epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    """Radii in the table."""
+    epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # Radii in the table.
     between: tuple[float, ...] = (0.05, 0.15, 0.25, 0.35, 0.41, 0.42, 0.43, 0.44, 0.45)
     """Further radii in the figure; dense above 0.4: certificates end just above the radius of training, and the curve
     falls between 0.40 and 0.45."""
-    method: Literal["ibp", "crown-ibp", "crown"] = "crown-ibp"
-    """Method of the certificates."""
-    attack_steps: int = 20
-    """Number of steps of PGD."""
-    images: int = 200
-    """Number of test images for AutoAttack; the first ones are used."""
-    ensemble_steps: int = 40
-    """Number of steps of each gradient attack in AutoAttack (its authors use 100)."""
-    queries: int = 500
-    """Number of queries of the random search in AutoAttack (its authors use 5000)."""
+    method: Literal["ibp", "crown-ibp", "crown"] = "crown-ibp"  # Method of the certificates.
+    attack_steps: int = 20  # Number of steps of PGD.
+    images: int = 200  # Number of test images for AutoAttack; the first ones are used.
+    ensemble_steps: int = 40  # Number of steps of each gradient attack in AutoAttack (its authors use 100).
+    queries: int = 500  # Number of queries of the random search in AutoAttack (its authors use 5000).
     released_images: int = 100
     """Number of test images on which CROWN certifies released networks at 0.1; the first ones are used."""
 
 
 def check_sandwich(certified: Curve, attacked: Curve) -> None:
-    """Check that no attack breaks a certified image; `attacked` may have fewer images, the first ones.
-
-    Raises:
-        RuntimeError: an attack breaks a certified image, so the bounds or the attack are wrong.
-    """
+    """Check that no attack breaks a certified image; `attacked` may have fewer images, the first ones."""
     for eps in np.intersect1d(certified.epsilons, attacked.epsilons):
         both = (certified.broken_at[: len(attacked.broken_at)] > eps) & (attacked.broken_at <= eps)
         if both.any():
@@ -60,30 +49,20 @@ def check_sandwich(certified: Curve, attacked: Curve) -> None:
             )
 
 
-@functools.cache
-def strongest(apply_fn: ApplyFn, steps: int, queries: int) -> Callable[..., Benchmark]:
-    """AutoAttack in linf, compiled once a network: `(key, params, images, labels, *, eps) -> Benchmark`."""
-    stages = autoattack_stages(linf(), num_classes=10, steps=steps, queries=queries)
-
-    def attack(key, params, images, labels, *, eps):
-        return benchmark(key, apply_fn, params, images, labels, threat=linf(), eps=eps, stages=stages,
-                         options=Options(256, data_mesh()))  # fmt: skip
-
-    return attack
-
-
-def by_ensemble(
-    attack: Any, params: Params, seed: int, images: np.ndarray, labels: np.ndarray, epsilons: Sequence[float]
-) -> Curve:
-    """The smallest radius, of these and 0, at which AutoAttack breaks each image.
+def by_ensemble(settings: Settings, apply_fn: ApplyFn, params: Params, data: common.Arrays, seed: int) -> Curve:
+    """The smallest radius, of those of the table and 0, at which AutoAttack breaks each image.
 
     Each radius attacks the images that are still correct.
     """
-    broken_at, radii = np.full(len(labels), np.inf), np.sort(np.array([0.0, *epsilons]))
+    images, labels = data
+    broken_at, radii = np.full(len(labels), np.inf), np.sort(np.array([0.0, *settings.epsilons]))
     for eps in radii:
         ids = np.flatnonzero(np.isinf(broken_at))
         if ids.size:
-            found = attack(jax.random.key(seed), params, images[ids], labels[ids], eps=float(eps))
+            found = common.ensemble(
+                apply_fn, params, (images[ids], labels[ids]), norm="linf", eps=float(eps), seed=seed,
+                steps=settings.ensemble_steps, queries=settings.queries,
+            )  # fmt: skip
             broken_at[ids[found.broken]] = eps
     return Curve(radii, broken_at)
 
@@ -98,9 +77,6 @@ def beside_people(apply_fn: ApplyFn, params: Params, of_set: HumanLabelled, meth
 
     A count has the number of hits and of images: the label of the original, the label of people, and both the latter
     and a certificate that disagrees with people among the images in which people see another class.
-
-    Raises:
-        RuntimeError: a prediction contradicts a certificate.
     """
     options = Options(50, data_mesh())
     seen = over_batches(partial(jax.jit(apply_fn), params), [of_set.images], 50, options.mesh).argmax(1)
@@ -136,41 +112,29 @@ def by_radius(curve: Curve, count: int | None = None) -> dict[str, float]:
 
 
 def curves(
-    settings: Settings, apply_fn: ApplyFn, params: Params, images: np.ndarray, labels: np.ndarray,
-    seed: int, folder: Path,
-) -> dict[str, Curve]:  # fmt: skip
+    settings: Settings, apply_fn: ApplyFn, params: Params, data: common.Arrays, seed: int, folder: Path
+) -> dict[str, Curve]:
     """The radii at which images lose their certificate, and fall to PGD (kept in `folder`) and to AutoAttack."""
-    radii, few = np.unique([0.0, *settings.epsilons, *settings.between]), slice(0, settings.images)
-    options = Options(min(250, len(labels)), data_mesh())
+    radii, few = np.unique([0.0, *settings.epsilons, *settings.between]), settings.images
+    options, attack = Options(min(250, len(data[1])), data_mesh()), pgd(linf(), steps=settings.attack_steps)
+    certify = partial(certificate_curve, apply_fn, params, *data, method=settings.method)
+    fall = partial(robustness_curve, jax.random.key(seed), attack, apply_fn, params, *data)
     found = {
-        "certified": certificate_curve(
-            apply_fn, params, images, labels, epsilons=radii, method=settings.method, options=options
-        ),
-        "pgd": robustness_curve(
-            jax.random.key(seed), pgd(linf(), steps=settings.attack_steps), apply_fn, params, images, labels,
-            epsilons=radii, options=options._replace(directory=folder),
-        ),
-        "ensemble": by_ensemble(
-            strongest(apply_fn, settings.ensemble_steps, settings.queries), params, seed, images[few], labels[few],
-            settings.epsilons,
-        ),
-    }  # fmt: skip
+        "certified": certify(epsilons=radii, options=options),
+        "pgd": fall(epsilons=radii, options=options._replace(directory=folder)),
+        "ensemble": by_ensemble(settings, apply_fn, params, (data[0][:few], data[1][:few]), seed),
+    }
     check_sandwich(found["certified"], found["pgd"])
     check_sandwich(found["certified"], found["ensemble"])
     return found
 
 
-def of_released(settings: Settings, net: Pretrained, images: np.ndarray, labels: np.ndarray) -> tuple[dict, dict]:
-    """The fractions of images that each method certifies at 0.1, and that withstand PGD there."""
-    images, labels = images[: settings.released_images], labels[: settings.released_images]
-    options, attack = Options(50, data_mesh()), pgd(linf(), steps=settings.attack_steps)
-    found = {
-        method: certificate_curve(net.apply, net.params, images, labels, epsilons=[0.1], method=method, options=options)
-        for method in METHODS
-    }
-    attacked = robustness_curve(
-        jax.random.key(0), attack, net.apply, net.params, images, labels, epsilons=[0.1], options=options
-    )
+def of_released(settings: Settings, net: Pretrained, data: common.Arrays) -> tuple[dict, dict]:
+    """The fractions of the first images that each method certifies at 0.1, and that withstand PGD there."""
+    model = net.apply, net.params, *(array[: settings.released_images] for array in data)
+    options: dict[str, Any] = {"epsilons": [0.1], "options": Options(50, data_mesh())}
+    found = {method: certificate_curve(*model, method=method, **options) for method in METHODS}
+    attacked = robustness_curve(jax.random.key(0), pgd(linf(), steps=settings.attack_steps), *model, **options)
     for curve in found.values():
         check_sandwich(curve, attacked)
     return {name: float(curve.accuracy()[0]) for name, curve in (found | {"pgd": attacked}).items()}, {}

@@ -20,7 +20,7 @@ import optax
 from experiments import common
 from experiments.invariance_tradeoffs.pretrained import convolved
 from invjax import fast_convs
-from invjax.data import Dataset, as_float
+from invjax.data import Dataset
 from invjax.training import certified_loss
 from invjax.types import Key, LossFn, Net, Params
 
@@ -29,18 +29,12 @@ from invjax.types import Key, LossFn, Net, Params
 class Settings:
     """Settings of certified training."""
 
-    network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"
-    """Architecture of the network."""
-    natural_epochs: float = 0.5
-    """Number of first epochs with radius 0, in which the learning rate rises."""
-    ramp_epochs: float = 4
-    """Number of epochs after that in which the radius grows; then the learning rate falls along a cosine."""
-    train_eps: float = 0.42
-    """Final radius in linf, slightly larger than the radius to certify."""
-    natural: float = 0.0
-    """Final weight of the natural loss (kappa); it falls from 1 while the radius grows."""
-    crown: float = 0.0
-    """Initial weight of CROWN-IBP in the bounds (beta); it falls to 0 while the radius grows. 0 is IBP."""
+    network: Literal["tiny CNN", "CNN", "large CNN"] = "CNN"  # Architecture of the network.
+    natural_epochs: float = 0.5  # Number of first epochs with radius 0, in which the learning rate rises.
+    ramp_epochs: float = 4  # Number of epochs after that in which the radius grows; then the rate falls along a cosine.
+    train_eps: float = 0.42  # Final radius in linf, slightly larger than the radius to certify.
+    natural: float = 0.0  # Final weight of the natural loss (kappa); it falls from 1 while the radius grows.
+    crown: float = 0.0  # Initial weight of CROWN-IBP in the bounds (beta); it falls to 0 as the radius grows. 0 is IBP.
 
 
 class Layers(NamedTuple):
@@ -103,17 +97,12 @@ def apply(layers: Layers, params: Params, x: jax.Array) -> jax.Array:
 
 @functools.cache
 def network(name: str) -> Net:
-    """The network with this name; one object, so that all seeds share its compiled functions."""
     layers = ARCHITECTURES[name]
     return Net(functools.partial(init, layers), fast_convs(functools.partial(apply, layers)))
 
 
 def phases(settings: Settings, epochs: int, num_steps: int) -> tuple[int, int, int]:
-    """The numbers of steps with radius 0, with a growing radius, and with the final one.
-
-    Raises:
-        ValueError: a negative number of epochs, or more epochs of the first two kinds than epochs in all.
-    """
+    """The numbers of steps with radius 0, with a growing radius, and with the final one."""
     first, growing = (round(part * (num_steps // epochs)) for part in (settings.natural_epochs, settings.ramp_epochs))
     if min(first, growing) < 0 or first + growing > num_steps:
         raise ValueError(
@@ -141,10 +130,9 @@ def schedules(settings: Settings, epochs: int, num_steps: int) -> Schedules:
 
 @functools.cache  # one object, so that all seeds share its compiled step
 def loss_of(settings: Settings, epochs: int, num_steps: int) -> LossFn:
-    """The certified loss of batches of bytes."""
+    """The certified loss of batches (images in [0, 1], labels)."""
     eps, natural, crown = schedules(settings, epochs, num_steps)
-    certified = certified_loss(network(settings.network).apply, eps=eps, natural_weight=natural, crown_weight=crown)
-    return lambda params, key, batch, step: certified(params, key, (as_float(batch[0]), batch[1]), step)
+    return certified_loss(network(settings.network).apply, eps=eps, natural_weight=natural, crown_weight=crown)
 
 
 def learning_rate(settings: Settings, train: common.Train, num_steps: int) -> optax.Schedule:
@@ -161,14 +149,10 @@ def learning_rate(settings: Settings, train: common.Train, num_steps: int) -> op
 
 @functools.cache  # one object, so that all seeds share its compiled step
 def optimizer_of(settings: Settings) -> common.OptimizerFn:
-    """Adam with this learning rate."""
     return lambda train, num_steps: optax.adam(learning_rate(settings, train, num_steps))
 
 
 def trained(settings: Settings, train: common.Train, data: Dataset, *, seed: int, folder: Path) -> Params:
-    """Train a network, or continue its training."""
-    init_key, key = common.split_key(seed)
-    params = network(settings.network).init(init_key, jnp.asarray(as_float(data.images[:1])))
-    loss_fn = loss_of(settings, train.epochs, train.num_steps(len(data.labels)))
-    return common.train(params, loss_fn, data[:2], train, key=key, seed=seed, folder=folder,
-                        optimizer=optimizer_of(settings), description=settings.network)  # fmt: skip
+    net, loss_fn = network(settings.network), loss_of(settings, train.epochs, train.num_steps(len(data.labels)))
+    optimizer = optimizer_of(settings)
+    return common.trained(net, loss_fn, data, train, seed=seed, folder=folder, optimizer=optimizer)

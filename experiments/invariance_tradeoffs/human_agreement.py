@@ -1,6 +1,4 @@
-"""Do models see what people see? Agreement on images that invariance attacks changed for people. Tables 2 and 3.
-
-    python -m experiments.invariance_tradeoffs.human_agreement [smoke|default|paper] [--pretrained-dir FOLDER]
+"""P4 tables 2 and 3: agreement with people on invariance examples, and robust accuracies.
 
 The experiment compares networks that it trains (standard, adversarial, and with the l0-sparse defence) and networks
 that others released. It measures how often each predicts the class that people see, and its accuracy under attack. A
@@ -11,30 +9,26 @@ so it is tested on fewer images, with fewer queries.
 """
 
 import dataclasses
-import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from experiments import common
-from experiments.invariance_tradeoffs import published, robust_networks
+from experiments.invariance_tradeoffs import published
+from experiments.invariance_tradeoffs import robust_networks as networks
 from experiments.invariance_tradeoffs.pretrained import Pretrained, present, pretrained, readers
 from invjax import figures
-from invjax.attacks import Threat, autoattack_stages, l0, l2, linf, pgd, square
-from invjax.data import Dataset, HumanLabelled, as_float
-from invjax.evaluation import Options, benchmark
+from invjax.attacks import pgd, square
+from invjax.data import Dataset, HumanLabelled
 from invjax.losses import margin
 from invjax.models import l0_sparse, largest_frequencies
-from invjax.training import data_mesh
 
-BALLS: dict[str, tuple[Threat, float]] = {
-    "linf 0.3": (linf(), 0.3), "linf 0.4": (linf(), 0.4), "l2 2": (l2(), 2.0), "l0 25": (l0(), 25)
-}  # fmt: skip
-"""The balls of the attacks, by name: threat and radius."""
+BALLS = {"linf 0.3": ("linf", 0.3), "linf 0.4": ("linf", 0.4), "l2 2": ("l2", 2.0), "l0 25": ("l0", 25)}
+"""The balls of the attacks, by name: norm and radius."""
 
 SPARSE = "CNN, l0-sparse"
 TRAINED: dict[str, tuple[str, float] | None] = {
@@ -47,104 +41,92 @@ NAMES = {re.sub("[ ,&]+", "-", name): name for name in (*TRAINED, *readers())}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(robust_networks.Settings):
-    """Settings of the comparison."""
-
+class Config(networks.Settings):
     released: tuple[str, ...] = common.axis(tuple(key for key, name in NAMES.items() if name not in TRAINED))
     """Networks that others released; those without files are left out, and without names there are none."""
     pretrained_dir: str | None = common.for_machine(None)
     """Folder of the released networks; by default `pretrained` in the data folder."""
-    resnet: Literal["ResNet-8", "ResNet-18"] = "ResNet-8"
-    """Undefended residual network."""
+    resnet: Literal["ResNet-8", "ResNet-18"] = "ResNet-8"  # Undefended residual network.
     attacked: tuple[Literal["linf 0.3", "linf 0.4", "l2 2", "l0 25"], ...] = ("linf 0.3", "linf 0.4", "l2 2", "l0 25")
     """Balls of the attacks: the columns of table 3, and l2."""
-    images: int = 100
-    """Number of test images that are attacked; the first ones are used."""
-    attack_steps: int = 40
-    """Number of steps of the gradient attacks in AutoAttack, and of PGD in l0."""
-    queries: int = 500
-    """Number of queries of random search, in AutoAttack and against networks without a useful gradient."""
+    images: int = 100  # Number of test images that are attacked; the first ones are used.
+    attack_steps: int = 40  # Number of steps of the gradient attacks in AutoAttack, and of PGD in l0.
+    queries: int = 500  # Number of queries of random search, in AutoAttack and against networks without gradients.
     frequencies: int = 80
     """l0-sparse defence: number of coefficients of an image that are kept; the value of the paper is not known."""
-    outliers: int = 10
-    """l0-sparse defence: number of pixels treated as noise; larger values lower the clean accuracy."""
-    draws: int = 8000
-    """Analysis by synthesis: number of latents that each class tries first."""
-    search_steps: int = 50
-    """Analysis by synthesis: number of gradient steps from the best latent."""
-    search_test_size: int = 500
-    """Analysis by synthesis: number of test images for the clean accuracy."""
-    search_images: int = 20
-    """Analysis by synthesis: number of test images that are attacked."""
-    search_queries: int = 20
-    """Analysis by synthesis: number of steps of PGD, or of queries of random search."""
+    outliers: int = 10  # l0-sparse defence: number of pixels treated as noise; larger values lower the clean accuracy.
+    draws: int = 8000  # Analysis by synthesis: number of latents that each class tries first.
+    search_steps: int = 50  # Analysis by synthesis: number of gradient steps from the best latent.
+    search_test_size: int = 500  # Analysis by synthesis: number of test images for the clean accuracy.
+    search_images: int = 20  # Analysis by synthesis: number of test images that are attacked.
+    search_queries: int = 20  # Analysis by synthesis: number of steps of PGD, or of queries of random search.
 
 
 PRESETS = {
     "smoke": Config(
-        **robust_networks.SMOKE, attacked=("l0 25",), images=16, attack_steps=2, queries=5, draws=100, search_steps=2,
+        **networks.SMOKE, attacked=("l0 25",), images=16, attack_steps=2, queries=5, draws=100, search_steps=2,
         search_test_size=64, search_images=8, search_queries=3,
     ),
-    "default": Config(),
     "paper": Config(
-        **robust_networks.PAPER, resnet="ResNet-18", images=200, attack_steps=100, queries=5000,
+        **networks.PAPER, resnet="ResNet-18", images=200, attack_steps=100, queries=5000,
         search_test_size=10_000, search_images=200, search_queries=1000,
     ),
 }  # fmt: skip
 
 
-def datasets(config: Config) -> tuple[robust_networks.Datasets, dict[str, Pretrained]]:
+def datasets(config: Config):
     """The data of all trials, and the released networks that are there; missing data raise an error at once."""
-    data = robust_networks.datasets(config)
+    data = networks.datasets(config)
     if not config.released:
         return data, {}
     return data, pretrained(config.pretrained_dir, config.data.data_dir, draws=config.draws, steps=config.search_steps)
 
 
 # one object for equal arguments, so that all seeds share its compiled functions
-pgd_of, square_of, stages_of = functools.cache(pgd), functools.cache(square), functools.cache(autoattack_stages)
-sparse_of, partial_of = functools.cache(l0_sparse), functools.cache(functools.partial)
+pgd_of, square_of, sparse_of = cache(pgd), cache(square), cache(l0_sparse)
 
 
-def under_attack(config: Config, net: Pretrained, ball: str, test: Dataset, seed: int) -> dict[str, Any] | None:
+@cache
+def only_frequencies(count: int) -> Callable:
+    return lambda key, x: largest_frequencies(x, count=count)
+
+
+def under_attack(config: Config, net: Pretrained, ball: str, data: common.Arrays, seed: int) -> dict[str, Any] | None:
     """The accuracy under AutoAttack, or under another attack that suits the network, and the name of the attack.
 
     AutoAttack does not exist in l0, and takes too long for networks that search. Without gradients no attack is in l0.
     """
-    threat, eps = BALLS[ball]
-    queries = config.search_queries if net.searches else config.queries
+    norm, eps = BALLS[ball]
+    threat, queries = common.threat(norm), config.search_queries if net.searches else config.queries
+    attack, how = None, "the standard ensemble"
     if not net.has_gradients:
-        if threat.name == "l0":
+        if norm == "l0":
             return None
         attack, how = square_of(threat, queries=queries), f"random search of {queries} queries, a weak attack,"
     elif net.searches:
         attack, how = pgd_of(threat, steps=queries, loss=margin), f"PGD of {queries} steps"
-    elif threat.name == "l0":
+    elif norm == "l0":
         attack, how = pgd_of(threat, steps=config.attack_steps), f"PGD of {config.attack_steps} steps"
-    else:
-        attack, how = None, "the standard ensemble"
     if attack:
-        accuracy = robust_networks.withstands(net.apply, net.params, attack, eps, test, seed)
+        accuracy = common.withstood(net.apply, net.params, attack, eps, data, seed)
     else:
-        images, labels = np.asarray(as_float(test.images[:])), np.asarray(test.labels)
-        stages = stages_of(threat, num_classes=10, steps=config.attack_steps, queries=config.queries)
-        found = benchmark(jax.random.key(seed), net.apply, net.params, images, labels, threat=threat, eps=eps,
-                          stages=stages, options=Options(256, data_mesh()))  # fmt: skip
+        found = common.ensemble(net.apply, net.params, data, norm=norm, eps=eps, steps=config.attack_steps,
+                                queries=config.queries, seed=seed)  # fmt: skip
         accuracy = 1 - float(found.broken.mean())
-    return {"accuracy": accuracy, "attack": f"{how} on {len(test.labels)} images"}
+    return {"accuracy": accuracy, "attack": f"{how} on {len(data[1])} images"}
 
 
 def trained(config: Config, name: str, data: Dataset, seed: int, folder: Path) -> Pretrained:
     """Train a network of `TRAINED`; that behind the l0-sparse defence trains on the frequencies that it keeps."""
     architecture, ball = config.resnet if name == "ResNet" else config.cnn, TRAINED[name]
-    net = robust_networks.network(architecture)
-    train = functools.partial(robust_networks.train, config, architecture, data=data, seed=seed, folder=folder)
+    net = networks.network(architecture)
+    train = partial(networks.train, config, architecture, data=data, seed=seed, folder=folder)
     if name == SPARSE:
-        params = train(None, 0, prepare=partial_of(largest_frequencies, count=config.frequencies))
+        params = train(None, 0, prepare=only_frequencies(config.frequencies))
         behind = sparse_of(net, config.frequencies, config.outliers)
         return Pretrained(behind.apply, params, ("l0", config.outliers))
     norm, eps = ball or (None, 0.0)
-    attack = robust_networks.adversary(norm, config.train_steps) if norm else None
+    attack = networks.adversary(norm, config.train_steps) if norm else None
     return Pretrained(net.apply, train(attack, eps), ball)
 
 
@@ -161,27 +143,22 @@ def outside(of_set: HumanLabelled, ball: tuple[str, float] | None) -> float:
 
 
 def measured(config: Config, net: Pretrained, test: Dataset, human: dict[str, HumanLabelled], seed: int) -> dict:
-    """Clean accuracy, agreement with people, and accuracy under each attack."""
     test = common.first(test, config.search_test_size) if net.searches else test
-    shown = common.first(test, config.search_images if net.searches else config.images)
+    shown = common.arrays_of(test, config.search_images if net.searches else config.images)
     attacks = {ball: under_attack(config, net, ball, shown, seed) for ball in config.attacked}
-    return robust_networks.seen(net.apply, net.params, test, human) | {
+    return networks.seen(net.apply, net.params, test, human) | {
         "images": len(test.labels),
         "outside": {name: outside(of_set, net.ball) for name, of_set in human.items()},
         "attacks": {ball: found for ball, found in attacks.items() if found},
     }
 
 
-def trial(
-    config: Config, data: tuple[robust_networks.Datasets, dict[str, Pretrained]], *, network: str, seed: int,
-    folder: Path, shared: Path,
-) -> dict[str, Any]:  # fmt: skip
+def trial(config: Config, data, *, network, seed, folder, shared):
     """Train and measure a network. A released one is measured once for all seeds, and attacked with seed 0."""
-    (train, test, human), networks = data
-    name = NAMES[network]
+    ((train, test, human), released), name = data, NAMES[network]
     if name in TRAINED:
         return measured(config, trained(config, name, train, seed, folder), test, human, seed)
-    net = networks[name]
+    net = released[name]
     return common.stage(shared / f"{network}-{net.digest}", lambda: (measured(config, net, test, human, 0), {}))[0]
 
 
@@ -191,44 +168,36 @@ def by_name(results: common.Results) -> dict[str, common.Results]:
     return {name: at if name in TRAINED else at.select(seed=at.values("seed")[0]) for name, at in found.items()}
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """Table 2, then table 3."""
-    size = "all" if config.data.train_size is None else f"{config.data.train_size:,}"
+def table(config: Config, results):
     for name, at in by_name(results).items():
         goals = published.TABLE_2.get(name, {})
         architecture = config.resnet if name == "ResNet" else config.cnn
-        differs = f"{architecture} network, {size} images, {config.train.epochs} epochs"
+        differs = f"{architecture} network, {config.data.size} images, {config.train.epochs} epochs"
         differs += f", {config.frequencies} frequencies and {config.outliers} outliers" if name == SPARSE else ""
         differs = f"{differs if name in TRAINED else 'as released'}; {at['images'][0]:,} test images"
-        yield common.percent(f"{name}: clean accuracy", goals.get("clean"), at["clean"], differs)
+        yield common.percent(f"{name}: clean accuracy", at["clean"], differs, published=goals.get("clean"))
         for of_set, beyond in at["outside"][0].items():
             note = f"{100 * beyond:.0f} % of them outside of its ball" if beyond else ""
-            row = robust_networks.agreement_row(name, of_set, at["agrees", of_set], goals.get(of_set), note)
+            row = networks.agreement_row(name, of_set, at["agrees", of_set], note, goals.get(of_set))
             yield row._replace(name=row.name + ("*" if beyond else ""))
     for name, at in by_name(results).items():
         for ball, found in at["attacks"][0].items():
             accuracy = at["attacks", ball, "accuracy"]
-            yield common.percent(f"{name}: accuracy under {ball}", None, accuracy, found["attack"])
+            yield common.percent(f"{name}: accuracy under {ball}", accuracy, found["attack"])
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Table 2 as a figure."""
+def draw(config: Config, results):
     panels: dict[str, dict[str, Any]] = {}
     stars: dict[str, dict[str, float]] = {}
     for of_set in results["agrees"][0]:
-        panels[of_set] = {n: robust_networks.interval(at["agrees", of_set]) for n, at in by_name(results).items()}
+        panels[of_set] = {n: networks.interval(at["agrees", of_set]) for n, at in by_name(results).items()}
         stars[of_set] = {n: goals[of_set] / 100 for n, goals in published.TABLE_2.items() if of_set in goals}
     title = "Agreement with people on images that an attack changed for them"
     return {"agreement": figures.interval_dots(panels, stars, "agrees with people", title)}
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
-    """The networks trained here, and the released ones whose files are there; a line says which are missing.
-
-    Raises:
-        ValueError: no released network has this name.
-        FileNotFoundError: a folder was given that has no released network.
-    """
+def trials(config: Config):
+    """The networks trained here, and the released ones whose files are there; a line says which are missing."""
     ours = [key for key, name in NAMES.items() if name in TRAINED]
     theirs = [key for key in NAMES if key not in ours]
     unknown = [key for key in config.released if key not in theirs]
@@ -241,14 +210,4 @@ def trials(config: Config) -> list[dict[str, Any]]:
     return common.grid(network=[*ours, *(key for key in config.released if key not in missing)], seed=config.seeds)
 
 
-EXPERIMENT = common.Experiment(
-    "invariance_tradeoffs/human_agreement",
-    "P4 tables 2 and 3: agreement with people on invariance examples, and robust accuracies", PRESETS,
-    times={"smoke": "a minute", "default": "21 minutes of CPU time", "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw, data=datasets,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, {"smoke": "a minute", "default": "21 CPU minutes"})

@@ -21,24 +21,20 @@ from experiments import common
 from invjax.attacks import Judge
 from invjax.data import Dataset, HumanLabelled, as_float, augment, uneven_ink
 from invjax.evaluation import wilson
-from invjax.losses import cross_entropy, error_rate
-from invjax.models import GaussianClasses, fit_gaussian_classes, gaussian_class_log_densities, mlp, mnist_cnn
+from invjax.models import GaussianClasses, fit_gaussian_classes, gaussian_class_log_densities
 from invjax.types import Images, Key, LogitsFn, LossFn, Net
 
 Voter = Literal["CNN", "CNN, even ink", "small CNN", "wide CNN", "broad CNN", "MLP"]
-VOTERS: tuple[Voter, ...] = get_args(Voter)
-"""The networks among the voters; the densities are a seventh voter."""
+VOTERS: tuple[Voter, ...] = get_args(Voter)  # the networks among the voters; the densities are a seventh voter
 
-WITNESS = "witness"
-"""A CNN like the first voter, trained on other images and without a vote; it checks the judge."""
+WITNESS = "witness"  # a CNN like the first voter, trained on other images and without a vote; it checks the judge
 
 
 @dataclasses.dataclass(frozen=True)
 class Data(common.Data):
     """The images of the voters, of the witness and of the bank, which share none, and the test images."""
 
-    dataset: Literal["digits", "mnist"] = "mnist"
-    """Data set of the images."""
+    dataset: Literal["digits", "mnist"] = "mnist"  # Data set of the images.
     train_size: int | None = 15_000
     """Number of training images of the voters; the witness gets the same number after them, the bank the rest."""
 
@@ -51,16 +47,11 @@ class Data(common.Data):
 class Settings:
     """Settings of the voters."""
 
-    voters: tuple[Voter, ...] = VOTERS
-    """Networks among the voters, by name."""
-    components: int = 40
-    """Number of principal directions of the density of each class."""
-    elastic: float = 1.0
-    """Standard deviation of the bending of digits, in pixels."""
-    faintest: float = 0.3
-    """Smallest factor of the uneven brightness."""
-    agreement: float = 0.7
-    """Fraction of the voters that must see the same class, as of the people in the study."""
+    voters: tuple[Voter, ...] = VOTERS  # Networks among the voters, by name.
+    components: int = 40  # Number of principal directions of the density of each class.
+    elastic: float = 1.0  # Standard deviation of the bending of digits, in pixels.
+    faintest: float = 0.3  # Smallest factor of the uneven brightness.
+    agreement: float = 0.7  # Fraction of the voters that must see the same class, as of the people in the study.
 
 
 def part(data: Dataset, train_size: int | None, number: int) -> Dataset:
@@ -74,11 +65,10 @@ def part(data: Dataset, train_size: int | None, number: int) -> Dataset:
     return data._replace(images=data.images[rows], labels=data.labels[rows])
 
 
-@cache
 def network(name: str) -> Net:
-    """The network with this name."""
     cnns = {"small CNN": ((8, 16), 64), "wide CNN": ((32, 32), 64), "broad CNN": ((24, 24), 256)}
-    return mlp(10, (400, 400)) if name == "MLP" else mnist_cnn(10, *cnns.get(name, ((16, 32), 128)))
+    channels, dense = cnns.get(name, ((16, 32), 128))
+    return common.network("MLP" if name == "MLP" else "CNN", hidden=(400, 400), channels=channels, dense=dense)
 
 
 def redrawn(settings: Settings, key: Key, images: Images, ink: bool) -> Images:
@@ -89,25 +79,12 @@ def redrawn(settings: Settings, key: Key, images: Images, ink: bool) -> Images:
 
 
 @cache  # one object for all seeds, whose step is compiled once
-def loss_of(settings: Settings, name: str, levels: int) -> LossFn:
-    """The cross-entropy of a network on augmented images."""
-
-    def loss_fn(params, key, batch, step):
-        images = redrawn(settings, key, jnp.asarray(as_float(batch[0], levels)), name != "CNN, even ink")
-        logits = network(name).apply(params, images)
-        return cross_entropy(logits, batch[1]).mean(), {"error": error_rate(logits, batch[1])}
-
-    return loss_fn
+def loss_of(settings: Settings, name: str) -> LossFn:
+    return common.plain_loss(network(name).apply, prepare=partial(redrawn, settings, ink=name != "CNN, even ink"))
 
 
-def network_voter(
-    settings: Settings, train: common.Train, name: str, data: Dataset, seed: int, folder: Path
-) -> LogitsFn:
-    """Train a network on augmented digits, or read it."""
-    init_key, key = common.split_key(seed)
-    start = network(name).init(init_key, jnp.asarray(as_float(data.images[:1], data.levels)))
-    loss_fn = loss_of(settings, name, data.levels)
-    params = common.train(start, loss_fn, data[:2], train, key=key, seed=seed, folder=folder, description=name)
+def network_voter(settings: Settings, train: common.Train, name: str, data: Dataset, seed: int, folder: Path) -> Any:
+    params = common.trained(network(name), loss_of(settings, name), data, train, seed=seed, folder=folder)
     return jax.jit(partial(network(name).apply, params))
 
 

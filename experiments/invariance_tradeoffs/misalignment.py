@@ -1,6 +1,4 @@
-"""lp distances do not agree with classes: definition 3, lemma 4 and figure 3.
-
-    python -m experiments.invariance_tradeoffs.misalignment [smoke|default] [--dataset digits|mnist|cifar10]
+"""P4 definition 3, lemma 4 and figure 3: how far lp distances are from what people see.
 
 The experiment measures how often an image of another class is at least as near as one of the same class. It also
 measures the accuracy of the classifier of lemma 4, which would be exact for an aligned distance. The figure compares
@@ -8,8 +6,6 @@ the change to the nearest image of another class with a random change of the sam
 """
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -18,36 +14,29 @@ import numpy as np
 from experiments import common
 from invjax import figures
 from invjax.analysis import NORMS, beyond_nearest_other, distances, one_point_accuracy, order_violations
-from invjax.data import Dataset, as_float
 
 CIFAR10 = ["airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-DRAWN = 16
-"""Number of images that a trial keeps for the figure."""
+DRAWN = 16  # number of images that a trial keeps for the figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the comparison of distances and classes."""
-
     data: common.Flat[common.Data] = common.Data("mnist", train_size=10_000, test_size=500)
     """The images: distances go from each test image to all training images."""
-    also: tuple[Literal["digits", "mnist", "cifar10"], ...] = common.axis(("cifar10",))
-    """Further data sets in the same table."""
-    draws: int = 100
-    """Number of random choices of one labelled point for each class."""
-    shown: int = common.for_figures(8)
-    """Number of images in figure 3, at most 16."""
-    seeds: tuple[int, ...] = common.axis((0,))
-    """Random seeds of the choices and of the random changes."""
+    also: tuple[Literal["digits", "mnist", "cifar10"], ...] = common.axis(("cifar10",))  # Further data sets.
+    draws: int = 100  # Number of random choices of one labelled point for each class.
+    shown: int = common.for_figures(8)  # Number of images in figure 3, at most 16.
+    seeds: tuple[int, ...] = common.axis((0,))  # Random seeds of the choices and of the random changes.
 
 
-PRESETS = {
-    "smoke": Config(common.Data("digits", train_size=300, test_size=40), also=(), draws=20),
-    "default": Config(),
-}
+PRESETS = {"smoke": Config(common.Data("digits", train_size=300, test_size=40), also=(), draws=20)}
 
 
-def datasets(config: Config) -> dict[str, tuple[Dataset, Dataset]]:
+def trials(config: Config):
+    return common.grid(dataset=dict.fromkeys((config.data.dataset, *config.also)), seed=config.seeds)
+
+
+def datasets(config: Config):
     """The training and the test set of each data set."""
     return {name: dataclasses.replace(config.data, dataset=name).load() for name in (config.data.dataset, *config.also)}
 
@@ -68,11 +57,8 @@ def random_change(key: jax.Array, x: np.ndarray, length: float) -> np.ndarray:
     return moved(high)
 
 
-def trial(
-    config: Config, data: dict[str, tuple[Dataset, Dataset]], *, dataset: str, seed: int, folder: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Compare distances and classes in each norm, and both kinds of change in l2."""
-    (references, of_references), (x, labels) = ((as_float(d.images[:], d.levels), d.labels) for d in data[dataset])
+def trial(config: Config, data, *, dataset, seed, folder):
+    (references, of_references), (x, labels) = map(common.arrays_of, data[dataset])
     key = jax.random.key(seed)
     found = {norm: distances(x, references, norm=norm) for norm in NORMS}
     numbers: dict[str, Any] = {"references": len(references)}
@@ -113,35 +99,31 @@ ROWS = {
 """The rows of each norm: the key, the name, and the note."""
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """All numbers; the paper states the misalignment without numbers."""
+def table(config: Config, results):
     for at in results.each("dataset"):
         for norm in NORMS:
-            ends = 100 * np.array(at[norm, "of choices"])
+            ends, references = 100 * at[norm, "of choices"], at["references"][0]
             for key, (what, note) in ROWS.items():
-                what, note = what.format(at["references"][0]), note.format(ends.min(), ends.max(), config.draws)
-                yield common.percent(f"{at.dataset}, {norm}: {what}", None, at[norm, key], note)
-        what = "l2 distance of the nearest image of another class, median"
-        yield common.row(f"{at.dataset}: {what}", None, at["length"], "")
+                what, note = what.format(references), note.format(ends.min(), ends.max(), config.draws)
+                yield common.percent(f"{at.dataset}, {norm}: {what}", at[norm, key], note)
+        yield common.row(f"{at.dataset}: l2 distance of the nearest image of another class, median", at["length"])
         what, note = "1-NN decides as before after a random change", "after the other change it is another class"
-        yield common.percent(f"{at.dataset}: {what} of that norm", None, at["random changes"], f"figure 3; {note}")
+        yield common.percent(f"{at.dataset}: {what} of that norm", at["random changes"], f"figure 3; {note}")
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """The table as bars, and figure 3 for each data set."""
-    bars: dict[str, dict[str, dict[str, list[float]]]] = {}
-    charts = {}
+def draw(config: Config, results):
+    bars, charts = {}, {}
     for at in results.each("dataset"):
         bars[at.dataset] = {
             norm: {
-                "pairs in the wrong order": [100 * n for n in at[norm, "violations"]],
-                "pairs at the same distance": [100 * n for n in at[norm, "ties"]],
-                "own class not nearer than another": [100 * n for n in at[norm, "random"]],
-                "error of lemma 4": [100 - 100 * n for n in at[norm, "one point"]],
+                "pairs in the wrong order": 100 * at[norm, "violations"],
+                "pairs at the same distance": 100 * at[norm, "ties"],
+                "own class not nearer than another": 100 * at[norm, "random"],
+                "error of lemma 4": 100 - 100 * at[norm, "one point"],
             }
             for norm in NORMS
         }
-        kept = {name: values[: config.shown] for name, values in at.arrays().items()}
+        kept = at.arrays(config.shown)
         images, others, noisy = "image", "nearest of\nanother class", "random change,\nsame l2 norm"
         rows = {images: kept["image"], others: kept["semantic"], noisy: kept["random"]}
         classes = CIFAR10 if at.dataset == "cifar10" else [f"class {k}" for k in range(10)]
@@ -156,15 +138,4 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return charts | {"misalignment": figures.bar_panels(bars, "fraction, %", title)}
 
 
-EXPERIMENT = common.Experiment(
-    "invariance_tradeoffs/misalignment",
-    "P4 definition 3, lemma 4 and figure 3: how far lp distances are from what people see", PRESETS,
-    times={"smoke": "under a minute", "default": "2 minutes"},
-    trials=lambda config: common.grid(dataset=dict.fromkeys((config.data.dataset, *config.also)), seed=config.seeds),
-    trial=trial, table=table, figures=draw, data=datasets,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "2 minutes")

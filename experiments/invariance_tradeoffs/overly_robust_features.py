@@ -1,6 +1,4 @@
-"""The overly-robust feature model: closed forms, simulation, and training; section 5 of the paper.
-
-    python -m experiments.invariance_tradeoffs.overly_robust_features [smoke|default]
+"""P4 section 5: overly-robust features in closed form, simulated and learnt, with and without augmentation.
 
 The oracle of the task uses one feature. The experiment computes the accuracy under linf attacks of the Bayes
 classifier, of the overly-robust one and of the oracle, in closed form and by simulation. It also trains linear
@@ -9,8 +7,8 @@ classifiers: with standard training, against an linf attack, and on data whose o
 
 import dataclasses
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from itertools import product
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,29 +37,18 @@ RADII = np.sort([*np.linspace(0, 1.2, 61), 0.499, 0.999])
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the task."""
-
-    dataset: Literal["features"] = "features"
-    """The only data set of this experiment."""
-    alpha: float = 0.1
-    """Variation of the spurious features in the cleaned data; the variance of the weak features is 1 + alpha."""
-    delta: float = 0.05
-    """Fraction of noisy labels."""
-    dimension: int = 100
-    """Number of weak features."""
-    count: int = 20_000
-    """Number of examples of a simulation and of a test set."""
-    train_count: int = 10_000
-    """Number of examples of a training set."""
+    dataset: Literal["features"] = "features"  # The only data set of this experiment.
+    alpha: float = 0.1  # Variation of spurious features in cleaned data; the variance of weak features is 1 + alpha.
+    delta: float = 0.05  # Fraction of noisy labels.
+    dimension: int = 100  # Number of weak features.
+    count: int = 20_000  # Number of examples of a simulation and of a test set.
+    train_count: int = 10_000  # Number of examples of a training set.
     train_eps: float = 0.7
     """linf radius of adversarial training, above the 1/2 that changes a class. The logistic loss prefers weights of
     zero from radius 1/(1 + alpha) on."""
-    steps: int = 600
-    """Number of training steps; each uses all examples."""
-    learning_rate: float = 1.0
-    """Learning rate of gradient descent."""
-    seeds: tuple[int, ...] = common.axis((0, 1, 2))
-    """Random seeds; each has one simulation and one training of each kind."""
+    steps: int = 600  # Number of training steps; each uses all examples.
+    learning_rate: float = 1.0  # Learning rate of gradient descent.
+    seeds: tuple[int, ...] = common.axis((0, 1, 2))  # Random seeds; each has one simulation and one training of a kind.
 
     @property
     def task(self) -> Task:
@@ -69,7 +56,7 @@ class Config:
         return Task(self.alpha, self.delta, self.dimension)
 
 
-PRESETS = {"smoke": Config(dimension=50, count=2_000, train_count=500, steps=150, seeds=(0,)), "default": Config()}
+PRESETS = {"smoke": Config(dimension=50, count=2_000, train_count=500, steps=150, seeds=(0,))}
 
 
 def closed(task: Task) -> dict[str, np.ndarray]:
@@ -139,14 +126,12 @@ def learnt(config: Config, arm: str, seed: int) -> tuple[dict, dict]:
     return dict(zip(LEARNT, numbers, strict=True)), {"accuracy": standing(scores * test.y, length)}
 
 
-def trial(config: Config, data: None, *, arm: str, seed: int, folder: Path) -> tuple[dict, dict]:
-    """Simulate the known classifiers, or train a linear one and measure it."""
+def trial(config: Config, data, *, arm, seed, folder):
     numbers, curves = simulated(config, seed) if arm == "simulated" else learnt(config, arm, seed)
     return {name: float(value) for name, value in numbers.items()}, curves
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Accuracy under attack of the known classifiers and of those that were trained."""
+def draw(config: Config, results):
     curves = {at.arm: [one.arrays() for one in at.each("seed")] for at in results.each("arm")}
     known, linear = "known: closed form (line), simulated (dots)", "linear, trained"
     panels = {
@@ -158,43 +143,27 @@ def draw(config: Config, results: common.Results) -> dict[str, Any]:
     return {"accuracy": figures.curves(RADII, panels, "eps, linf", "accuracy under attack", title, {known: dots})}
 
 
-def table(config: Config, results: common.Results) -> list[common.Row]:
-    """The table: closed forms with the statements of the paper and the simulation, then the trained classifiers."""
+def table(config: Config, results):
     task, simulation = config.task, results.select(arm="simulated")
-    bayes, second = overly_robust.bayes_agreement(task), overly_robust.second_accuracy(task)
+    agreement, accuracy = overly_robust.bayes_agreement(task), overly_robust.second_accuracy(task)
+    on_label = overly_robust.second_accuracy(task, noise="label")
     lowest, lowest_second = 100 * (1 - task.delta), 100 * (1 - task.alpha / 2)
     flipped = overly_robust.flipping_radius(task, 0.99) * np.sqrt(task.dimension)
-    rows = [
-        common.percent("Bayes: agreement with the oracle, closed form", None, [bayes],
-                       "the paper states at least 1 - delta; 1 - 2 delta is proven", lowest),
-        common.percent("Bayes: agreement with the oracle, simulated", None, simulation["Bayes agreement"],
-                       expected=100 * bayes),
-        common.row("Bayes: closed form against simulation under attack, largest difference", None,
-                   simulation["standard errors"], "standard errors"),
-        common.row("Bayes: radius at which 99 % of decisions flip, times root d", None, [flipped], "",
-                   "published: O(1)"),
-        common.percent("sign x_2: accuracy up to a radius of 0.99, closed form", None, [second],
-                       "the paper states at least 1 - alpha/2", lowest_second),
-        common.percent("sign x_2: accuracy, simulated", None, simulation["x_2 accuracy"], expected=100 * second),
-        common.percent("sign x_2 where the noise falls on the label: accuracy", None,
-                       [overly_robust.second_accuracy(task, noise="label")],
-                       "the literal reading; at least 1 - alpha/2 is wrong there", lowest_second),
-    ]  # fmt: skip
-    for arm in TRAININGS:
-        at = results.select(arm=arm)
-        rows += [common.percent(f"linear, {arm}: {name}", None, at[name]) for name in LEARNT]
-    return rows
+    stated = "the paper states at least 1 - delta; 1 - 2 delta is proven"
+    yield common.percent("Bayes: agreement with the oracle, closed form", [agreement], stated, expected=lowest)
+    seen = simulation["Bayes agreement"]
+    yield common.percent("Bayes: agreement with the oracle, simulated", seen, expected=100 * agreement)
+    off = simulation["standard errors"]
+    yield common.row("Bayes: closed form against simulation under attack, largest difference", off, "standard errors")
+    name = "Bayes: radius at which 99 % of decisions flip, times root d"
+    yield common.row(name, [flipped], "", "published: O(1)")
+    name, stated = "sign x_2: accuracy up to a radius of 0.99, closed form", "the paper states at least 1 - alpha/2"
+    yield common.percent(name, [accuracy], stated, expected=lowest_second)
+    yield common.percent("sign x_2: accuracy, simulated", simulation["x_2 accuracy"], expected=100 * accuracy)
+    name, stated = "sign x_2 where the noise falls on the label: accuracy", "the literal reading; at least 1 - alpha/2"
+    yield common.percent(name, [on_label], f"{stated} is wrong there", expected=lowest_second)
+    for arm, name in product(TRAININGS, LEARNT):
+        yield common.percent(f"linear, {arm}: {name}", results.select(arm=arm)[name])
 
 
-EXPERIMENT = common.Experiment(
-    "invariance_tradeoffs/overly_robust_features",
-    "P4 section 5: overly-robust features in closed form, simulated and learnt, with and without augmentation", PRESETS,
-    {"smoke": "under half a minute", "default": "2 minutes on 2 busy CPU cores"},
-    trials=lambda config: common.grid(arm=("simulated", *TRAININGS), seed=config.seeds),
-    trial=trial, table=table, figures=draw,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "2 minutes on 2 busy CPU cores", arm=("simulated", *TRAININGS))

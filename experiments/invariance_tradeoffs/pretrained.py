@@ -16,38 +16,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from invjax.models import (
-    BINARY_SCALES,
-    AbsParams,
-    ClassVae,
-    Layer,
-    analysis_by_synthesis,
-    black_and_white,
-    prior_latents,
-    stack_vaes,
-    with_prior,
-)
+from invjax import models
 from invjax.types import ApplyFn, Params
 
 
 class Pretrained(NamedTuple):
-    """One network.
+    """One network."""
 
-    Attributes:
-        apply: `(params, x [B, 28, 28, 1]) -> logits [B, 10]`.
-        params: parameters of the network.
-        ball: the ball `(norm, eps)` of its training; None without one.
-        has_gradients: whether an attack can follow its gradient.
-        searches: whether each prediction runs a search, so that few queries are possible.
-        digest: the start of the SHA-256 of its files; other files have another one.
-    """
-
-    apply: ApplyFn
+    apply: ApplyFn  # `(params, x [B, 28, 28, 1]) -> logits [B, 10]`
     params: Params = None
-    ball: tuple[str, float] | None = None
-    has_gradients: bool = True
-    searches: bool = False
-    digest: str = ""
+    ball: tuple[str, float] | None = None  # the ball `(norm, eps)` of its training
+    has_gradients: bool = True  # whether an attack can follow its gradient
+    searches: bool = False  # whether each prediction runs a search, so that few queries are possible
+    digest: str = ""  # the start of the SHA-256 of its files; other files have another one
 
 
 def convolved(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -84,7 +65,7 @@ def schott_cnn(binary: bool) -> ApplyFn:
     """Four convolutions with ELU between them; the parameters are those of `folded`."""
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        x = jax.numpy.asarray(black_and_white(x)) if binary else x
+        x = jax.numpy.asarray(models.black_and_white(x)) if binary else x
         for i, (layer, stride) in enumerate(zip(params, (1, 2, 2, 1), strict=True)):
             x = convolved(jax.nn.elu(x) if i else x, layer.kernel, layer.bias, stride=stride, padding=0)
         return x[:, 0, 0]
@@ -92,7 +73,7 @@ def schott_cnn(binary: bool) -> ApplyFn:
     return apply
 
 
-def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[Layer, ...]:
+def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[models.Layer, ...]:
     """Four layers of a network or of a part of an autoencoder, with the batch norm at the end of training in them."""
     layers = []
     for i in range(4):
@@ -104,13 +85,14 @@ def folded(arrays: dict[str, np.ndarray], part: str = "") -> tuple[Layer, ...]:
             )
             factor = scale / np.sqrt(variance + 1e-5)
             of_layer, bias = of_layer * factor, (bias - mean) * factor + shift
-        layers.append(Layer(of_layer, bias))
+        layers.append(models.Layer(of_layer, bias))
     return tuple(layers)
 
 
-def schott_vaes(*arrays: dict[str, np.ndarray]) -> ClassVae:
-    """The autoencoders of the classes, stacked; each class has one file."""
-    return stack_vaes([ClassVae(folded(of_class, "Encoder."), folded(of_class, "Decoder.")) for of_class in arrays])
+def schott_vaes(*arrays: dict[str, np.ndarray]) -> models.ClassVae:
+    return models.stack_vaes(
+        [models.ClassVae(folded(of_class, "Encoder."), folded(of_class, "Decoder.")) for of_class in arrays]
+    )
 
 
 Reader = tuple[tuple[str, ...], Callable[..., Params], Pretrained]
@@ -125,14 +107,14 @@ def readers(draws: int = 8000, steps: int = 50) -> dict[str, Reader]:
     certify. ABS and Binary-ABS share their files, and here the draws of the prior.
     """
 
-    def schott_abs(*arrays: dict[str, np.ndarray]) -> AbsParams:
-        return with_prior(schott_vaes(*arrays), prior_latents(jax.random.key(0), draws))
+    def schott_abs(*arrays: dict[str, np.ndarray]) -> models.AbsParams:
+        return models.with_prior(schott_vaes(*arrays), models.prior_latents(jax.random.key(0), draws))
 
     cascade = functools.partial(wong_kolter, prefix="state_dict.0.")
     abs_files = tuple(f"abs/ABS_{digit}.npz" for digit in range(10))
     plain, binary = Pretrained(schott_cnn(False)), Pretrained(schott_cnn(True), has_gradients=False)
-    plain_abs = Pretrained(analysis_by_synthesis(steps=steps).apply, searches=True)
-    binary_abs = Pretrained(analysis_by_synthesis(steps=steps, binary=True, scales=BINARY_SCALES).apply,
+    plain_abs = Pretrained(models.analysis_by_synthesis(steps=steps).apply, searches=True)
+    binary_abs = Pretrained(models.analysis_by_synthesis(steps=steps, binary=True, scales=models.BINARY_SCALES).apply,
                             has_gradients=False, searches=True)  # fmt: skip
     small, large = (Pretrained(wong_kolter_cnn, ball=("linf", eps)) for eps in (0.1, 0.3))
     return {
@@ -147,11 +129,7 @@ def readers(draws: int = 8000, steps: int = 50) -> dict[str, Reader]:
 
 
 def present(folder: str | os.PathLike[str] | None, data_dir: str | os.PathLike[str] | None) -> tuple[Path, list[str]]:
-    """The folder that `pretrained` reads, and the names of the networks whose files are all there.
-
-    Raises:
-        FileNotFoundError: a folder was given that has none of the files.
-    """
+    """The folder that `pretrained` reads, and the names of the networks whose files are all there."""
     usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
     roots = [Path(root, "pretrained") for root in ((data_dir,) if data_dir else usual) if root]
     for root in (root.expanduser() for root in ([Path(folder)] if folder else roots)):
@@ -173,16 +151,9 @@ def pretrained(
 ) -> dict[str, Pretrained]:  # fmt: skip
     """The networks of a folder, by name; those of several files, where all of these are there.
 
-    Args:
-        folder: None: `pretrained` in the data folder (`data_dir`, or else $INVJAX_DATA, $TFDS_DATA_DIR or
-            ~/tensorflow_datasets), if it is there; if not, there are no networks.
-        data_dir: the only data folder.
-        draws: number of draws of the prior, for analysis by synthesis.
-        steps: number of steps of its search.
-
-    Raises:
-        FileNotFoundError: a folder was given that has none of the files.
-        ValueError: a damaged file.
+    Without a folder it is `pretrained` in the data folder (`data_dir`, or else $INVJAX_DATA, $TFDS_DATA_DIR or
+    ~/tensorflow_datasets); if that is not there, there are no networks. `draws` of the prior and `steps` of the search
+    are those of analysis by synthesis.
     """
     root, names = present(folder, data_dir)
     read = functools.cache(functools.partial(_read, root))  # two networks share ten files

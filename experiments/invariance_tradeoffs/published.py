@@ -3,11 +3,9 @@
 ATTACK_SUCCESS = {"l0": 55, "linf 0.3": 21, "linf 0.4": 37}
 """Table 1: success of the automatic invariance attacks by people, in %; that of hand-made images at linf 0.4 is 88."""
 
-ATTACK_PIXELS = 25
-"""Section 4: median number of pixels that the l0 attack changed."""
+ATTACK_PIXELS = 25  # section 4: median number of pixels that the l0 attack changed
 
-CERTIFIED_ACCURACY = {0.4: 87}
-"""Section 4: certified accuracy of a network by CROWN-IBP, by linf radius, in %."""
+CERTIFIED_ACCURACY = {0.4: 87}  # section 4: certified accuracy of a network by CROWN-IBP, by linf radius, in %
 
 CERTIFIED_ORIGINAL_LABELS = {"linf 0.4": 96}
 """Section 4: examples to which this network gives the label of the original, by set, in % of all of the set."""

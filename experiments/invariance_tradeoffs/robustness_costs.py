@@ -1,119 +1,86 @@
-"""The cost of robustness: agreement with people falls as the training radius grows. Figure 6.
-
-    python -m experiments.invariance_tradeoffs.robustness_costs [smoke|default|paper]
+"""P4 figure 6: agreement with people against the radius of linf and l1 training.
 
 Networks are trained against linf-PGD and against l1-PGD at several radii. The experiment measures how often they agree
 with people on images whose class an invariance attack changed: linf examples for linf training, l0 examples for l1.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from experiments import common
-from experiments.invariance_tradeoffs import robust_networks
+from experiments.invariance_tradeoffs import robust_networks as networks
 from invjax import figures
 
-SETS = {"linf": ("manual linf 0.4", "linf 0.4"), "l1": ("l0",)}
-"""The examples of the figure, by the norm of training."""
+SETS = {"linf": ("manual linf 0.4", "linf 0.4"), "l1": ("l0",)}  # the examples of the figure, by the norm of training
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(robust_networks.Settings):
-    """Settings of the cost of robustness."""
-
-    data: common.Flat[robust_networks.Data] = robust_networks.Data(train_size=20_000)  # noqa: RUF009  frozen
+class Config(networks.Settings):
+    data: common.Flat[networks.Data] = networks.Data(train_size=20_000)  # noqa: RUF009  frozen
     """The images."""
-    train_steps: int = 5
-    """Number of steps of the attack in adversarial training."""
+    train_steps: int = 5  # Number of steps of the attack in adversarial training.
     linf: tuple[float, ...] = common.axis((0.1, 0.2, 0.3, 0.4))
     """Ascending radii of linf training; one network has standard training."""
-    l1: tuple[float, ...] = common.axis((5.0, 10.0, 15.0))
-    """Ascending radii of l1 training."""
-    images: int = 500
-    """Number of test images for the accuracy under attack at the radius of training; the first ones are used."""
-    attack_steps: int = 20
-    """Number of steps of the attack in the evaluation."""
+    l1: tuple[float, ...] = common.axis((5.0, 10.0, 15.0))  # Ascending radii of l1 training.
+    images: int = 500  # Number of test images for the accuracy under attack at the radius of training, the first ones.
+    attack_steps: int = 20  # Number of steps of the attack in the evaluation.
 
 
 PRESETS = {
-    "smoke": Config(**robust_networks.SMOKE, linf=(0.3,), l1=(10.0,), images=32, attack_steps=2),
-    "default": Config(),
+    "smoke": Config(**networks.SMOKE, linf=(0.3,), l1=(10.0,), images=32, attack_steps=2),
     "paper": Config(
-        **robust_networks.PAPER, linf=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4),
+        **networks.PAPER, linf=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4),
         l1=(2.5, 5.0, 7.5, 10.0, 12.5, 15.0), images=10_000, attack_steps=100,
     ),
 }  # fmt: skip
 
 
-def trials(config: Config) -> list[dict[str, Any]]:
+def trials(config: Config):
     """Standard training ("plain"), then each radius of linf and of l1 training; a norm without one raises an error."""
     if not (config.linf and config.l1):
         raise ValueError(f"linf and l1 need at least one radius each; got linf={config.linf} and l1={config.l1}")
-    radii = {"plain": (0.0,), "linf": config.linf, "l1": config.l1}
-    return [place for norm, of_norm in radii.items() for place in common.grid(norm=[norm], eps=of_norm,
-                                                                              seed=config.seeds)]  # fmt: skip
+    radii = (("plain", (0.0,)), ("linf", config.linf), ("l1", config.l1))
+    return [place for norm, eps in radii for place in common.grid(norm=[norm], eps=eps, seed=config.seeds)]
 
 
-def trial(
-    config: Config, data: robust_networks.Datasets, *, norm: str, eps: float, seed: int, folder: Path
-) -> dict[str, Any]:  # fmt: skip
-    """Train one network, and measure its agreement with people and its accuracy under attack."""
+def trial(config: Config, data, *, norm, eps, seed, folder):
     train, test, human = data
-    attack = robust_networks.adversary(norm, config.train_steps) if eps else None
-    params = robust_networks.train(config, config.cnn, attack, eps, train, seed=seed, folder=folder)
-    apply_fn = robust_networks.network(config.cnn).apply
-    numbers = robust_networks.seen(apply_fn, params, test, human)
+    attack = networks.adversary(norm, config.train_steps) if eps else None
+    params = networks.train(config, config.cnn, attack, eps, train, seed=seed, folder=folder)
+    apply_fn = networks.network(config.cnn).apply
+    numbers = networks.seen(apply_fn, params, test, human)
     if eps:
-        stronger, shown = robust_networks.adversary(norm, config.attack_steps), common.first(test, config.images)
-        numbers["robust"] = robust_networks.withstands(apply_fn, params, stronger, eps, shown, seed)
+        stronger, shown = networks.adversary(norm, config.attack_steps), common.arrays_of(test, config.images)
+        numbers["robust"] = common.withstood(apply_fn, params, stronger, eps, shown, seed)
     return numbers
 
 
-def table(config: Config, results: common.Results) -> Iterator[common.Row]:
-    """The trend first, then all values; the paper gives no numbers."""
+def table(config: Config, results):
     plain = results.select(norm="plain")
     for norm, names in SETS.items():
         *_, largest = results.select(norm=norm).each("eps")
         for name in names:
-            ends = plain["agrees", name], largest["agrees", name]
-            falls = [100 * (high[0] - low[0]) / low[1] for high, low in zip(*ends, strict=True)]
+            high, low = plain["agrees", name], largest["agrees", name]
             what = f"{norm}-PGD: agreement with people falls from eps 0 to {largest.eps:g} by, {name}"
-            differs = f"{robust_networks.apart(*ends)}; published as a curve"
-            yield common.row(what, None, falls, "points", differs)
+            falls = 100 * (high[:, 0] - low[:, 0]) / low[:, 1]
+            yield common.row(what, falls, "points", f"{networks.apart(high, low)}; published as a curve")
     for at in results.each("norm", "eps"):
         who = f"{at.norm}-PGD, eps {at.eps:g}" if at.eps else "plain"
-        yield common.percent(f"{who}: clean accuracy", None, at["clean"])
+        yield common.percent(f"{who}: clean accuracy", at["clean"])
         if at.eps:
-            yield common.percent(f"{who}: accuracy under PGD at eps {at.eps:g}", None, at["robust"])
-        yield from robust_networks.agreement_rows(who, at)
+            yield common.percent(f"{who}: accuracy under PGD at eps {at.eps:g}", at["robust"])
+        yield from networks.agreement_rows(who, at)
 
 
-def draw(config: Config, results: common.Results) -> dict[str, Any]:
-    """Figure 6."""
+def draw(config: Config, results):
     panels = {}
     for norm, names in SETS.items():
         radii = [*results.select(norm="plain").each("eps"), *results.select(norm=norm).each("eps")]
-        lines = {
-            robust_networks.IMAGES[name]: np.array([robust_networks.interval(at["agrees", name]) for at in radii])
-            for name in names
-        }
+        lines = {networks.IMAGES[of]: np.array([networks.interval(at["agrees", of]) for at in radii]) for of in names}
         panels[f"eps of {norm}-PGD in training"] = np.array([at.eps for at in radii]), lines
     title = "Agreement with people against the radius of training: mean and 95 % interval"
     return {"agreement": figures.interval_curves(panels, "agrees with people", title)}
 
 
-EXPERIMENT = common.Experiment(
-    "invariance_tradeoffs/robustness_costs",
-    "P4 figure 6: agreement with people against the radius of linf and l1 training", PRESETS,
-    times={"smoke": "under a minute", "default": "40 minutes beside other work", "paper": "an accelerator, not run"},
-    trials=trials, trial=trial, table=table, figures=draw, data=robust_networks.datasets,
-)  # fmt: skip
-
-
-if __name__ == "__main__":
-    common.use_all_cores()
-    common.main(EXPERIMENT)
+EXPERIMENT = common.experiment(__name__, "40 minutes beside other work", data=networks.datasets)

@@ -38,14 +38,13 @@ def tiny_run(calls):
         return {"error": 1.5}, {"image": np.ones((2, 2, 1))}
 
     def table(config, results):
-        return [common.row("error", 1.0, [*results["error"], 2.5], "%", "smaller")]
+        return [common.row("error", [*results["error"], 2.5], "%", "smaller", published=1.0)]
 
     def draw(config, results):
         return {"image": figures.image_grid({"an image": results.arrays()["image"][None]}, "One image")}
 
     presets = {"smoke": Tiny(), "default": Tiny(epochs=9)}
-    times = {"smoke": "", "default": ""}
-    return common.Experiment(metamers.EXPERIMENT.name, "figure 1", presets, times, lambda config: common.grid(part=[0]),
+    return common.Experiment(metamers.EXPERIMENT.name, "figure 1", presets, {}, lambda config: common.grid(part=[0]),
                              trial, table, draw)  # fmt: skip
 
 
@@ -59,7 +58,7 @@ def tiny(tmp_path):
 def test_all_experiments_are_found_and_have_the_presets_they_time(found):
     assert {"excessive_invariance/metamers", "quickstart"} <= found.keys()
     for experiment in found.values():
-        assert {"smoke", "default"} <= experiment.presets.keys() == experiment.times.keys()
+        assert {"smoke", "default"} <= experiment.presets.keys() == experiment.durations.keys()
 
 
 def test_every_experiment_has_a_file_of_tests_that_runs_it_as_smoke(found):
@@ -164,15 +163,15 @@ def test_an_unknown_command_prints_the_usage():
 
 
 def test_a_row_has_the_mean_and_the_sample_standard_deviation():
-    row = common.row("a", 1.0, [1.0, 2.0, 4.0], "%")
+    row = common.row("a", [1.0, 2.0, 4.0], "%", published=1.0)
     assert row.measured == pytest.approx(7 / 3) and row.seeds == 3
     assert row.spread == pytest.approx(np.std([1, 2, 4], ddof=1))
-    assert common.row("a", None, [2.0], "").spread is None
+    assert common.row("a", [2.0]).spread is None
 
 
 def test_the_table_shows_a_dash_where_nothing_was_published():
     about = {"command": "c", "device": "d", "packages": {"jax": "1"}, "date": "2000-01-01"}
-    text = common.table_markdown([common.row("a", None, [0.5], "%")], about)
+    text = common.table_markdown([common.row("a", [0.5], "%")], about)
     assert "| a | – | 0.5 (1 seed) | % |  |" in text and "`c`, d, JAX 1, 2000-01-01" in text
 
 

@@ -14,8 +14,8 @@ NAME = "excessive_invariance/metamers"
 @pytest.fixture
 def results(tmp_path):
     """A folder with two published runs of one result, notes, a benchmark, and a README."""
-    rows = {"default-mnist": [row("error", 1.0, [1.5, 2.5], "%"), row("bound", None, [0.5], "", expected=0.25)],
-            "planted-mnist": [row("error", None, [7.0], "%", "planted")]}  # fmt: skip
+    rows = {"default-mnist": [row("error", [1.5, 2.5], "%", published=1.0), row("bound", [0.5], expected=0.25)],
+            "planted-mnist": [row("error", [7.0], "%", "planted")]}  # fmt: skip
     about = {"command": "python -m x default", "device": "1 x CPU", "date": "2026-01-01", "packages": {"jax": "0.10"}}
     for run, table in rows.items():
         folder = tmp_path / NAME / run

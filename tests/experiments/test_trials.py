@@ -1,11 +1,13 @@
 """Trials: the grid of an experiment, its folders, parts of it, and results by axis."""
 
 import dataclasses
+import importlib.machinery
 import importlib.util
 import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +52,7 @@ class Counted:
         self.computed, self.loaded, self.failing = [], 0, ()
         presets = {"smoke": Config(), "default": Config(train=Train(9))}
         self.experiment = common.Experiment(
-            metamers.EXPERIMENT.name, "figure 1", presets, {"smoke": "", "default": ""},
+            metamers.EXPERIMENT.name, "figure 1", presets, {},
             trials=lambda config: grid(arm=config.arms, seed=config.seeds),
             trial=self.trial, table=self.table, data=self.data,
         )  # fmt: skip
@@ -68,7 +70,7 @@ class Counted:
 
     def table(self, config, results):
         for at in results.each("arm"):
-            yield row(f"{at.arm}: error", None, at["error"], "%")
+            yield row(f"{at.arm}: error", at["error"], "%")
 
     def run(self, folder, *arguments):
         self.computed.clear()
@@ -183,8 +185,12 @@ def test_results_are_selected_by_axis(counted, tmp_path):
     (results,) = found
     assert len(results) == 4 and results.values("seed") == [0, 1]
     robust = results.select(arm="robust")
-    assert robust.arm == "robust" and robust["error"] == [110, 111] and robust["attack", "pgd"] == [1, 1]
-    assert [(at.seed, at["error"]) for at in results.each("seed")] == [(0, [100, 110]), (1, [101, 111])]
+    assert robust.arm == "robust" and robust["error"].tolist() == [110, 111]
+    assert robust["attack", "pgd"].tolist() == [1, 1] and robust["attack"] == [{"pgd": 1}] * 2
+    assert [(at.seed, at["error"].tolist()) for at in results.each("seed")] == [(0, [100, 110]), (1, [101, 111])]
+    assert {arm: values.tolist() for arm, values in results.by("arm", "attack", "pgd").items()} == {
+        "plain": [1, 1], "robust": [1, 1]
+    }  # fmt: skip
     np.testing.assert_array_equal(results.select(seed=1).arrays()["seed"], [1, 1])
     with pytest.raises(ValueError, match="the axes are arm, seed; got 'eps'"):
         results.select(eps=1)
@@ -209,7 +215,7 @@ def test_a_trial_cannot_read_what_does_not_identify_it(counted, tmp_path):
 def test_the_example_of_the_contributors_page_runs(tmp_path, monkeypatch):
     text = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(\"\"\"Does a wider.*?)```", text, re.DOTALL)
-    assert len(example.splitlines()) <= 60
+    assert len(example.splitlines()) <= 40
     path = tmp_path / "example.py"
     path.write_text(example.replace("epochs=5", "epochs=1"))
     spec = importlib.util.spec_from_file_location("example", path)
@@ -219,6 +225,25 @@ def test_the_example_of_the_contributors_page_runs(tmp_path, monkeypatch):
     rows = common.main(module.EXPERIMENT, ["smoke", "--out", str(tmp_path)])
     assert [r.name for r in rows] == ["narrow: test error", "wide: test error"]
     assert all(0 < r.measured < 90 for r in rows) and (tmp_path / "figures" / "errors.png").exists()
+
+
+def test_an_experiment_is_made_from_its_module(monkeypatch):
+    module = types.ModuleType("experiments.paper.result", "The item\n of the paper.\n\nMore of it.")
+    module.__spec__ = importlib.machinery.ModuleSpec("experiments.paper.result", None)
+    vars(module).update(Config=Config, PRESETS={"smoke": Config(seeds=(5,)), "paper": Config()}, trial=len, table=max)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    made = common.experiment(module.__name__, "an hour", size=(1, 2), arm="arms")
+    assert (made.name, made.item, made.command) == (
+        "paper/result", "The item of the paper", "python -m experiments.paper.result"
+    )  # fmt: skip
+    assert [*made.presets] == ["smoke", "default", "paper"] and made.presets["default"] == Config()
+    assert made.durations == {"smoke": "under a minute", "default": "an hour", "paper": "an accelerator, not run"}
+    assert made.trials(Config()) == grid(size=[1, 2], arm=["plain", "robust"], seed=[0, 1])
+    assert (made.trial, made.table, made.figures, made.data) == (len, max, None, None)
+    module.trials, module.draw = (lambda config: grid(part=[0])), min
+    made = common.experiment(module.__name__, {"smoke": "a second"}, data=sum)
+    assert made.trials(Config()) == [{"part": 0}] and (made.figures, made.data) == (min, sum)
+    assert made.durations["smoke"] == "a second"
 
 
 def test_a_training_that_is_stopped_ends_the_run_with_one_line_and_goes_on(counted, tmp_path, capsys):

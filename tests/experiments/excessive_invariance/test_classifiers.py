@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import common
-from experiments.excessive_invariance import classifiers
+from experiments.excessive_invariance import classifiers, metamers
 from invjax.data import Dataset
 from invjax.models import mlp
 
@@ -25,7 +25,7 @@ def test_pairs_are_of_different_classes_and_go_through_all_of_them():
 
 
 def test_the_joint_loss_of_ice_has_the_gradients_of_both_players():
-    model = classifiers.model_for("digits", (1, 1))
+    model = classifiers.revnet("digits", (1, 1))
     joint_loss, game = classifiers.ice_players(model, ICE, DATA.levels)
     key, batch = jax.random.key(0), (DATA.images, DATA.labels)
 
@@ -46,7 +46,7 @@ def test_the_joint_loss_of_ice_has_the_gradients_of_both_players():
 @pytest.mark.slow
 @pytest.mark.parametrize("ice", [None, ICE, classifiers.Ice("alternating", critic_hidden=(8,))])
 def test_each_form_of_training_fits_the_labels(ice, tmp_path):
-    model = classifiers.model_for("digits", (1, 1))
-    params = classifiers.train(model, DATA, common.Train(20, 16, 1e-2), ice, seed=0, folder=tmp_path)
-    logits = np.asarray(model.apply(params, jnp.asarray(IMAGES / np.float32(16))))
+    config = metamers.Config(common.Data("digits"), (1, 1), common.Train(20, 16, 1e-2), ice=ice or ICE)
+    params = classifiers.train(config, "iCE" if ice else "CE", DATA, seed=0, folder=tmp_path)
+    logits = np.asarray(config.model.apply(params, jnp.asarray(IMAGES / np.float32(16))))
     assert (logits.argmax(1) == DATA.labels).mean() > 0.6  # chance is a tenth

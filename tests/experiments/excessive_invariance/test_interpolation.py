@@ -8,7 +8,6 @@ import pytest
 
 from experiments.excessive_invariance import classifiers, interpolation
 from invjax.attacks import metamers
-from invjax.training import data_mesh
 
 
 @pytest.mark.slow
@@ -30,10 +29,10 @@ def test_a_smoke_run_of_the_interpolation_leaves_its_curves_and_figures(smoke):
 
 
 def test_a_walk_starts_at_a_and_ends_at_its_metamer():
-    model = classifiers.model_for("digits", (1, 1))
+    model = classifiers.revnet("digits", (1, 1))
     a, b = np.random.default_rng(0).random((2, 5, 8, 8, 1)).astype(np.float32)
     params = jax.jit(model.init)(jax.random.key(0), a)
-    path, change = interpolation.walk(3, model, params, a, b, data_mesh())
+    path, change = interpolation.walk(interpolation.PRESETS["smoke"], model, params, a, b)
     assert path.shape == (3, 5, 8, 8, 1) and change < 1e-4
     np.testing.assert_allclose(path[0], a, atol=1e-4)
     np.testing.assert_allclose(path[-1], jax.jit(lambda p: metamers(model, p, a, b))(params), atol=1e-4)

@@ -44,7 +44,7 @@ def test_a_class_without_images_is_black_in_the_figure():
 @pytest.mark.parametrize(("part", "images", "epochs"), [(2.0, 1437, 2), (1.0, 1437, 1), (0.1, 143, 1)])
 def test_the_first_teacher_is_trained_briefly_and_its_pupil_sees_wrong_labels_only(part, images, epochs, monkeypatch):
     config = dataclasses.replace(learning_from_errors.PRESETS["smoke"], first_epochs=part)
-    data, net, seen = config.data.load(), networks.network(config), []
+    data, net, seen = config.data.load(), config.net(), []
     (train, labels), start = data[0], net.init(jax.random.key(0), data[0][0][:1])
 
     def untrained(config, data, *, epochs=None, **options):
@@ -55,7 +55,7 @@ def test_the_first_teacher_is_trained_briefly_and_its_pupil_sees_wrong_labels_on
     numbers, arrays = learning_from_errors.trial(config, data, arm="errors", seed=0, folder=Path("nowhere"))
     (brief, passes), (errors, others) = seen
     assert len(brief[1]) == images and passes == epochs and others is None
-    wrong = networks.predictions(net, start, train) != labels
+    wrong = np.asarray(net.apply(start, train)).argmax(1) != labels
     np.testing.assert_array_equal(errors[0], train[wrong])
     assert (errors[1] != labels[wrong]).all() and numbers["images"] == wrong.sum()
     shown = arrays["true"] >= 0

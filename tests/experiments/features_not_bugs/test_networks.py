@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import common
 from experiments.features_not_bugs import networks, relabelling
 from invjax import features
 from invjax.losses import cross_entropy
@@ -14,7 +15,7 @@ from invjax.losses import cross_entropy
 SMALL = networks.Settings(network="linear", train=networks.Train(2, 8, 0.1), robust_epochs=3)
 
 
-def arrays(count: int = 32) -> networks.Arrays:
+def arrays(count: int = 32) -> common.Arrays:
     images = np.random.default_rng(0).uniform(size=(count, 4, 4, 1)).astype(np.float32)
     return images, np.arange(count, dtype=np.int32) % 10
 
@@ -23,7 +24,7 @@ def recorded(monkeypatch) -> list:
     """The settings, the loss and the seed of each training, none of which is run."""
     seen: list = []
     keep = lambda params, loss_fn, arrays, settings, *, seed, **rest: seen.append((settings, loss_fn, seed))  # noqa: E731
-    monkeypatch.setattr("experiments.common.train", keep)
+    monkeypatch.setattr("experiments.common._networks.train", keep)
     return seen
 
 
@@ -52,7 +53,7 @@ def test_the_rate_and_the_augmentation_depend_on_the_relabelled_data_set(tmp_pat
 
 @pytest.mark.slow
 def test_the_radius_of_adversarial_training_grows_over_the_warm_up():
-    net, (images, labels) = networks.network(SMALL), arrays(8)
+    net, (images, labels) = SMALL.net(), arrays(8)
     params, key, batch = net.init(jax.random.key(0), images), jax.random.key(1), (jnp.asarray(images), labels)
     losses = [float(networks.loss_of(SMALL, None, False, 10)(params, key, batch, step)[0]) for step in (0, 5, 10, 20)]
     clean = float(cross_entropy(net.apply(params, images), labels).mean())

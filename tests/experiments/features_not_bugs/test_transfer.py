@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.features_not_bugs import networks, transfer
+from experiments import common
+from experiments.features_not_bugs import transfer
 
 
 @pytest.mark.slow
@@ -36,11 +37,12 @@ def test_transfer_is_measured_for_each_architecture(smoke):
 )
 def test_transfer_counts_only_images_that_could_change(goal, before, after, share, monkeypatch):
     config = dataclasses.replace(transfer.PRESETS["smoke"], network="linear", images=6, eps=8.0, eval_steps=20)
-    net, labels = networks.network(config), np.arange(6)
+    net, labels = config.net(), np.arange(6)
     x = np.random.default_rng(0).uniform(0.4, 0.6, (6, 8, 8, 1)).astype(np.float32)
     source = net.init(jax.random.key(0), x)
     script, seen = [np.array(before), np.array(after)], []
-    monkeypatch.setattr(networks, "predictions", lambda net, params, x: (seen.append(x), script.pop(0))[1])
+    scripted = lambda apply_fn, params, x: (seen.append(x), np.eye(10)[script.pop(0)])[1]  # noqa: E731
+    monkeypatch.setattr(common, "logits_of", scripted)
     assert transfer.transferred(config, goal, source, "MLP", None, (x, labels), 0) == pytest.approx(share)
     np.testing.assert_array_equal(seen[0], x)
     reached = np.asarray(net.apply(source, seen[1])).argmax(1)

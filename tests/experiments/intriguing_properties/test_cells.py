@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.intriguing_properties import cell_networks, cells
+from experiments.intriguing_properties import cells, populations
 from invjax.attacks import fgsm, linf
 from invjax.models import MaskedNet
 
@@ -84,7 +84,7 @@ def test_accuracies_of_linear_networks_are_those_of_the_closed_form():
     labels = rng.integers(0, 2, (2, 20)).astype(np.int32)
     margin = (1 - 2 * labels) * np.einsum("nbi,pi->pnb", x, weights)
     trained = jnp.asarray(weights), (jnp.zeros(2), jnp.zeros(2))
-    found = cell_networks.judge(net, {"FGSM": fgsm(linf())}, eps)(trained, x, labels, jax.random.key(0))
+    found = populations.judge(net, {"FGSM": fgsm(linf())}, eps)(trained, x, labels, jax.random.key(0))
     np.testing.assert_allclose(found["clean"], (margin > 0).mean((1, 2)), rtol=1e-6)
     standing = margin > eps * np.abs(weights).sum(1)[:, None, None]
     np.testing.assert_allclose(found["FGSM"], standing.mean((1, 2)), rtol=1e-6)

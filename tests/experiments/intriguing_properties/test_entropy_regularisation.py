@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.intriguing_properties import entropy_regularisation, networks
+from experiments.intriguing_properties import entropy_regularisation
 from invjax.attacks import linf, step_ll
 from invjax.losses import cross_entropy, entropy
 
@@ -30,7 +30,7 @@ def test_entropy_regularisation_runs_all_arms(smoke):
 
 def test_the_losses_add_the_entropy_and_attack_a_part_of_the_batch():
     config = entropy_regularisation.PRESETS["smoke"]
-    net = networks.network(config.widths, "MLP")
+    net = config.widths.network("MLP")
     x, labels = np.random.default_rng(0).uniform(0.2, 0.8, (8, 8, 8, 1)).astype(np.float32), np.arange(8) % 10
     params = net.init(jax.random.key(0), x)
     logits = net.apply(params, x)

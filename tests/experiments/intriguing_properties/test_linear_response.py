@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import common
-from experiments.intriguing_properties import linear_response, networks
+from experiments.intriguing_properties import linear_response
 
 
 @pytest.mark.slow
@@ -49,9 +49,9 @@ def test_the_fractions_below_eps_count_images_that_never_flip():
 def test_a_network_without_images_to_measure_is_refused(shift, changes, message, tmp_path, monkeypatch):
     config = dataclasses.replace(linear_response.PRESETS["smoke"], images=50, **changes)
     train, test = common.Data("digits").load()
-    net, test = networks.network(config.widths, "MLP"), common.first(test, 50)
-    params = networks.trained(net, networks.plain_loss(net), train, config.train, 0, tmp_path, epochs=0)
-    monkeypatch.setattr(networks, "trained", lambda *_: params)
-    labels = (networks.logits_of(net, params, networks.images_of(test)).argmax(1) + shift) % 10
+    net, test = config.widths.network("MLP"), common.first(test, 50)
+    params = net.init(common.split_key(0)[0], common.images_of(train, 1))
+    monkeypatch.setattr(common, "trained", lambda *_, **options: params)
+    labels = (common.logits_of(net.apply, params, common.images_of(test)).argmax(1) + shift) % 10
     with pytest.raises(ValueError, match=message):
         linear_response.trial(config, (train, test._replace(labels=labels)), model="MLP", seed=0, folder=tmp_path)

@@ -28,6 +28,6 @@ def test_equal_batches_hold_all_images_and_awkward_numbers_are_refused():
 
 
 def test_a_table_of_several_seeds_has_the_rows_of_all_and_their_spread():
-    tables = [[common.row("a", 2.0, [value], "%", "x"), common.row("b", None, [1], "")] for value in (1, 3)]
+    tables = [[common.row("a", [value], "%", "x", published=2.0), common.row("b", [1])] for value in (1, 3)]
     (row,) = populations.over_seeds([tables[0], tables[1][:1]])
     assert (row.name, row.published, row.measured, row.seeds, row.unit, row.differs) == ("a", 2.0, 2.0, 2, "%", "x")

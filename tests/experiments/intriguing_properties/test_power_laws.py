@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import common
-from experiments.intriguing_properties import networks, power_laws
+from experiments.intriguing_properties import power_laws
 from invjax.models import mlp
 
 ARGUMENTS = ["--models", "MLP"]
@@ -49,9 +49,9 @@ def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     net = mlp(2, ())
     data = common.first(digits[1], 40)._replace(num_classes=2)
     data = data._replace(labels=np.asarray(data.labels) % 2)
-    params = net.init(jax.random.key(0), networks.images_of(data))
+    params = net.init(jax.random.key(0), common.images_of(data))
     found = power_laws.radii(config, net, params, data, seed=0, searched=20)
-    logits = networks.logits_of(net, params, networks.images_of(data)).astype(np.float64)
+    logits = common.logits_of(net.apply, params, common.images_of(data)).astype(np.float64)
     weights = np.asarray(jax.tree.leaves(jax.jacobian(lambda x: net.apply(params, x[None])[0])(np.zeros((8, 8, 1)))))
     across = (weights[0][1] - weights[0][0]).ravel().astype(np.float64)
     right = logits.argmax(1) == data.labels
@@ -100,9 +100,9 @@ def test_a_fit_to_a_few_images_is_marked_and_not_drawn(tmp_path):
 
 def test_a_model_that_is_wrong_on_all_images_is_refused(digits, tmp_path):
     config, (train, test) = power_laws.PRESETS["smoke"], digits
-    net = networks.network(config.widths, "MLP")
-    params = networks.trained(net, networks.plain_loss(net), train, config.train, 0, tmp_path, epochs=0)
-    labels = (networks.logits_of(net, params, networks.images_of(test)).argmax(1) + 1) % 10
+    net = config.widths.network("MLP")
+    params = net.init(common.split_key(0)[0], common.images_of(train, 1))
+    labels = (common.logits_of(net.apply, params, common.images_of(test)).argmax(1) + 1) % 10
     data = train, test._replace(labels=labels)
     with pytest.raises(ValueError, match="untrained, seed 0, is wrong on all 300 images: train it longer"):
         power_laws.trial(config, data, model="untrained", seed=0, folder=tmp_path / "untrained")

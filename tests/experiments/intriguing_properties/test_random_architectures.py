@@ -24,7 +24,7 @@ def test_a_smoke_run_of_the_random_architectures_measures_every_network(smoke):
 
 
 def test_the_sample_covers_depths_and_widths_and_the_groups_hold_all_of_it():
-    config = random_architectures.PRESETS["default"]
+    config = random_architectures.Config()
     connected, convolutional = random_architectures.sampled(config, 0)
     assert set(np.count_nonzero(connected.widths, 1)) == {1, 2, 3, 4}
     units = connected.widths[connected.widths > 0]
@@ -52,7 +52,7 @@ def test_a_network_with_few_adversarial_examples_has_no_law():
 
 
 def test_radii_at_the_resolution_of_the_bisection_count_as_unresolved():
-    config = random_architectures.PRESETS["default"]
+    config = random_architectures.Config()
     floor = np.float32(config.largest[0]) / config.points / 2**config.bisections
     radii = np.concatenate([np.full(10, floor), np.linspace(0.001, 0.1, 990)]).astype(np.float32)
     law = random_architectures.law_of(config, 0, radii)

@@ -40,5 +40,5 @@ def test_failed_trainings_are_found_by_their_clean_accuracy(tmp_path):
     for trial, value in zip(trials, clean.values(), strict=True):
         trial.folder.mkdir()
         (trial.folder / "numbers.json").write_text(json.dumps({"clean": value}))
-    found = augmentation.failed(list(common.Results(trials).each("eps")), [[0.5, 0.4], [0.3, 0.2]])
+    found = augmentation.failed(common.Results(trials), [[0.5, 0.4], [0.3, 0.2]])
     np.testing.assert_array_equal(found, [[0.3], [0.2]])

@@ -158,18 +158,20 @@ def test_agreement_counts_unchanged_images_only_where_all_images_count():
     assert numbers["people, changed"] == (1, 3) and numbers["certified"] == (0, 3) and not len(wrong["label"])
 
 
-def test_the_ensemble_attacks_images_that_are_not_broken():
+def test_the_ensemble_attacks_images_that_are_not_broken(monkeypatch):
     seen = []
 
     class Found:
         def __init__(self, broken):
             self.broken = broken
 
-    def attack(key, params, images, labels, *, eps):
-        seen.append((eps, len(images)))
-        return Found(images[:, 0] <= eps)
+    def attack(apply_fn, params, data, *, eps, **settings):
+        seen.append((eps, len(data[0])))
+        return Found(data[0][:, 0] <= eps)
 
     falls_at = np.array([[0.25], [0.0], [9.0], [0.1]], np.float32)
-    found = certified_measures.by_ensemble(attack, None, 0, falls_at, np.zeros(4, np.int32), (0.4, 0.2))
+    monkeypatch.setattr(common, "ensemble", attack)
+    settings = certified_measures.Settings(epsilons=(0.4, 0.2))
+    found = certified_measures.by_ensemble(settings, None, None, (falls_at, np.zeros(4, np.int32)), 0)
     assert seen == [(0.0, 4), (0.2, 3), (0.4, 2)]
     np.testing.assert_array_equal(found.broken_at, [0.4, 0, np.inf, 0.2])

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import common
 from experiments.invariance_tradeoffs import human_agreement, pretrained, robust_networks
-from invjax.data import Dataset, HumanLabelled
+from invjax.data import HumanLabelled, as_float
 from invjax.evaluation import wilson
 from invjax.models import l0_sparse, largest_frequencies
 
@@ -100,7 +100,7 @@ def test_the_attack_suits_the_network_and_finds_the_adversarial_examples(net, ba
     config = dataclasses.replace(smoke, attack_steps=5, queries=queries[0], search_queries=queries[1])
     behind = pretrained.Pretrained(bright_or_dark, np.float32(0), None, has_gradients, searches)
     bytes_of = np.round(255 * grays()).astype(np.uint8)
-    found = human_agreement.under_attack(config, behind, ball, Dataset(bytes_of, np.zeros(8, np.int32), 10), 0)
+    found = human_agreement.under_attack(config, behind, ball, (as_float(bytes_of), np.zeros(8, np.int32)), 0)
     if ATTACKS[net, ball] is None:
         assert found is None
         return
@@ -124,7 +124,7 @@ def test_networks_behind_the_l0_sparse_defence_train_on_few_frequencies(monkeypa
     monkeypatch.setattr(robust_networks, "train", train)
     behind = human_agreement.trained(config, "CNN, l0-sparse", None, 0, tmp_path)
     assert trained_with["name"] == "small CNN" and trained_with["attack"] is None and behind.ball == ("l0", 3)
-    np.testing.assert_allclose(trained_with["prepare"](x), largest_frequencies(x, 7), atol=1e-6)
+    np.testing.assert_allclose(trained_with["prepare"](None, x), largest_frequencies(x, 7), atol=1e-6)
     np.testing.assert_allclose(behind.apply(params, x), l0_sparse(net, 7, 3).apply(params, x), rtol=1e-5)
 
 

@@ -30,7 +30,7 @@ def test_without_the_human_labels_the_default_stops_at_once(experiment, tmp_path
 def test_the_interval_of_several_trainings_is_that_of_their_mean_on_the_same_images():
     counts = [[2, 8], [4, 8]]
     assert robust_networks.interval(counts) == (3 / 8, *wilson(3, 8))
-    row = robust_networks.agreement_row("net", "set", counts, 50, "more")
+    row = robust_networks.agreement_row("net", "set", counts, "more", 50)
     assert (row.name, row.measured, row.seeds, row.published) == ("net: agrees with people, set", 37.5, 2, 50)
     low, high = wilson(3, 8)
     assert row.differs == f"95 % interval {100 * low:.0f} to {100 * high:.0f}, 8 images; more"
@@ -55,7 +55,7 @@ def test_the_radius_is_a_third_in_the_first_epoch():
 
     radii, attack = [], pgd(linf(), steps=1)
     loss_fn = robust_networks.loss_of("small CNN", attack._replace(run=noted), 2, None)
-    batch = np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32), np.float32([[0.1, 0.3]] * 2)
+    batch = np.zeros((2, 28, 28, 1), np.float32), np.zeros(2, np.int32), np.float32([[0.1, 0.3]] * 2)
     params = robust_networks.network("small CNN").init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     for step in range(4):
         loss_fn(params, jax.random.key(0), batch, step)
@@ -67,7 +67,7 @@ def test_all_radii_share_one_loss_and_start_at_a_third(monkeypatch, tmp_path):
         trained.append((loss_fn, arrays[2]))
 
     trained = []
-    monkeypatch.setattr(common, "train", train)
+    monkeypatch.setattr("experiments.common._networks.train", train)
     data = Dataset(np.zeros((8, 28, 28, 1), np.uint8), np.zeros(8, np.int32), 10, 256)
     attack = robust_networks.adversary("linf", 1)
     for eps in (0.3, 0.6):
@@ -87,7 +87,7 @@ def test_training_uses_the_prepared_images(tmp_path):
         robust_networks.train(
             config, "small CNN", None, 0, data, seed=0, folder=tmp_path / name, prepare=prepare
         )["params"]["Conv_0"]["kernel"]
-        for name, prepare in (("plain", None), ("black", jnp.zeros_like))
+        for name, prepare in (("plain", None), ("black", lambda key, x: jnp.zeros_like(x)))
     ]  # fmt: skip
     start = robust_networks.network("small CNN").init(common.split_key(0)[0], jnp.zeros((1, 28, 28, 1)))
     moved = [float(jnp.abs(kernel - start["params"]["Conv_0"]["kernel"]).max()) for kernel in first_kernels]

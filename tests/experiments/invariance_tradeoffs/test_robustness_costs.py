@@ -38,6 +38,6 @@ def test_a_norm_without_a_radius_is_refused_before_any_work(norm, tmp_path):
 
 
 def test_one_network_without_an_adversary_serves_both_norms():
-    places = robustness_costs.trials(robustness_costs.PRESETS["default"])
+    places = robustness_costs.trials(robustness_costs.Config())
     assert [place["norm"] for place in places].count("plain") == 3 and len(places) == 3 * (1 + 4 + 3)
     assert all((place["norm"] == "plain") == (place["eps"] == 0) for place in places)
