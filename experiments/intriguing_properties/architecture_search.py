@@ -9,6 +9,7 @@ enlarged and trained longer.
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
