@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-_ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("softplus", "elu", "leaky_relu", "silu")}
+ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("softplus", "elu", "leaky_relu", "silu")}
 """Activations that use their input more than once. `relu` needs no entry because it is the single primitive `max`."""
 
 
@@ -82,7 +82,7 @@ def is_activation(eqn: Any, shapes: list[tuple[int, ...] | None]) -> bool:
         shapes: the shape of each operand that does not depend on the input, and None for each operand that does.
     """
     name = eqn.params.get("name")
-    if name not in _ACTIVATIONS or shapes[0] is not None or "jaxpr" not in eqn.params:
+    if name not in ACTIVATIONS or shapes[0] is not None or "jaxpr" not in eqn.params:
         return False
     if any(shape is None or shape for shape in shapes[1:]):
         return False
@@ -95,4 +95,4 @@ def is_activation(eqn: Any, shapes: list[tuple[int, ...] | None]) -> bool:
 def _body_of(name: str, x64: bool, *avals: tuple[tuple[int, ...], Any, bool]) -> str:
     like = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in avals]
     with jax.enable_x64(x64):  # the constants of a body have other dtypes in the two modes
-        return str(jax.make_jaxpr(_ACTIVATIONS[name])(*like).jaxpr.eqns[0].params.get("jaxpr"))
+        return str(jax.make_jaxpr(ACTIVATIONS[name])(*like).jaxpr.eqns[0].params.get("jaxpr"))

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from invjax import _check
 from invjax.bounds._backwards import both_ends, least
-from invjax.bounds._graph import Graph, trace
+from invjax.bounds._graph import Graph, trace, wide
 from invjax.bounds._regions import Interval, Region, box_of, check_region
 from invjax.types import Array, Labels, LogitsFn
 
@@ -66,7 +66,7 @@ def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str 
     def of_example(region, label):
         others = jnp.arange(num_classes - 1)
         others = others + (others >= label)
-        own, other = (jax.nn.one_hot(k, num_classes, dtype=box_of(region).lower.dtype) for k in (label, others))
+        own, other = (jax.nn.one_hot(k, num_classes, dtype=graph.outputs[0].dtype) for k in (label, others))
         return least(graph, region, method)(own[None] - other)
 
     return jax.vmap(of_example)(region, jnp.asarray(labels))
@@ -139,7 +139,6 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
 def _prepare(fn: Callable, region: Region) -> tuple[Region, Graph]:
     """The region as JAX arrays, and the graph of `fn` for one example."""
     check_region(region)
-    region = jax.tree.map(jnp.asarray, region)
     lower = box_of(region).lower
     graph, _ = trace(lambda x: fn(x[None])[0], jax.ShapeDtypeStruct(lower.shape[1:], lower.dtype))
-    return region, graph
+    return jax.tree.map(lambda array: jnp.asarray(array, wide(array.dtype)), region), graph

@@ -78,12 +78,14 @@ def _convex(function, *intervals):
 
 def _tangent_and_chord(function, interval):
     low, high = interval
-    middle = (low + high) / 2
+    middle = low / 2 + high / 2
     at_low, at_middle, at_high = function(low), function(middle), function(high)
     tangent = _line(_slope(function, middle), middle, at_middle)
-    wide = high > low
-    chord = _line(jnp.where(wide, (at_high - at_low) / jnp.where(wide, high - low, 1), tangent.slope), low, at_low)
-    return tangent, chord, at_middle <= (at_low + at_high) / 2
+    width = high - low
+    wide = width > 0
+    slope = jnp.where(wide, (at_high - at_low) / jnp.where(wide, width, 1), tangent.slope)
+    chord = _line(jnp.where(width < jnp.inf, slope, jnp.nan), low, at_low)  # a slope over a width that overflows is 0
+    return tangent, chord, at_middle <= at_low / 2 + at_high / 2
 
 
 def _slope(function, x):
@@ -134,9 +136,14 @@ def _elu(function, x):
 def _product(function, *intervals):
     if len(intervals) == 1:
         return Exact(function, has_offset=False)
-    (low_x, high_x), (low_y, _) = intervals
+    (low_x, high_x), (low_y, high_y) = intervals
+    known = interval.hull(*(function(x, y) for x in (low_x, high_x) for y in (low_y, high_y)))
+    finite = jnp.isfinite(known.lower) & jnp.isfinite(known.upper)
+    low_x, high_x, low_y = (jnp.where(finite, end, 0) for end in (low_x, high_x, low_y))
+    low, high = (jnp.where(finite, 0, end) for end in known)
     return Between(
-        lambda x, y: low_y * x + low_x * y - low_x * low_y, lambda x, y: low_y * x + high_x * y - high_x * low_y
+        lambda x, y: low_y * x + low_x * y - low_x * low_y + low,
+        lambda x, y: low_y * x + high_x * y - high_x * low_y + high,
     )
 
 

@@ -92,9 +92,18 @@ def register_enclosure(primitive: core.Primitive | str, rule: Rule) -> None:
     _RULES[primitive if isinstance(primitive, str) else primitive.name] = rule
 
 
-def enclosure_of(operation: Operation, bounds: dict[Variable, Interval]) -> Enclosure:
-    """The enclosure of an operation, given the intervals of its operands."""
+def enclosure_of(operation: Operation, bounds: dict[Variable, Interval], outputs: list[Interval]) -> Enclosure:
+    """The enclosure of an operation, given the intervals of its operands and of its outputs."""
     intervals = [bounds[variable] for variable in operation.dependent]
     if operation.name not in _RULES or not all(jnp.issubdtype(i.lower.dtype, jnp.floating) for i in intervals):
         return None
-    return _RULES[operation.name](operation.of_dependent, *intervals)
+    enclosure = _RULES[operation.name](operation.of_dependent, *intervals)
+    if not isinstance(enclosure, Lines):
+        return enclosure
+    return Lines(*map(_finite_or, enclosure, outputs[0]))
+
+
+def _finite_or(line: Line, end: jax.Array) -> Line:
+    """The line where it is finite, and the constant end of the output's interval elsewhere."""
+    finite = jnp.isfinite(line.slope) & jnp.isfinite(line.offset)
+    return Line(jnp.where(finite, line.slope, 0), jnp.where(finite, line.offset, end))

@@ -75,8 +75,8 @@ def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
     if not isinstance(interval, Interval):
         raise ValueError(f"ibp needs an Interval; got {type(interval).__name__}; use linf_box, or crown for an l2_ball")
     check_region(interval)
-    interval = Interval(*map(jnp.asarray, interval))
     graph, tree = trace(fn, interval.lower)
+    interval = Interval(*(jnp.asarray(end, graph.source.dtype) for end in interval))
     bounds = propagate(graph, interval)
     outputs = [bounds[o] if isinstance(o, Variable) else Interval(o, o) for o in graph.outputs]
     return jax.tree.unflatten(tree, outputs)
@@ -96,7 +96,17 @@ def step(operation: Any, bounds: dict[Variable, Interval]) -> dict[Variable, Int
     lower, upper = _rule(operation.name)(operation.function, *operands)
     if not operation.several:
         lower, upper = [lower], [upper]
-    return {out: Interval(*ends) for out, *ends in zip(operation.outputs, lower, upper, strict=True)}
+    return {out: _within_dtype(out, Interval(*ends)) for out, *ends in zip(operation.outputs, lower, upper, strict=True)}
+
+
+def _within_dtype(variable: Variable, interval: Interval) -> Interval:
+    """The interval, unbounded where the model's own dtype may overflow."""
+    if variable.largest == float("inf"):
+        return interval
+    lower, upper = interval
+    return Interval(
+        jnp.where(lower < -variable.largest, -jnp.inf, lower), jnp.where(upper > variable.largest, jnp.inf, upper)
+    )
 
 
 def _rule(name: str) -> Rule:

@@ -106,7 +106,7 @@ def linear(function: Callable, *operands: Any) -> Interval:
 def _center_radius(operand):
     if not isinstance(operand, Interval):
         return operand, None
-    return (operand.lower + operand.upper) / 2, (operand.upper - operand.lower) / 2
+    return operand.lower / 2 + operand.upper / 2, operand.upper / 2 - operand.lower / 2
 
 
 def power(function: Callable, x: Interval) -> Interval:
