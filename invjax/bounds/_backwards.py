@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from invjax.bounds._enclosures import Between, Exact, Lines, enclosure_of
-from invjax.bounds._graph import Graph, Operation, Variable
+from invjax.bounds._graph import Graph
+from invjax.bounds._operations import Operation, Variable
 from invjax.bounds._interval import step
 from invjax.bounds._regions import Ball, Interval, Region, box_of
 

@@ -6,14 +6,26 @@ recognize the activations of `jax.nn`, which stay whole because bounds of their 
 
 from collections.abc import Iterator
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 from jax.extend import core
 
 ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("softplus", "elu", "leaky_relu", "silu")}
 """Activations that use their input more than once. `relu` needs no entry because it is the single primitive `max`."""
+
+
+_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (jax, jaxtyping)) + (str(Path(__file__).parent),)
+
+
+def line(eqn: Any) -> str:
+    """The file and line of the model's code that an equation comes from; empty if it is unknown."""
+    frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", ())
+    own = (frame for frame in frames if not frame.file_name.startswith(_LIBRARIES) and "flax" not in frame.file_name)
+    return next((f"{Path(frame.file_name).name}:{frame.line_num}" for frame in own), "")
 
 
 def bodies(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:

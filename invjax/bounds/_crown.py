@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float
 
 from invjax import _check
 from invjax.bounds._backwards import both_ends, least
-from invjax.bounds._graph import Graph, trace, wide
+from invjax.bounds._graph import Graph, trace
+from invjax.bounds._operations import wide
 from invjax.bounds._regions import Interval, Region, box_of, check_region
 from invjax.types import Array, Labels, LogitsFn
 

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from invjax.bounds._graph import Graph, Variable, trace
+from invjax.bounds._graph import Graph, trace
+from invjax.bounds._operations import Operation, Variable
 from invjax.bounds._regions import Interval, Region, check_region
 
 Rule = Callable[..., Any]
@@ -30,6 +31,7 @@ an array. An operand is an `Interval` if it depends on the input and an array ot
 list, the ends of the interval are lists, too."""
 
 _RULES: dict[str, Rule] = {}
+_WHOLE: dict[str, Callable[..., Interval]] = {}
 
 
 def register_rule(primitive: core.Primitive | str, rule: Rule) -> None:
@@ -46,6 +48,11 @@ def register_rule(primitive: core.Primitive | str, rule: Rule) -> None:
             it depends on the input. The new rule replaces an earlier one.
     """
     _RULES[primitive if isinstance(primitive, str) else primitive.name] = rule
+
+
+def register_whole(name: str, rule: Callable[..., Interval]) -> None:
+    """Give `ibp` the interval of a function of `_patterns`, as `rule(x, *, axes, keepdims)`."""
+    _WHOLE[name] = rule
 
 
 def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
@@ -90,10 +97,13 @@ def propagate(graph: Graph, source: Interval) -> dict[Variable, Interval]:
     return bounds
 
 
-def step(operation: Any, bounds: dict[Variable, Interval]) -> dict[Variable, Interval]:
+def step(operation: Operation, bounds: dict[Variable, Interval]) -> dict[Variable, Interval]:
     """The intervals of the outputs of an operation, given the intervals of its operands."""
     operands = [bounds[o] if isinstance(o, Variable) else o for o in operation.operands]
-    lower, upper = _rule(operation.name)(operation.function, *operands)
+    if operation.name in _WHOLE:
+        lower, upper = _WHOLE[operation.name](*operands, **operation.params)
+    else:
+        lower, upper = _rule(operation)(operation.function, *operands)
     if not operation.several:
         lower, upper = [lower], [upper]
     return {out: _within_dtype(out, Interval(*ends)) for out, *ends in zip(operation.outputs, lower, upper, strict=True)}
@@ -109,10 +119,11 @@ def _within_dtype(variable: Variable, interval: Interval) -> Interval:
     )
 
 
-def _rule(name: str) -> Rule:
+def _rule(operation: Operation) -> Rule:
+    name, line = operation.name, f" ({operation.line})" if operation.line else ""
     if name not in _RULES:
         raise NotImplementedError(
-            f"there are no interval bounds for the primitive {name!r}; register a rule with "
+            f"there are no interval bounds for the primitive {name!r}{line}; register a rule with "
             f"bounds.register_rule({name!r}, rule), where rule(function, *operands) returns an Interval "
             "(bounds.increasing is the rule of functions that increase in every operand)"
         )
