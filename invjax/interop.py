@@ -103,8 +103,12 @@ def from_nnx(model: Any, **call_arguments: Any) -> tuple[ApplyFn, Params]:
     if training:
         raise ValueError(f"the model must be in evaluation mode; got {', '.join(training)}; call model.eval() first")
     graph, state = nnx.split(model)
-    params = jax.tree.map(lambda leaf: leaf, state)  # a copy, because the state shares the model's variables
-    return lambda params, x: nnx.merge(graph, params)(x, **call_arguments), params
+
+    def copy(state):  # a state shares its variables with the model that it comes from, and with one that is merged
+        return jax.tree.map(lambda leaf: leaf, state)
+
+    # a call may change variables, such as counters of random keys; without the copy those would be the caller's
+    return lambda params, x: nnx.merge(graph, copy(params))(x, **call_arguments), copy(state)
 
 
 def from_equinox(model: Any, *call_arguments: Any, **named_arguments: Any) -> tuple[ApplyFn, Params]:

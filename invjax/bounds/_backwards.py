@@ -21,8 +21,9 @@ from jax import lax
 
 from invjax._sharding import varying
 from invjax.bounds._enclosures import Between, Exact, Lines, enclosure_of
-from invjax.bounds._graph import Graph, Operation, Variable
+from invjax.bounds._graph import Graph
 from invjax.bounds._interval import step
+from invjax.bounds._operations import Operation, Variable
 from invjax.bounds._regions import Ball, Interval, Region, box_of
 
 _BATCH_SIZE = 512
@@ -30,7 +31,11 @@ _BATCH_SIZE = 512
 
 
 def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], jax.Array]:
-    """A function `rows [R, ...] -> [R]` that bounds each weighted sum of one example's output from below."""
+    """A function `rows [R, ...] -> [R]` that bounds each weighted sum of one example's output from below.
+
+    The bound is the best of those of the method and of the faster methods. A bound that is NaN is replaced by minus
+    infinity. Weights that pass a value without finite bounds prove nothing, because the model may overflow there.
+    """
     (output,) = graph.outputs
     if not isinstance(output, Variable):
         return jax.vmap(lambda row: (row * output).sum())
@@ -38,32 +43,53 @@ def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], ja
     coarse: list[Any] = []
     fine: list[Any] = []
     refined: set[Variable] = set()
+    overflows = jnp.zeros((), bool)
     for i, operation in enumerate(graph.operations):
-        enclosure = enclosure_of(operation, bounds)
+        found = step(operation, bounds)
+        intervals = [found[out] for out in operation.outputs]
+        enclosure = enclosure_of(operation, bounds, intervals)
         if method == "crown" and not isinstance(enclosure, Exact):
             before = graph._replace(operations=graph.operations[:i])
             for variable in set(operation.dependent) - refined:
                 if variable is not graph.source and jnp.issubdtype(variable.dtype, jnp.floating):
                     bounds[variable] = _refined(before, fine, region, variable, bounds[variable])
                 refined.add(variable)
-            enclosure = enclosure_of(operation, bounds)
-        found = step(operation, bounds)
+            found = step(operation, bounds)
+            intervals = [found[out] for out in operation.outputs]
+            enclosure = enclosure_of(operation, bounds, intervals)
         bounds |= found
-        intervals = [found[out] for out in operation.outputs]
+        if isinstance(enclosure, Exact):
+            overflows |= reduce(jnp.logical_or, map(_may_overflow, intervals))
         coarse.append(enclosure if isinstance(enclosure, Exact) else intervals)
         fine.append(coarse[-1] if enclosure is None else enclosure)
-    plain: Callable[[jax.Array], jax.Array] = jax.vmap(partial(_backwards, graph, coarse, region, output))
-    if method == "ibp":
-        return plain
-    ways: list[Callable[[jax.Array], jax.Array]] = [plain, jax.vmap(partial(_backwards, graph, fine, region, output))]
+
+    def backwards(enclosures: list[Any]) -> Callable[[jax.Array], jax.Array]:
+        run = jax.vmap(partial(_backwards, graph, enclosures, region, output))
+        return lambda rows: _known(jnp.where(overflows, -jnp.inf, run(rows)))
+
+    ways = [jax.vmap(lambda row: _known(_least_in_box(row, bounds[output]))), backwards(coarse)]
+    if method != "ibp":
+        ways.append(backwards(fine))
     if method == "crown":  # narrower intervals choose other slopes, which may give worse bounds
         ways.append(least(graph, region, "crown-ibp"))
     return lambda rows: reduce(jnp.maximum, (way(rows) for way in ways))
 
 
+def _may_overflow(interval: Interval) -> jax.Array:
+    """Whether an end is infinite or NaN at a value that varies; a constant may be infinite."""
+    lower, upper = interval
+    return (~(jnp.isfinite(lower) & jnp.isfinite(upper)) & (lower != upper)).any()
+
+
+def _known(bound: jax.Array) -> jax.Array:
+    """A lower bound, and minus infinity for NaN."""
+    return jnp.where(jnp.isnan(bound), -jnp.inf, bound)
+
+
 def _refined(graph: Graph, enclosures: list[Any], region: Region, variable: Variable, known: Interval) -> Interval:
     """The interval of a variable after a backward pass from it."""
-    lower, upper = both_ends(jax.vmap(partial(_backwards, graph, enclosures, region, variable)), variable)
+    run = jax.vmap(partial(_backwards, graph, enclosures, region, variable))
+    lower, upper = both_ends(lambda rows: _known(run(rows)), variable)
     return Interval(jnp.maximum(known.lower, lower), jnp.minimum(known.upper, upper))
 
 
@@ -126,7 +152,9 @@ def _transpose(operation: Operation, function: Callable, rows: list[jax.Array]) 
     origin = [varying(rows[0], jnp.zeros(v.shape, v.dtype)) for v in operation.dependent]
     offset, pull = jax.vjp(function, *origin)
     values = jax.tree.leaves(offset)
-    return pull(rows if operation.several else rows[0]), sum((r * v).sum() for r, v in zip(rows, values, strict=True))
+    # an entry of weight 0 may be infinite
+    products = (jnp.where(r == 0, 0, r * v).sum() for r, v in zip(rows, values, strict=True))
+    return pull(rows if operation.several else rows[0]), sum(products)
 
 
 def _least_in_region(row: jax.Array, region: Region) -> jax.Array:

@@ -6,16 +6,28 @@ recognize the activations of `jax.nn`, which stay whole because bounds of their 
 
 from collections.abc import Iterator
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 from jax.extend import core
 
 from invjax._sharding import typed
 
-_ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("softplus", "elu", "leaky_relu", "silu")}
+ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("softplus", "elu", "leaky_relu", "silu")}
 """Activations that use their input more than once. `relu` needs no entry because it is the single primitive `max`."""
+
+
+_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (jax, jaxtyping)) + (str(Path(__file__).parent),)
+
+
+def line(eqn: Any) -> str:
+    """The file and line of the model's code that an equation comes from; empty if it is unknown."""
+    frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", ())
+    own = (frame for frame in frames if not frame.file_name.startswith(_LIBRARIES) and "flax" not in frame.file_name)
+    return next((f"{Path(frame.file_name).name}:{frame.line_num}" for frame in own), "")
 
 
 def bodies(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
@@ -84,7 +96,7 @@ def is_activation(eqn: Any, shapes: list[tuple[int, ...] | None]) -> bool:
         shapes: the shape of each operand that does not depend on the input, and None for each operand that does.
     """
     name = eqn.params.get("name")
-    if name not in _ACTIVATIONS or shapes[0] is not None or "jaxpr" not in eqn.params:
+    if name not in ACTIVATIONS or shapes[0] is not None or "jaxpr" not in eqn.params:
         return False
     if any(shape is None or shape for shape in shapes[1:]):
         return False
@@ -96,4 +108,4 @@ def is_activation(eqn: Any, shapes: list[tuple[int, ...] | None]) -> bool:
 def _body_of(name: str, x64: bool, *avals: tuple[jax.ShapeDtypeStruct, bool]) -> str:
     like = [aval.update(weak_type=weak) for aval, weak in avals]
     with jax.enable_x64(x64):  # the constants of a body have other dtypes in the two modes
-        return str(jax.make_jaxpr(_ACTIVATIONS[name])(*like).jaxpr.eqns[0].params.get("jaxpr"))
+        return str(jax.make_jaxpr(ACTIVATIONS[name])(*like).jaxpr.eqns[0].params.get("jaxpr"))

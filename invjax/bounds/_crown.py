@@ -22,6 +22,7 @@ from invjax import _check
 from invjax._sharding import beside, mesh_of, typed
 from invjax.bounds._backwards import both_ends, least
 from invjax.bounds._graph import Graph, trace
+from invjax.bounds._operations import wide
 from invjax.bounds._regions import Interval, Region, box_of, check_region
 from invjax.types import Array, Labels, LogitsFn
 
@@ -68,7 +69,7 @@ def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str 
     def of_example(region, label):
         others = jnp.arange(num_classes - 1)
         others = others + (others >= label).astype(others.dtype)
-        own, other = (jax.nn.one_hot(k, num_classes, dtype=box_of(region).lower.dtype) for k in (label, others))
+        own, other = (jax.nn.one_hot(k, num_classes, dtype=graph.outputs[0].dtype) for k in (label, others))
         return least(graph, region, method)(own[None] - other)
 
     with mesh_of(box_of(region).lower):
@@ -144,8 +145,7 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
 def _prepare(fn: Callable, region: Region) -> tuple[Region, Graph]:
     """The region as JAX arrays, and the graph of `fn` for one example."""
     check_region(region)
-    region = jax.tree.map(jnp.asarray, region)
     lower = box_of(region).lower
     with mesh_of(lower):
         graph, _ = trace(lambda x: fn(x[None])[0], typed(lower, lower.shape[1:]))
-        return beside(lower, region), graph
+        return beside(lower, jax.tree.map(lambda array: jnp.asarray(array, wide(array.dtype)), region)), graph

@@ -7,6 +7,7 @@ Sources: Zhang et al. 2018, *Efficient Neural Network Robustness Certification w
 adaptive slope of ReLU is the tangent above); Singh et al. 2018 for parallel lines; McCormick 1976 for products.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -34,7 +35,18 @@ def _linear(function, *intervals):
 
 
 def _linear_in_each(function, *intervals):
-    return Exact(function, has_offset=False) if len(intervals) == 1 else None
+    """The rule of matrix products and convolutions; of two uncertain operands each product gets McCormick's planes."""
+    if len(intervals) == 1:
+        return Exact(function, has_offset=False)
+    (low_x, high_x), (low_y, _) = intervals
+    known = interval.linear(function, *intervals)
+    finite = jnp.isfinite(low_x).all() & jnp.isfinite(high_x).all() & jnp.isfinite(low_y).all()
+    low_x, high_x, low_y = (jnp.where(finite, end, 0) for end in (low_x, high_x, low_y))
+    low, high = (jnp.where(finite, 0, end) for end in known)
+    return Between(
+        lambda x, y: function(x, low_y) + function(low_x, y) - function(low_x, low_y) + low,
+        lambda x, y: function(x, low_y) + function(high_x, y) - function(high_x, low_y) + high,
+    )
 
 
 # functions of one value
@@ -71,6 +83,61 @@ def s_shaped(function: Callable, *intervals: Interval) -> Enclosure:
     return Lines(_line(slope, low, function(low)), _line(slope, high, function(high)))
 
 
+def smooth(curvature: float, *, period: float = float("inf")) -> Rule:
+    """The rule of a function of one value whose second derivative is at most `curvature` in absolute value.
+
+    Two lines have the slope of the chord. Between points of distance h, the function deviates from its own chord by at
+    most `curvature * h**2 / 8`, so the values at a few points bound it.
+
+    Args:
+        curvature: the largest absolute value of the second derivative.
+        period: width of an interval from which on the lines are flat.
+    """
+
+    def rule(function, *intervals):
+        if len(intervals) != 1:
+            return None
+        ((low, high),) = intervals
+        return Lines(*_parallel(function, low, high, low, high, curvature, high - low < period))
+
+    return rule
+
+
+def nearly_relu(curvature: float, core: float) -> Rule:
+    """The rule of an activation that is within 1e-6 of ReLU outside of `[-core, core]`, and there as for `smooth`.
+
+    Args:
+        curvature: the largest absolute value of the second derivative.
+        core: the end of the part where the function bends.
+    """
+
+    def rule(function, *intervals):
+        ((low, high),) = intervals
+        inner = jnp.clip(low, -core, core), jnp.clip(high, -core, core)
+        return Lines(*_parallel(function, low, high, *inner, curvature, jnp.isfinite(high - low), 1e-6))
+
+    return rule
+
+
+def _parallel(function, low, high, first, last, curvature, valid, outside=0.0):
+    """The lower and the upper line of the chord's slope; NaN where they are not valid.
+
+    Between `first` and `last` the function has at most this curvature. Outside it is within `outside` of functions that
+    are linear on both sides.
+    """
+    slope = jnp.where(high > low, (function(high) - function(low)) / jnp.where(high > low, high - low, 1), 0)
+    width = (last - first) / (_POINTS - 1)
+    points = [first + i * width for i in range(_POINTS)]
+    above = jnp.stack([function(x) - slope * x for x in (low, high, *points)])
+    slack = curvature * width**2 / 8 + jnp.where((low < first) | (high > last), outside, 0)
+    slope = jnp.where(valid, slope, jnp.nan)
+    return Line(slope, above.min(0) - slack), Line(slope, above.max(0) + slack)
+
+
+_POINTS = 33
+"""The number of points at which `smooth` evaluates a function."""
+
+
 def _convex(function, *intervals):
     """The rule `bent` for a convex function, which needs fewer operations."""
     return Lines(*_tangent_and_chord(function, *intervals)[:2]) if len(intervals) == 1 else None
@@ -78,12 +145,14 @@ def _convex(function, *intervals):
 
 def _tangent_and_chord(function, interval):
     low, high = interval
-    middle = (low + high) / 2
+    middle = low / 2 + high / 2
     at_low, at_middle, at_high = function(low), function(middle), function(high)
     tangent = _line(_slope(function, middle), middle, at_middle)
-    wide = high > low
-    chord = _line(jnp.where(wide, (at_high - at_low) / jnp.where(wide, high - low, 1), tangent.slope), low, at_low)
-    return tangent, chord, at_middle <= (at_low + at_high) / 2
+    width = high - low
+    wide = width > 0
+    slope = jnp.where(wide, (at_high - at_low) / jnp.where(wide, width, 1), tangent.slope)
+    chord = _line(jnp.where(width < jnp.inf, slope, jnp.nan), low, at_low)  # a slope over a width that overflows is 0
+    return tangent, chord, at_middle <= at_low / 2 + at_high / 2
 
 
 def _slope(function, x):
@@ -134,9 +203,14 @@ def _elu(function, x):
 def _product(function, *intervals):
     if len(intervals) == 1:
         return Exact(function, has_offset=False)
-    (low_x, high_x), (low_y, _) = intervals
+    (low_x, high_x), (low_y, high_y) = intervals
+    known = interval.hull(*(function(x, y) for x in (low_x, high_x) for y in (low_y, high_y)))
+    finite = jnp.isfinite(known.lower) & jnp.isfinite(known.upper)
+    low_x, high_x, low_y = (jnp.where(finite, end, 0) for end in (low_x, high_x, low_y))
+    low, high = (jnp.where(finite, 0, end) for end in known)
     return Between(
-        lambda x, y: low_y * x + low_x * y - low_x * low_y, lambda x, y: low_y * x + high_x * y - high_x * low_y
+        lambda x, y: low_y * x + low_x * y - low_x * low_y + low,
+        lambda x, y: low_y * x + high_x * y - high_x * low_y + high,
     )
 
 
@@ -169,9 +243,12 @@ _register(_product, "mul")
 _register(_convex, "max abs square exp exp2 expm1 cosh softplus")
 _register(bent, "min leaky_relu")
 _register(_bent_in_its_domain(interval.where_defined(interval.increasing)), "log log1p sqrt")
+_register(_bent_in_its_domain(interval.fixed_power), "pow")
 _register(_bent_in_its_domain(interval.where_defined(interval.decreasing)), "rsqrt")
 _register(s_shaped, "tanh logistic erf asinh atan")
 _register(_power, "integer_pow")
 _register(_elu, "elu")
+_register(nearly_relu(0.51, 20.0), "silu")
+_register(smooth(1.0, period=2 * math.pi), "sin cos")
 _register(_largest_of, "reduce_max")
 _register(_largest_in_windows, "reduce_window_max")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from invjax.bounds._graph import Operation, Variable
+from invjax.bounds._operations import Operation, Variable
 from invjax.bounds._regions import Interval
 
 
@@ -75,6 +75,7 @@ Rule = Callable[..., Enclosure]
 the bounds of these operands."""
 
 _RULES: dict[str, Rule] = {}
+_WHOLE: dict[str, Callable[..., Enclosure]] = {}
 
 
 def register_enclosure(primitive: core.Primitive | str, rule: Rule) -> None:
@@ -92,9 +93,26 @@ def register_enclosure(primitive: core.Primitive | str, rule: Rule) -> None:
     _RULES[primitive if isinstance(primitive, str) else primitive.name] = rule
 
 
-def enclosure_of(operation: Operation, bounds: dict[Variable, Interval]) -> Enclosure:
-    """The enclosure of an operation, given the intervals of its operands."""
+def register_whole(name: str, rule: Callable[..., Enclosure]) -> None:
+    """Give `crown` the affine bounds of a function of `_patterns`, as `rule(x, *, axes, keepdims)`."""
+    _WHOLE[name] = rule
+
+
+def enclosure_of(operation: Operation, bounds: dict[Variable, Interval], outputs: list[Interval]) -> Enclosure:
+    """The enclosure of an operation, given the intervals of its operands and of its outputs."""
     intervals = [bounds[variable] for variable in operation.dependent]
+    if operation.name in _WHOLE:
+        enclosure = _WHOLE[operation.name](*intervals, **operation.params)
+        return Lines(*map(_finite_or, enclosure, outputs[0])) if isinstance(enclosure, Lines) else enclosure
     if operation.name not in _RULES or not all(jnp.issubdtype(i.lower.dtype, jnp.floating) for i in intervals):
         return None
-    return _RULES[operation.name](operation.of_dependent, *intervals)
+    enclosure = _RULES[operation.name](operation.of_dependent, *intervals)
+    if not isinstance(enclosure, Lines):
+        return enclosure
+    return Lines(*map(_finite_or, enclosure, outputs[0]))
+
+
+def _finite_or(line: Line, end: jax.Array) -> Line:
+    """The line where it is finite, and the constant end of the output's interval elsewhere."""
+    finite = jnp.isfinite(line.slope) & jnp.isfinite(line.offset)
+    return Line(jnp.where(finite, line.slope, 0), jnp.where(finite, line.offset, end))

@@ -23,7 +23,8 @@ from jax.extend import core
 
 from invjax import _check
 from invjax._sharding import mesh_of, typed
-from invjax.bounds._graph import Graph, Variable, trace
+from invjax.bounds._graph import Graph, trace
+from invjax.bounds._operations import Operation, Variable
 from invjax.bounds._regions import Interval, Region, check_region
 
 Rule = Callable[..., Any]
@@ -32,6 +33,7 @@ an array. An operand is an `Interval` if it depends on the input and an array ot
 list, the ends of the interval are lists, too."""
 
 _RULES: dict[str, Rule] = {}
+_WHOLE: dict[str, Callable[..., Interval]] = {}
 
 
 def register_rule(primitive: core.Primitive | str, rule: Rule) -> None:
@@ -48,6 +50,11 @@ def register_rule(primitive: core.Primitive | str, rule: Rule) -> None:
             it depends on the input. The new rule replaces an earlier one.
     """
     _RULES[primitive if isinstance(primitive, str) else primitive.name] = rule
+
+
+def register_whole(name: str, rule: Callable[..., Interval]) -> None:
+    """Give `ibp` the interval of a function of `_patterns`, as `rule(x, *, axes, keepdims)`."""
+    _WHOLE[name] = rule
 
 
 def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
@@ -78,9 +85,9 @@ def ibp(fn: Callable[[jax.Array], Any], interval: Region) -> Any:
     if not isinstance(interval, Interval):
         raise ValueError(f"ibp needs an Interval; got {type(interval).__name__}; use linf_box, or crown for an l2_ball")
     check_region(interval)
-    interval = Interval(*map(jnp.asarray, interval))
     with mesh_of(interval.lower):
-        graph, tree = trace(fn, typed(interval.lower))
+        graph, tree = trace(fn, typed(jnp.asarray(interval.lower)))
+        interval = Interval(*(jnp.asarray(end, graph.source.dtype) for end in interval))
         bounds = propagate(graph, interval)
     outputs = [bounds[o] if isinstance(o, Variable) else Interval(o, o) for o in graph.outputs]
     return jax.tree.unflatten(tree, outputs)
@@ -94,19 +101,35 @@ def propagate(graph: Graph, source: Interval) -> dict[Variable, Interval]:
     return bounds
 
 
-def step(operation: Any, bounds: dict[Variable, Interval]) -> dict[Variable, Interval]:
+def step(operation: Operation, bounds: dict[Variable, Interval]) -> dict[Variable, Interval]:
     """The intervals of the outputs of an operation, given the intervals of its operands."""
     operands = [bounds[o] if isinstance(o, Variable) else o for o in operation.operands]
-    lower, upper = _rule(operation.name)(operation.function, *operands)
+    if operation.name in _WHOLE:
+        lower, upper = _WHOLE[operation.name](*operands, **operation.params)
+    else:
+        lower, upper = _rule(operation)(operation.function, *operands)
     if not operation.several:
         lower, upper = [lower], [upper]
-    return {out: Interval(*ends) for out, *ends in zip(operation.outputs, lower, upper, strict=True)}
+    return {
+        out: _within_dtype(out, Interval(*ends)) for out, *ends in zip(operation.outputs, lower, upper, strict=True)
+    }
 
 
-def _rule(name: str) -> Rule:
+def _within_dtype(variable: Variable, interval: Interval) -> Interval:
+    """The interval, unbounded where the model's own dtype may overflow."""
+    if variable.largest == float("inf"):
+        return interval
+    lower, upper = interval
+    return Interval(
+        jnp.where(lower < -variable.largest, -jnp.inf, lower), jnp.where(upper > variable.largest, jnp.inf, upper)
+    )
+
+
+def _rule(operation: Operation) -> Rule:
+    name, line = operation.name, f" ({operation.line})" if operation.line else ""
     if name not in _RULES:
         raise NotImplementedError(
-            f"there are no interval bounds for the primitive {name!r}; register a rule with "
+            f"there are no interval bounds for the primitive {name!r}{line}; register a rule with "
             f"bounds.register_rule({name!r}, rule), where rule(function, *operands) returns an Interval "
             "(bounds.increasing is the rule of functions that increase in every operand)"
         )

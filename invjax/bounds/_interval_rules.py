@@ -106,7 +106,7 @@ def linear(function: Callable, *operands: Any) -> Interval:
 def _center_radius(operand):
     if not isinstance(operand, Interval):
         return operand, None
-    return (operand.lower + operand.upper) / 2, (operand.upper - operand.lower) / 2
+    return operand.lower / 2 + operand.upper / 2, operand.upper / 2 - operand.lower / 2
 
 
 def power(function: Callable, x: Interval) -> Interval:
@@ -115,3 +115,26 @@ def power(function: Callable, x: Interval) -> Interval:
     crosses = (x.lower <= 0) & (x.upper >= 0)
     pole = ~jnp.isfinite(function(jnp.zeros((), x.lower.dtype))) & crosses
     return Interval(jnp.where(pole, -jnp.inf, found.lower), jnp.where(pole, jnp.inf, found.upper))
+
+
+def fixed_power(function: Callable, x: Interval, *exponent: Any) -> Interval:
+    """The rule of `x^p` with a real p that does not depend on the input; the ends are NaN where x may be negative."""
+    if any(isinstance(p, Interval) for p in exponent) or not isinstance(x, Interval):
+        raise NotImplementedError(
+            "there are bounds for x**p only if p does not depend on the input; write exp(p * log(x)) instead"
+        )
+    found = hull(*(function(end, *exponent) for end in x))
+    return Interval(*(jnp.where(x.lower >= 0, end, jnp.nan) for end in found))
+
+
+def periodic(function: Callable, x: Interval) -> Interval:
+    """The rule of sine and cosine: an end of the interval, or 1 or -1 if the function turns between them."""
+    found = hull(*(function(end) for end in x))
+    start = jnp.where(function(jnp.zeros((), x.lower.dtype)) == 0, 0.25, 0.0)  # the first maximum, in periods
+
+    def turns(at):
+        first, last = (end / (2 * jnp.pi) - at for end in x)
+        return ~(jnp.floor(last - 1e-6) < jnp.ceil(first + 1e-6)) | (jnp.floor(last + 1e-6) >= jnp.ceil(first - 1e-6))
+
+    low = jnp.where(turns(start + 0.5), -1, found.lower)
+    return Interval(low, jnp.where(turns(start), 1, found.upper))

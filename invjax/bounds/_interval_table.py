@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from invjax.bounds._interval import Rule, register_rule
 from invjax.bounds._interval_rules import (
     decreasing,
+    fixed_power,
     hull,
     increasing,
     linear,
     lower_of,
+    periodic,
     power,
     turning,
     upper_of,
@@ -59,6 +61,11 @@ def _unequal(function, x, y):
     return Interval(sure, (lower_of(x) != upper_of(y)) | (upper_of(x) != lower_of(y)))
 
 
+def _equal(function, x, y):
+    differs = _unequal(function, x, y)
+    return Interval(~differs.upper, ~differs.lower)
+
+
 def _finite(function, x):
     sure = function(x.lower) & function(x.upper)
     return Interval(sure, jnp.ones_like(sure))
@@ -98,6 +105,44 @@ def _converted(function, x):
     return found
 
 
+def _ordered(function, *operands):
+    """The rule of sorting one array: the k-th smallest value grows with every value."""
+    if len(operands) != 1:
+        raise NotImplementedError(
+            "there are no bounds for sorting one array by another, as argsort does; sort the values themselves"
+        )
+    return increasing(function, *operands)
+
+
+def _largest(function, x):
+    """The rule of `top_k`: the values grow with every value, and nothing is known of their positions."""
+    (low, positions), (high, _) = (function(end) for end in x)
+    last = jnp.full_like(positions, x.lower.shape[-1] - 1)
+    return Interval([low, jnp.zeros_like(positions)], [high, last])
+
+
+def _position(function, x):
+    first = function(x.lower)
+    return Interval(jnp.zeros_like(first), jnp.full_like(first, max(x.lower.shape) - 1))
+
+
+def _cumulative_product(function, x):
+    """The rule of cumulative products: monotone for values that are not negative, and otherwise only a magnitude."""
+    size = function(jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper)))
+    monotone = (x.lower >= 0).all()
+    return Interval(jnp.where(monotone, function(x.lower), -size), size)
+
+
+def _remainder(function, x, y):
+    """The rule of `x % y` with a fixed y: the quotient is the same at both ends, or nothing but its size is known."""
+    if isinstance(y, Interval) or not isinstance(x, Interval):
+        raise NotImplementedError("there are bounds for a remainder only if the divisor does not depend on the input")
+    low, high, size = function(x.lower, y), function(x.upper, y), jnp.abs(y)
+    same = (jnp.trunc(x.lower / y) == jnp.trunc(x.upper / y)) & (low <= high)
+    least, largest = jnp.where(x.lower < 0, -size, 0), jnp.where(x.upper > 0, size, 0)
+    return Interval(jnp.where(same, low, least), jnp.where(same, high, largest))
+
+
 def _register(rule: Rule, names: str) -> None:
     for name in names.split():
         register_rule(name, rule)
@@ -120,6 +165,14 @@ _register(_difference, "sub")
 _register(_greater, "gt ge")
 _register(_less, "lt le")
 _register(_unequal, "ne")
+_register(_equal, "eq")
+_register(_ordered, "sort")
+_register(_largest, "top_k")
+_register(_position, "argmax argmin")
+_register(_cumulative_product, "cumprod")
+_register(_remainder, "rem")
+_register(fixed_power, "pow")
+_register(periodic, "sin cos")
 _register(_finite, "is_finite")
 _register(_select, "select_n")
 _register(_indexed, "gather dynamic_slice dynamic_update_slice scatter scatter-add")
