@@ -20,7 +20,7 @@ ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("softplus", "elu", "leak
 """Activations that use their input more than once. `relu` needs no entry because it is the single primitive `max`."""
 
 
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (jax, jaxtyping)) + (str(Path(__file__).parent),)
+_LIBRARIES = tuple(str(Path(file).parent) for file in (jax.__file__, jaxtyping.__file__, __file__))
 
 
 def line(eqn: Any) -> str:

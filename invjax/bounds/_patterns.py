@@ -115,11 +115,11 @@ def _candidates(
     seen, front = set(), [v for v in operation.operands if isinstance(v, Variable)]
     for _ in range(8):  # the reduction is at most so many operations before the last one
         before = []
-        for variable in front:
-            made = producers.get(variable)
-            if made is None or variable in seen:
+        for value in front:
+            made = producers.get(value)
+            if made is None or value in seen:
                 continue
-            seen.add(variable)
+            seen.add(value)
             if made.name == "reduce_sum":
                 (operand,) = made.operands
                 axes = tuple(made.params["axes"])
@@ -148,7 +148,7 @@ def _cached(template, shape, dtype, axes, keepdims, x64):
 def _same(wanted: Any, given: Any, templates: dict, producers: dict, bound: dict) -> bool:
     """Whether two values are computed alike; `bound` gets the variable that stands for the template's input."""
     if not isinstance(wanted, Variable):
-        if isinstance(given, Variable) or isinstance(given, jax.core.Tracer):
+        if isinstance(given, Variable | jax.core.Tracer):
             return False
         floats = jnp.issubdtype(wanted.dtype, jnp.floating)  # the variance of no values is NaN
         return np.shape(wanted) == np.shape(given) and bool(np.array_equal(wanted, given, equal_nan=floats))
