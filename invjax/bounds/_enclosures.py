@@ -112,7 +112,7 @@ def enclosure_of(operation: Operation, bounds: dict[Variable, Interval], outputs
     return Lines(*map(_finite_or, enclosure, outputs[0]))
 
 
-def _finite_or(line: Line, end: jax.Array) -> Line:
+def _finite_or(line: Line, end: Any) -> Line:
     """The line where it is finite, and the constant end of the output's interval elsewhere."""
     finite = jnp.isfinite(line.slope) & jnp.isfinite(line.offset)
     return Line(jnp.where(finite, line.slope, 0), jnp.where(finite, line.offset, end))

@@ -33,7 +33,7 @@ an array. An operand is an `Interval` if it depends on the input and an array ot
 list, the ends of the interval are lists, too."""
 
 _RULES: dict[str, Rule] = {}
-_WHOLE: dict[str, Callable[..., Interval]] = {}
+_WHOLE: dict[str, Rule] = {}
 
 
 def register_rule(primitive: core.Primitive | str, rule: Rule) -> None:
@@ -52,7 +52,7 @@ def register_rule(primitive: core.Primitive | str, rule: Rule) -> None:
     _RULES[primitive if isinstance(primitive, str) else primitive.name] = rule
 
 
-def register_whole(name: str, rule: Callable[..., Interval]) -> None:
+def register_whole(name: str, rule: Rule) -> None:
     """Give `ibp` the interval of a function of `_patterns`, as `rule(x, *, axes, keepdims)`."""
     _WHOLE[name] = rule
 

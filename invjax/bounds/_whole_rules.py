@@ -178,10 +178,12 @@ def _spread(x: Interval, axes: Axes) -> tuple[Array, Array, Array, int]:
     low, high = (_flat(end, axes) for end in x)
     middle = low / 2 + high / 2
     deviation = middle - middle.mean(-1, keepdims=True)
-    squares = ((array**2).sum(-1) for array in (deviation, high / 2 - low / 2))
-    # the gradient of the square root at 0 would be NaN
-    lengths = (jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square) for square in squares)
-    return deviation, *lengths, low.shape[-1]
+    return deviation, _length(deviation), _length(high / 2 - low / 2), low.shape[-1]
+
+
+def _length(x: Array) -> Array:
+    square = (x**2).sum(-1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square)  # its gradient at 0 would be NaN
 
 
 def _register(name: str, rule: Callable[..., Interval], enclosure: Callable[..., Enclosure]) -> None:
