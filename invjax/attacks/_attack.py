@@ -214,8 +214,8 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps", cou
         count: the number of images, each of which may have its own radius; with None there is one radius.
 
     Raises:
-        ValueError: the radius is negative, an array of another shape than `[count]`, or a number of pixels between 0
-            and 1.
+        ValueError: the radius is negative or infinite, an array of another shape than `[count]`, or a number of pixels
+            between 0 and 1.
     """
     if count is None:
         _check.number(name, eps)
@@ -224,6 +224,8 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps", cou
     if not _check.concrete(eps) or not np.size(eps):
         return
     values = np.asarray(eps, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite; got {values.max()}; use the largest distance in the box")
     eps, smallest = values.max(), np.where(values > 0, values, np.inf).min()
     if threat.counts and smallest < 1:
         raise ValueError(

@@ -89,5 +89,6 @@ def transformed(
         seen = moved(result.x, worst)
         return result._replace(x=seen, success=succeeds(attack, logits_fn, seen, labels))
 
-    said = f"transformed({attack.recipe}, rotation={rotation}, shift={shift}, tries={tries}, pixels={pixels})"
+    said = f"transformed({attack.recipe}, rotation={rotation}, shift={shift}, tries={tries}, pixels={pixels}"
+    said += ")" if loss is margin else f", loss={getattr(loss, '__name__', loss)})"
     return attack._replace(run=spatial, recipe=said)

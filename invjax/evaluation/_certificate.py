@@ -71,7 +71,7 @@ def certificate_curve(
     right = correct(apply_fn, params, images, labels, batch_size, mesh)
     store = kept(options, "certificate.npz", params, images, labels, right,
                  epsilons=grid.tolist(), norm=norm, method=method, slack=slack,
-                 box=box if _box.is_uniform(box) else _box.text(box))  # fmt: skip
+                 box=tuple(map(float, box)) if _box.is_uniform(box) else _box.text(box))  # fmt: skip
     saved = store.load()
     holds = np.zeros((len(labels), len(grid)), bool) if saved is None else saved["holds"]
     done = 0 if saved is None else int(saved["done"])

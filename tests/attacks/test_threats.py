@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax.attacks import Threat, l0, l1, l2, linf, masked, pgd
+from invjax.attacks import Threat, building, l0, l1, l2, linf, masked, pgd
 
 SHAPE = (3, 4, 2)
 SIZE = 24
@@ -476,3 +476,25 @@ def test_errors_name_the_value_and_the_fix(name):
     wrong, message = ERRORS[name]
     with pytest.raises(ValueError, match=re.escape(message)):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("default", "other"),
+    [
+        (lambda: l1(), lambda: l1(fraction=0.5)),
+        (lambda: l0(), lambda: l0(channels=True)),
+        (lambda: l0(channels=True), lambda: l0(channels=False)),
+    ],
+)
+def test_the_recipe_names_the_settings_of_a_threat(default, other):
+    """Kept results belong to a recipe, so two threats that move images differently need two recipes."""
+    assert pgd(default()).recipe != pgd(other()).recipe
+    assert not building.same_threat(default(), other())
+    assert building.same_threat(other(), other())
+
+
+@pytest.mark.parametrize("make", [linf, l2, l1, l0])
+def test_an_infinite_radius_is_refused(make):
+    x, labels = np.full((2, 3), 0.5, np.float32), np.zeros(2, np.int32)
+    with pytest.raises(ValueError, match="eps must be finite; got inf; use the largest distance in the box"):
+        pgd(make(), steps=1)(jax.random.key(0), lambda x: x, x, labels, eps=np.inf)

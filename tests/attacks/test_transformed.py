@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from invjax.attacks import jit_attack, linf, pgd, transformed
-from invjax.losses import margin
+from invjax.losses import cross_entropy, margin
 
 SHAPE = (7, 7, 1)
 
@@ -123,3 +123,8 @@ def test_bad_ranges_are_refused(problem):
         transformed(pgd(linf()))(
             jax.random.key(0), partial(apply_fn, weights), np.zeros((8, *SHAPE), np.uint8), labels, eps=0.1
         )
+
+
+def test_the_recipe_names_another_loss():
+    attack = pgd(steps=1)
+    assert transformed(attack).recipe != transformed(attack, loss=cross_entropy).recipe

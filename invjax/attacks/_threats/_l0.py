@@ -78,4 +78,5 @@ def l0(box: Box = (0.0, 1.0), *, channels: bool | None = None) -> Threat:
         changed = z != x
         return (changed.any(-1) if grouped(x) else changed).sum().astype(x.dtype)
 
-    return Threat(sample, ascent, project, distance, box, "l0", counts=True)
+    name = "l0" if channels is None else f"l0-{'channels' if channels else 'features'}"
+    return Threat(sample, ascent, project, distance, box, name, counts=True)

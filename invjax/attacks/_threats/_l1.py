@@ -73,7 +73,7 @@ def l1(box: Box = (0.0, 1.0), fraction: float = 0.01) -> Threat:
         project=project,
         distance=lambda z, x: jnp.abs(z - x).sum(),
         box=box,
-        name="l1",
+        name="l1" if fraction == 0.01 else f"l1-fraction-{fraction:g}",
         order=1,
         sparse=True,
         to_hyperplane=to_hyperplane,
