@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.types import ApplyFn, Params
@@ -185,7 +185,7 @@ def correct(
     _check.examples("images", images)
     _check.one_each("labels", labels, images)
     example = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
-    _check.labels(labels, _check.logits_of(partial(jax.jit(apply_fn), params), example, None))
+    _check.labels(labels, _logits.num_classes(partial(jax.jit(apply_fn), params), example, None))
     same_on_hosts(mesh, "parameters", params, "load the same checkpoint on every host")
     logits = over_batches(partial(on_device(jax.jit(apply_fn)), params), [images], batch_size, mesh)
     _check.no_nan("the model's logits", logits)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from invjax._explain import described, other_form
+from invjax._explain import described
 
 _UNITS = {"eps": "radius, such as 8 / 255"}
 
@@ -104,12 +104,14 @@ def number(name: str, value: Any) -> None:
 
 def one_or_each(name: str, value: Any, count: int) -> None:
     """Check that `value` is one number or `count` numbers, none of them negative."""
-    if np.ndim(value) and np.shape(value) != (count,):
+    if np.ndim(value) == 0:
+        number(name, value)
+    elif np.shape(value) != (count,):
         raise ValueError(
             f"{name} must be one number, or one for each of the {count} images; got an array of shape "
             f"{np.shape(value)}; for several radii use evaluation.robustness_curve"
         )
-    if concrete(value) and not np.all(np.asarray(value) >= 0):
+    elif concrete(value) and not np.all(np.asarray(value) >= 0):
         raise ValueError(f"{name} must not be negative; got {name}={value}")
 
 
@@ -212,48 +214,6 @@ def broadcasts(shape: tuple[int, ...], against: tuple[int, ...]) -> bool:
     return len(shape) <= len(against) and all(size in (1, full) for size, full in pairs)
 
 
-def logits_of(logits_fn: Any, x: Any, labels: Any, name: str = "labels") -> int:
-    """Check that `logits_fn(x)` is `[B, K]` with K >= 2, and that there is one label for each example.
-
-    Args:
-        logits_fn: the model, which is traced for its shapes.
-        x: `[B, ...]` images.
-        labels: `[B]`, or None if there are none.
-        name: the name of the labels in the message.
-
-    Returns:
-        The number of classes K.
-    """
-    function("logits_fn", logits_fn, "x -> logits")
-    if labels is not None:
-        one_each(name, labels, x)
-    try:
-        found = jax.eval_shape(logits_fn, x)
-    except Exception as error:
-        fix = other_form(logits_fn, x)
-        if fix is None:
-            raise
-        raise ValueError(f"the model does not take images {x.shape}; {fix}") from error
-    logits_shape(found, x.shape, other_form(logits_fn, x) if getattr(found, "ndim", 2) == 1 else None)
-    return found.shape[1]
-
-
-def logits_shape(found: Any, images: tuple[int, ...], fix: str | None = None) -> None:
-    """Check that the output of a model for images of this shape is `[B, K]` with K >= 2."""
-    shape, count = getattr(found, "shape", None), images[0]
-    if shape is not None and len(shape) == 2 and shape[0] == count and shape[1] >= 2:
-        return
-    got = shape if shape is not None else f"{len(jax.tree.leaves(found))} outputs"
-    if shape is None:
-        fix = "return the logits alone"
-    elif shape in ((count,), (count, 1)):
-        fix = "two classes need two logits, such as [-z, z]"
-    raise ValueError(
-        f"the model must map images {images} to logits [{count}, classes]; got {got}; "
-        f"{fix or 'return a row of logits for each image'}"
-    )
-
-
 def per_example(name: str, values: Any, count: int) -> None:
     """Check that a function gave one value for each of `count` images."""
     if values.shape != (count,):
@@ -274,15 +234,6 @@ def sized(name: str, x: Any, shape: tuple[int, ...]) -> None:
     elif len(shape) > 1 and shape[-1] == 1 and x.shape[1:] == shape[:-1]:
         fix = f"add the axis of the channel, {name}[..., None]"
     raise ValueError(f"{name} must have shape [batch, {', '.join(map(str, shape))}]; got {tuple(x.shape)}; {fix}")
-
-
-def logits(value: Any) -> None:
-    """Check that `value` holds logits `[B, K]` with K >= 2."""
-    array("logits", value)
-    if len(value.shape) != 2 or value.shape[1] < 2:
-        single = len(value.shape) == 1 or value.shape[1:] == (1,)
-        fix = "two classes need two logits, such as [-z, z]" if single else "give one row for each example"
-        raise ValueError(f"logits must be [batch, classes], 2 classes or more; got {value.shape}; {fix}")
 
 
 def divisible(what: str, sizes: tuple[int, ...], by: int, fix: str) -> None:

@@ -5,6 +5,7 @@ of `jax.make_mesh`, the layout is a part of the type of an array, and operations
 Inside `jax.shard_map` the axes are manual, and the type of an array says along which of them it varies.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -32,9 +33,12 @@ def automatic(run: F) -> F:
     Returns:
         The same function. Its result is spread over devices as `x` is.
     """
+    signature = inspect.signature(run)
 
     @wraps(run)
-    def on_any_mesh(model, x, *args, **kwargs):
+    def on_any_mesh(*given, **named):
+        bound = signature.bind(*given, **named)
+        (model, x, *args), kwargs = bound.args, bound.kwargs
         mesh, axes = _explicit(x)
         if not axes:
             return run(model, x, *args, **kwargs)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax import _check
+from invjax import _check, _logits
 
 REFUSED = {  # name: (call, message)
     "positive-zero": (lambda: _check.positive(eps=0), "eps must be positive; got eps=0"),
@@ -77,23 +77,23 @@ REFUSED = {  # name: (call, message)
     ),
     "within-barely": (lambda: _check.within("x", np.array([1.00001]), (0.0, 1.0)), "got values from 1 to 1; scale"),
     "logits-of-vector": (
-        lambda: _check.logits_of(lambda x: x[:, 0], np.zeros((3, 5)), np.zeros(3, int)),
+        lambda: _logits.num_classes(lambda x: x[:, 0], np.zeros((3, 5)), np.zeros(3, int)),
         "the model must map images (3, 5) to logits [3, classes]; got (3,); two classes need two logits",
     ),
     "logits-of-one-class": (
-        lambda: _check.logits_of(lambda x: x[:, :1], np.zeros((3, 5)), np.zeros(3, int)),
+        lambda: _logits.num_classes(lambda x: x[:, :1], np.zeros((3, 5)), np.zeros(3, int)),
         "to logits [3, classes]; got (3, 1); two classes need two logits, such as [-z, z]",
     ),
     "logits-of-other-batch": (
-        lambda: _check.logits_of(lambda x: x[:2], np.zeros((3, 5)), np.zeros(3, int)),
+        lambda: _logits.num_classes(lambda x: x[:2], np.zeros((3, 5)), np.zeros(3, int)),
         "to logits [3, classes]; got (2, 5)",
     ),
     "logits-of-tuple": (
-        lambda: _check.logits_of(lambda x: (x, x), np.zeros((3, 5)), np.zeros(3, int)),
+        lambda: _logits.num_classes(lambda x: (x, x), np.zeros((3, 5)), np.zeros(3, int)),
         "to logits [3, classes]; got 2 outputs; return the logits alone",
     ),
     "logits-of-labels": (
-        lambda: _check.logits_of(lambda x: x, np.zeros((3, 5)), np.zeros((3, 5), int)),
+        lambda: _logits.num_classes(lambda x: x, np.zeros((3, 5)), np.zeros((3, 5), int)),
         "labels must have shape [3], one for each image; got (3, 5); use labels.argmax(1), which undoes",
     ),
     "one_of": (
@@ -182,4 +182,4 @@ def test_logits_of_counts_the_classes_without_running_the_model():
         assert isinstance(x, jax.core.Tracer), "the model ran"
         return x @ jnp.ones((5, 7))
 
-    assert _check.logits_of(model, np.zeros((3, 5), np.float32), np.zeros(3, int)) == 7
+    assert _logits.num_classes(model, np.zeros((3, 5), np.float32), np.zeros(3, int)) == 7

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from invjax import _check
+from invjax import _check, _logits
 
 
 def check_points(**points):
@@ -19,7 +19,7 @@ def check_points(**points):
 
 def check_logits(logits, count):
     """Refuse logits that are not `[count, classes]`."""
-    _check.logits_shape(logits, (count,))
+    _logits.check_shape(logits, (count,))
 
 
 def check_finite(logits, fix):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._batching import on_device, over_batches
 from invjax.analysis._reading import Reading, reading
 from invjax.data import batches
@@ -84,7 +84,7 @@ def _check_examples(net, *pairs):
         _check.finite("features", features)
         x = jax.ShapeDtypeStruct((1, *features.shape[1:]), features.dtype)
         logits = jax.eval_shape(lambda x: net.apply(net.init(jax.random.key(0), x), x), x)
-        _check.logits_shape(logits, x.shape)
+        _logits.check_shape(logits, x.shape)
         _check.labels(labels, logits.shape[-1])
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._conv import fast_convs
 from invjax._sharding import automatic
 from invjax.types import Array, LogitsFn
@@ -37,7 +37,7 @@ def logit_jacobian(
     """
     _check.one_of("mode", mode, ("rev", "fwd"))
     _check.real("x", x)
-    num_classes = _check.logits_of(logits_fn, x, None)
+    num_classes = _logits.num_classes(logits_fn, x, None)
     vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
     logits_fn, x = fast_convs(logits_fn), jnp.asarray(x)
     if mode == "fwd":

@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._batching import on_device, over_batches
 from invjax._conv import fast_convs
 from invjax._sharding import automatic
@@ -155,7 +155,7 @@ def dataset_response(
     _check.examples("images", images)
     _check.floating("images", images)
     _check.one_each("labels", labels, images)
-    _check.labels(labels, _check.logits_of(partial(apply_fn, params), jnp.asarray(np.asarray(images[:1])), None))
+    _check.labels(labels, _logits.num_classes(partial(apply_fn, params), jnp.asarray(np.asarray(images[:1])), None))
     logits, found = over_batches(partial(on_device(run), params), [images, labels], batch_size, mesh)
     check_response(logits, found)
     return logits, found
@@ -164,7 +164,7 @@ def dataset_response(
 def _prepare(logits_fn, x, labels, kind) -> tuple[Callable, jax.Array]:
     _check.one_of("direction", kind, DIRECTIONS)
     _check.real("x", x)
-    _check.labels(labels, _check.logits_of(logits_fn, x, labels))
+    _check.labels(labels, _logits.num_classes(logits_fn, x, labels))
     return fast_convs(logits_fn), jnp.asarray(x)
 
 

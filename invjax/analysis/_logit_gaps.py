@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.analysis._power_law import PowerLaw, power_law
 from invjax.types import Array, Key, Logits
 
@@ -31,7 +31,7 @@ def logit_gaps(logits: Logits) -> Float[Array, "batch others"]:
     Raises:
         ValueError: there are fewer than two classes, or logits are not finite.
     """
-    _check.logits(logits)
+    _logits.check(logits)
     _check.finite("logits", logits)
     ordered = jnp.sort(jnp.asarray(logits), axis=1, descending=True)
     return ordered[:, :1] - ordered[:, 1:]

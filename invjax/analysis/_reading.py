@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.losses import cross_entropy, error_rate
 
 
@@ -48,7 +48,7 @@ def reading(logits: np.ndarray, labels: np.ndarray) -> Reading:
     Raises:
         ValueError: logits are not `[N, K]`, or labels have another shape or are out of range.
     """
-    _check.logits(logits)
+    _logits.check(logits)
     _check.one_each("labels", labels, logits)
     _check.labels(labels, logits.shape[1])
     counts = np.bincount(labels)

@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from invjax import _box, _check
-from invjax._dtypes import wide_dtype
+from invjax import _box, _check, _logits
 from invjax._sharding import automatic
+from invjax.attacks._by_image import per_example
 from invjax.attacks._fixes import instead_of_attack
-from invjax.attacks._random_model import alone
 from invjax.attacks._threats import Threat, check_mask
 from invjax.types import Array, Key, Labels, Logits, LogitsFn, PerExample
 
@@ -97,34 +96,12 @@ class Attack(NamedTuple):
         run = self.run
         if np.ndim(eps):
             check_images(self, x)
-            _check.labels(labels, _check.logits_of(logits_fn, x, labels))
+            _check.labels(labels, _logits.num_classes(logits_fn, x, labels))
             run = per_example(self)
         run_on = automatic(lambda logits_fn, x, key, labels, **given: run(key, logits_fn, x, labels, **given))
         result = run_on(logits_fn, x, key, labels, eps=eps, step_size=step_size, ids=ids)
         check_result(self, result)
         return result
-
-
-def per_example(attack: Attack) -> Callable[..., AttackResult]:
-    """Map an attack over batches of one image, so that each example has its own radius, `eps [B]`.
-
-    Convolutions fold the mapped axis back into their batch, so the mapped attack costs as much as the original one.
-    """
-
-    def mapped(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        if ids is not None and ids.shape != (len(x),):
-            raise ValueError(f"ids must have shape [{len(x)}], one for each image; got {ids.shape}")
-        ids = jnp.arange(len(x)) if ids is None else ids
-        own, of_image = alone(logits_fn)
-
-        def one(x, label, eps, step_size, i, own):
-            result = attack(key, of_image(own), x[None], label[None], eps=eps, step_size=step_size, ids=i[None])
-            return jax.tree.map(lambda leaf: leaf[0], result)
-
-        sizes = None if step_size is None else jnp.broadcast_to(step_size, len(x))
-        return jax.vmap(one)(x, labels, jnp.asarray(eps, wide_dtype(x.dtype)), sizes, ids, own)
-
-    return mapped
 
 
 def recipe(name: str, threat: Threat, **settings: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.attacks._apgd import apgd, apgd_toward
 from invjax.attacks._attack import Attack, AttackResult, recipe
 from invjax.attacks._combine import worst_of
@@ -118,7 +118,7 @@ def autoattack(
     parts = worst_of([_first_success(stage) for stage in stages])
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        classes = _check.logits_of(logits_fn, x, labels)
+        classes = _logits.num_classes(logits_fn, x, labels)
         if classes != num_classes:
             raise ValueError(
                 f"num_classes={num_classes}, but the model has {classes} logits; give num_classes={classes}"

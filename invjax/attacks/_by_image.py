@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from invjax._dtypes import wide_dtype
 from invjax.attacks._random_model import alone
 from invjax.attacks._threats import Threat
 
@@ -59,3 +60,25 @@ def over_images(threat: Threat, function: Callable[..., Any], *arrays: Any, ids:
         return jax.tree.map(lambda leaf: leaf[0], found)
 
     return jax.vmap(one)(jnp.arange(len(arrays[0])) if ids is None else jnp.asarray(ids), *arrays)
+
+
+def per_example(attack: Any) -> Callable[..., Any]:
+    """Map an attack over batches of one image, so that each example has its own radius, `eps [B]`.
+
+    Convolutions fold the mapped axis back into their batch, so the mapped attack costs as much as the original one.
+    """
+
+    def mapped(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
+        if ids is not None and ids.shape != (len(x),):
+            raise ValueError(f"ids must have shape [{len(x)}], one for each image; got {ids.shape}")
+        ids = jnp.arange(len(x)) if ids is None else ids
+        own, of_image = alone(logits_fn)
+
+        def one(x, label, eps, step_size, i, own):
+            result = attack(key, of_image(own), x[None], label[None], eps=eps, step_size=step_size, ids=i[None])
+            return jax.tree.map(lambda leaf: leaf[0], result)
+
+        sizes = None if step_size is None else jnp.broadcast_to(step_size, len(x))
+        return jax.vmap(one)(x, labels, jnp.asarray(eps, wide_dtype(x.dtype)), sizes, ids, own)
+
+    return mapped

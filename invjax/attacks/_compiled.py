@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._batching import cached, on_device, over_batches
 from invjax._dtypes import wide_dtype
 from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images, check_radius, check_result
@@ -41,7 +41,7 @@ def _checked(attack, logits, x, labels, eps, step_size, ids):
     check_radius(attack.threat, eps, x, count=len(x))
     if ids is not None:
         _check.ids(ids, len(x))
-    _check.labels(labels, _check.logits_of(logits, x, labels))
+    _check.labels(labels, _logits.num_classes(logits, x, labels))
     if step_size is not None:
         _check.number("step_size", step_size)
         step_size = _number(step_size, x.dtype)

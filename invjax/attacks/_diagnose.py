@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax import _box, _check
+from invjax import _box, _check, _logits
 from invjax._dtypes import wide_dtype
 from invjax.attacks._attack import Attack, check_attack, check_prediction, check_radius
 from invjax.attacks._checks import CHECKS, Evidence, Finding
@@ -140,7 +140,7 @@ def diagnose(
     check_radius(threat, eps)
     _check.real("x", x)
     check_mask(threat, x)
-    _check.labels(labels, _check.logits_of(lambda x: apply_fn(params, x), x, labels))
+    _check.labels(labels, _logits.num_classes(lambda x: apply_fn(params, x), x, labels))
     evidence = collect(key, apply_fn, params, x, labels, eps, threat, attack or pgd(threat), queries)
     said = ((check.__name__.replace("_", " "), check(evidence)) for check in CHECKS)
     findings = [Finding(name, message) for name, message in said if message is not None]

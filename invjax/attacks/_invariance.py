@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._batching import on_device, over_batches
 
 Judge = Callable[[jax.Array], Any]
@@ -56,7 +56,7 @@ def decisions(judge, images, batch_size):
     """The class that the judge sees in each image, `[B]`, or -1."""
     answers = over_batches(on_device(judge), [images], batch_size)
     if answers.ndim == 2:
-        _check.logits_shape(answers, images.shape)
+        _logits.check_shape(answers, images.shape)
         _check.finite("the judge's logits", answers)
         return answers.argmax(1)
     if answers.shape != (len(images),) or not np.issubdtype(answers.dtype, np.integer):

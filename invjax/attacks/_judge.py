@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from invjax import _check
+from invjax import _logits
 from invjax.types import Array, LogitsFn
 
 
@@ -68,7 +68,7 @@ def votes(voters: Sequence[LogitsFn], x: Array) -> Int[Array, "batch classes"]:
     Raises:
         ValueError: the logits of a voter are not `[B, K]` with the same K for all.
     """
-    classes = [_check.logits_of(voter, x, None) for voter in voters]
+    classes = [_logits.num_classes(voter, x, None) for voter in voters]
     if len(set(classes)) != 1:
         raise ValueError(
             f"every voter must map images {x.shape} to logits [{len(x)}, classes]; got {classes} classes; "

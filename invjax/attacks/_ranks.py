@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.attacks._attack import Attack, AttackResult, recipe
 from invjax.attacks.building import best_of
 from invjax.types import Array
@@ -35,7 +35,7 @@ def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **setti
     _check.count(targets=targets)
 
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
-        classes = _check.logits_of(logits_fn, x, labels)
+        classes = _logits.num_classes(logits_fn, x, labels)
         if targets >= classes:
             raise ValueError(
                 f"targets must be less than the {classes} classes of the model; got {targets}; "

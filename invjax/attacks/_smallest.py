@@ -7,10 +7,11 @@ That radius is an upper bound of the true distance; a stronger attack gives a ti
 import jax
 import jax.numpy as jnp
 
-from invjax import _box, _check
+from invjax import _box, _check, _logits
 from invjax._dtypes import wide
 from invjax._sharding import automatic, varying
-from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images, per_example
+from invjax.attacks._attack import Attack, AttackResult, check_attack, check_images
+from invjax.attacks._by_image import per_example
 from invjax.attacks._success import verdict
 from invjax.attacks.building import fooled, prepare, where
 from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
@@ -42,7 +43,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
     def bisected(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         check_images(attack, x, ids=ids)
         _check.number("eps", eps)
-        _check.labels(labels, _check.logits_of(logits_fn, x, labels))
+        _check.labels(labels, _logits.num_classes(logits_fn, x, labels))
         run, given = per_example(attack), jnp.asarray(x)
         x = wide(given)
         eps = jnp.asarray(eps, x.dtype)

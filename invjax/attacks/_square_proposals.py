@@ -87,7 +87,7 @@ def _coin(key, shape=()):
 
 
 def _sign(key, shape, like):
-    return (2 * _coin(key, shape) - 1).astype(like.dtype)
+    return jnp.where(_coin(key, shape), jnp.ones((), like.dtype), -1)
 
 
 def _corner(canvas, key, side):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from invjax import _box, _check
+from invjax import _box, _check, _logits
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
 from invjax._keys import mappable
@@ -107,7 +107,7 @@ def prepare(
     """
     _check.within("x", x, box)
     _check.number("eps", eps)
-    _check.labels(labels, _check.logits_of(logits_fn, x, labels))
+    _check.labels(labels, _logits.num_classes(logits_fn, x, labels))
     of_dtype = jnp.asarray(x).dtype
     x, model = wide(x), through(logits_fn, fast_convs)
     if x.dtype != of_dtype:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._sharding import beside, mesh_of, typed
 from invjax.bounds._backwards import both_ends, least
 from invjax.bounds._graph import Graph, trace
@@ -62,7 +62,7 @@ def margins(logits_fn: LogitsFn, region: Region, labels: Labels, *, method: str 
     """
     _check.one_of("method", method, METHODS)
     check_region(region)
-    num_classes = _check.logits_of(logits_fn, box_of(region).lower, labels)
+    num_classes = _logits.num_classes(logits_fn, box_of(region).lower, labels)
     _check.labels(labels, num_classes)
     region, graph = _prepare(logits_fn, region)
 

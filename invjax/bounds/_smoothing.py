@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Float, Int
 from scipy import special
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._dtypes import wide
 from invjax._sharding import automatic
 from invjax.attacks.building import example_keys
@@ -128,7 +128,7 @@ def smoothed(
             f"sigma={sigma:g} is below the spacing {spacing:g} of {given.dtype} numbers as large as x, which would "
             "swallow the noise; pass float32 images, or scale them to [0, 1]"
         )
-    num_classes = _check.logits_of(logits_fn, given, None)
+    num_classes = _logits.num_classes(logits_fn, given, None)
 
     @automatic
     def counted(logits_fn, given, key):

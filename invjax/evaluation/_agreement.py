@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from invjax import _check, _explain
+from invjax import _check, _explain, _logits
 from invjax._batching import on_device, over_batches
 from invjax.data import HumanLabelled
 from invjax.evaluation._intervals import wilson
@@ -79,7 +79,7 @@ def agreement(
     images = np.concatenate([of_set.images[of_set.changed] for of_set in examples.values()])
     model = partial(jax.jit(apply_fn), params)
     batch = jax.ShapeDtypeStruct((options.batch_size, *images.shape[1:]), images.dtype)
-    classes = _check.logits_of(model, batch, None)
+    classes = _logits.num_classes(model, batch, None)
     if classes != 10:
         raise ValueError(
             f"the model must return logits [{len(images)}, 10]; got {(len(images), classes)}; use a model of ten digits"

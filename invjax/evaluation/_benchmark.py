@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from invjax import _box, _check
+from invjax import _box, _check, _logits
 from invjax._batching import cached, on_device, on_host, over_batches, shrinking
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
@@ -140,7 +140,7 @@ def benchmark(
     check_radius(threat, eps, images, count=len(images))
     _check.one_each("labels", labels, images)
     images, labels = on_host(images), on_host(labels)
-    num_classes = _check.logits_of(bind(apply_fn, params, key, None, 1), images[:1], None)
+    num_classes = _logits.num_classes(bind(apply_fn, params, key, None, 1), images[:1], None)
     _check.labels(labels, num_classes)
     draws = {"draws": apply_fn.draws} if isinstance(apply_fn, RandomModel) else {}
     if stages is None:
@@ -152,13 +152,7 @@ def benchmark(
     recipes = [f"{stage.name}: {stage.ranks} x {stage.make(0).recipe}" for stage in stages]
     store = kept(options, "benchmark.npz", params, images, labels, right,
                  attacks=recipes, eps=np.asarray(eps, float).tolist(), key=digest_tree(key), **draws)  # fmt: skip
-    saved = store.load() or {
-        "x": np.array(images, wide_dtype(images.dtype)),
-        "distance": np.zeros(len(images), np.float32),
-        "broken_by": np.where(right, len(stages), -1),
-        "finite": np.ones(len(images), bool),
-        "done": np.zeros((), int),
-    }
+    saved = store.load() or _start(images, right, len(stages))
     x, distance, broken_by = (saved[name] for name in ("x", "distance", "broken_by"))
     finite = saved.get("finite", np.ones(len(images), bool))  # older files lack it
     done = int(saved["done"])
@@ -186,6 +180,17 @@ def benchmark(
     names = tuple(stage.name for stage in stages)
     given = np.asarray(eps, float) if radii.ndim else float(eps)
     return Benchmark(given, x, broken_by < len(stages), distance, broken_by, names)
+
+
+def _start(images: np.ndarray, right: np.ndarray, stages: int) -> dict[str, np.ndarray]:
+    """The result before the first attack."""
+    return {
+        "x": np.array(images, wide_dtype(images.dtype)),
+        "distance": np.zeros(len(images), np.float32),
+        "broken_by": np.where(right, stages, -1),
+        "finite": np.ones(len(images), bool),
+        "done": np.zeros((), int),
+    }
 
 
 def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray) -> None:

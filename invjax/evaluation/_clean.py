@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._batching import cached, correct, over_batches
 from invjax.attacks import Attack, RandomModel
 from invjax.attacks.building import bind, verdict
@@ -35,7 +35,7 @@ def unbroken(
     if attack.decision is None and not isinstance(apply_fn, RandomModel):
         return correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
     ids = np.arange(len(images), dtype=np.uint32)
-    _check.labels(labels, _check.logits_of(bind(apply_fn, params, key, ids, len(images)), images, labels))
+    _check.labels(labels, _logits.num_classes(bind(apply_fn, params, key, ids, len(images)), images, labels))
     run = _program(attack, apply_fn)
     none, success = over_batches(
         lambda *batch: run(key, params, *batch), [images, labels, ids], options.batch_size, options.mesh

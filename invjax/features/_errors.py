@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._batching import on_device, over_batches
 from invjax.types import LogitsFn
 
@@ -49,7 +49,7 @@ def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh:
     """
     _check.examples("images", images)
     batch = jax.ShapeDtypeStruct((500, *images.shape[1:]), images.dtype)
-    num_classes = _check.logits_of(logits_fn, batch, None)
+    num_classes = _logits.num_classes(logits_fn, batch, None)
     _check.one_each("labels", labels, images)
     _check.labels(labels, num_classes)
     logits = over_batches(on_device(logits_fn), [images], mesh=mesh)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax._conv import fast_convs
 from invjax.attacks import Attack, Threat, l2
 from invjax.attacks.building import check_threat, climb, finish, fooled, prepare, recipe
@@ -53,7 +53,7 @@ def non_transferable(
                 f"the attack was made for {len(labels)} labels and got {len(targets)} images; make it for this batch, "
                 "and give one radius for all images"
             )
-        num_classes = _check.logits_of(logits_fn, x, labels)
+        num_classes = _logits.num_classes(logits_fn, x, labels)
         _check.labels(labels, num_classes)
         shape = jax.eval_shape(ensemble_fn, x).shape
         if len(shape) != 3 or not shape[0] or shape[1:] != (len(x), num_classes):

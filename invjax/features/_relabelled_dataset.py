@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.attacks import Attack
 from invjax.attacks.building import check_images, check_radius
 from invjax.features._construction import check_data, construct
@@ -66,7 +66,7 @@ def relabelled_dataset(
     check_radius(attack.threat, eps)
     check_images(attack, images, "images")
     check_radius(attack.threat, eps)
-    _check.labels(targets, _check.logits_of(partial(apply_fn, params), images[:1], None), "targets")
+    _check.labels(targets, _logits.num_classes(partial(apply_fn, params), images[:1], None), "targets")
 
     def make(params, key, ids, x, t):
         found = relabel_by_attack(key, attack, partial(apply_fn, params), x, t, eps=eps, step_size=step_size, ids=ids)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.attacks import Attack, AttackResult
 from invjax.attacks.building import check_attack, check_images, succeeds
 from invjax.types import Array, Key, Labels, LogitsFn, Scalar
@@ -53,7 +53,7 @@ def relabel_by_attack(
     _check.key(key)
     check_targeted(attack)
     check_images(attack, x)
-    _check.labels(targets, _check.logits_of(logits_fn, x, targets, "targets"), "targets")
+    _check.labels(targets, _logits.num_classes(logits_fn, x, targets, "targets"), "targets")
     targets = jnp.asarray(targets)
     found = attack(key, logits_fn, x, targets, eps=eps, step_size=step_size, ids=ids)
     return found._replace(success=succeeds(attack, logits_fn, jnp.asarray(found.x), targets))

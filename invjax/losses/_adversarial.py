@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from invjax import _check
+from invjax import _logits
 from invjax.losses._classification import check_logits
 from invjax.types import Labels, Logits, PerExample
 
@@ -116,6 +116,6 @@ def _finite(scale):
 
 
 def _need_classes(logits, least, name):
-    _check.logits(logits)
+    _logits.check(logits)
     if logits.shape[-1] < least:
         raise ValueError(f"{name} needs at least {least} classes; got logits of {logits.shape}; use margin")

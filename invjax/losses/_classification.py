@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.types import Array, Labels, Logits, PerExample
 
 
@@ -74,6 +74,6 @@ def check_logits(logits: Logits, labels: Labels) -> None:
     Raises:
         ValueError: they are not.
     """
-    _check.logits(logits)
+    _logits.check(logits)
     _check.one_each("labels", labels, logits)
     _check.labels(labels, logits.shape[1])

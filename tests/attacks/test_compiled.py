@@ -124,7 +124,7 @@ def test_what_takes_one_radius_refuses_several(monkeypatch):
         relabelled_dataset(KEY, attack, linear, W, X, (LABELS + 1) % 3, eps=RADII)
     with pytest.raises(ValueError, match="batch_size must be positive; got batch_size=0"):
         over(pgd(), linear, batch_size=0)
-    with pytest.raises(ValueError, match="images must hold at least one image; got none"):
+    with pytest.raises(ValueError, match="images must hold at least one example; got shape"):
         over(pgd(steps=2), linear)(KEY, W, X[:0], LABELS[:0], eps=0.1)
 
 

@@ -195,7 +195,7 @@ BAD: dict[str, dict[str, tuple[Any, str]]] = {
         "None": (None, "eps must be one number; got None; give the radius, such as 8 / 255"),
         "text": ("8/255", "eps must be one number; got '8/255'"),
         "negative": (-0.1, "eps must not be negative; got eps=-0.1"),
-        "several": ([0.1, 0.2], "eps must be one number; got an array of shape (2,); call once for each"),
+        "several": ([0.1, 0.2], "eps must be one number"),
     },
     "ids": {
         "a list": ([0, 1, 2, 3, 4, 5], f"ids {NO_ARRAY} a list of 6; convert it with numpy.asarray(ids)"),

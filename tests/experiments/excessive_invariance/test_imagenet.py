@@ -57,10 +57,10 @@ def test_imagenet_refuses_bad_arguments(arguments, message, tmp_path, monkeypatc
 @pytest.mark.parametrize(("preset", "place"), [("default", "pictures"), ("paper", "pictures"), ("smoke", "figures")])
 def test_figures_of_photographs_are_outside_the_published_folder(preset, place, tmp_path):
     class Results:
-        def arrays(self):
+        def arrays(self, count=None):
             return dict.fromkeys(("first", "second", "metamers"), np.zeros((8, 2, 2, 3), np.float32))
 
-    config = dataclasses.replace(imagenet.PRESETS[preset], columns=4, batch=8)
+    config = dataclasses.replace(imagenet.EXPERIMENT.presets[preset], columns=4, batch=8)
     for name, figure in imagenet.draw(config, Results()).items():
         figures.save(figure, tmp_path / "figures" / f"{name}.png")  # as the framework does
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))

@@ -22,7 +22,7 @@ def test_stronger_attacks_leave_less_accuracy_and_adversarial_training_more(smok
 
 
 def test_the_default_curves_begin_at_zero_and_end_at_the_largest_radii():
-    radii = curves.Config().radii()
+    radii = curves.Config().radii
     assert {norm: (grid[0], grid[-1], len(grid)) for norm, grid in radii.items()} == {
         "linf": (0, 0.4, 11), "l2": (0, 4, 11),
     }  # fmt: skip
