@@ -65,11 +65,6 @@ def softmax(x: Interval, axes: Axes, keepdims: bool) -> Interval:
     return Interval(*(_unflat(end, x.lower.shape, axes) for end in ends))
 
 
-def log_softmax(x: Interval, axes: Axes, keepdims: bool) -> Interval:
-    """The exact interval of the logarithm of a softmax."""
-    return Interval(*(_unflat(jax.nn.log_sigmoid(end), x.lower.shape, axes) for end in _odds(x, axes)))
-
-
 def softmax_between(x: Interval, axes: Axes, keepdims: bool) -> Enclosure:
     """Affine functions around a softmax."""
     shape = x.lower.shape
@@ -122,12 +117,6 @@ def logsumexp_between(x: Interval, axes: Axes, keepdims: bool) -> Enclosure:
     """Affine functions around a logsumexp."""
     lower, upper = _around_logsumexp(x, axes)
     return Between(*(lambda v, f=f: _reduced(f(_flat(v, axes)), v.shape, axes, keepdims) for f in (lower, upper)))
-
-
-def log_softmax_between(x: Interval, axes: Axes, keepdims: bool) -> Enclosure:
-    """Affine functions around the logarithm of a softmax, which is `x - logsumexp(x)`."""
-    lower, upper = _around_logsumexp(x, axes)
-    return Between(*(lambda v, f=f: v - _reduced(f(_flat(v, axes)), v.shape, axes, True) for f in (upper, lower)))
 
 
 def _around_logsumexp(x: Interval, axes: Axes) -> tuple[Affine, Affine]:
@@ -197,7 +186,6 @@ def _of_gelu(tanh: bool, turn: float) -> tuple[Callable[..., Interval], Callable
 
 
 _register("jax.nn.softmax", softmax, softmax_between)
-_register("jax.nn.log_softmax", log_softmax, log_softmax_between)
 _register("jax.nn.logsumexp", logsumexp, logsumexp_between)
 _register("jnp.var", variance, variance_between)
 _register("jax.nn.gelu", *_of_gelu(False, -0.7517915))

@@ -262,19 +262,19 @@ def test_bounds_are_infinite_where_a_function_may_be_undefined(name):
 
 
 def test_a_primitive_without_a_rule_is_named_and_can_be_given_one(monkeypatch):
-    box = Interval(jnp.zeros(2), jnp.ones(2))
-    with pytest.raises(NotImplementedError, match=r"primitive 'sin'.*bounds.register_rule\('sin', rule\)"):
-        ibp(jnp.sin, box)
+    box = Interval(jnp.full(2, 2.0), jnp.full(2, 3.0))
+    with pytest.raises(NotImplementedError, match=r"primitive 'lgamma'.*bounds.register_rule\('lgamma', rule\)"):
+        ibp(lax.lgamma, box)
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    bounds.register_rule(lax.sin_p, bounds.increasing)  # up to pi / 2
-    np.testing.assert_allclose(ibp(jnp.sin, box).upper, np.sin(1))
+    bounds.register_rule(lax.lgamma_p, bounds.increasing)  # from 1.47 on
+    np.testing.assert_allclose(ibp(lax.lgamma, box).upper, np.log(2))
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
         (lambda x: jnp.ones(3)[x.astype(int)], "converts a value to int"),
-        (lambda x: x[x.argmax()], "'argmax'"),
+        (lambda x: x[x.argmax()], "array positions that depend on the input"),
         (lambda x: lax.reduce(x, 0.0, lambda a, b: jnp.sqrt(a * a + b * b), (0,)), "'reduce'"),
         (lambda x: lax.while_loop(lambda v: v.sum() < 1, lambda v: v + 1, x), "'while'"),
     ],
