@@ -84,6 +84,7 @@ def test_keys_of_examples_from_threefry_are_folded_in_as_they_are():
     np.testing.assert_array_equal(jax.random.key_data(example_keys(key, None, 2)), jnp.stack(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_double_precision_finds_the_same_image_in_float32(name):
     single = compiled(name)(KEY, IMAGES, LABELS, IDS)
@@ -98,6 +99,7 @@ def test_double_precision_attacks_float64_images_in_float64(float64):
     assert found.x.dtype == found.distance.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_neighbours_are_aligned_in_double_precision_as_in_single():
     images = np.random.default_rng(2).uniform(0, 1, (3, 6, 6, 1)).astype(np.float32)
     grid = affine_grid(rotation=(0, 10), shift=(0,))
@@ -131,6 +133,7 @@ def test_float64_images_are_attacked_in_float32_without_a_warning():
     np.testing.assert_allclose(found.x, expected.x, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_autoencoders_of_double_precision_take_float32_images(float64):
     """`init` follows the precision of JAX, and convolutions mix no dtypes."""
     vae, images = init_class_vae(KEY, 1, (1, 1, 1), (1, 1, 1)), np.full((1, 28, 28, 1), 0.5, np.float32)
@@ -143,6 +146,7 @@ def test_autoencoders_of_double_precision_take_float32_images(float64):
     assert jax.eval_shape(net.apply, params, images).shape == (1, 2)
 
 
+@pytest.mark.slow
 def test_attacks_run_step_by_step_where_jit_is_disabled():
     """So that users can look into them with a debugger."""
     attack = autoattack(linf(), num_classes=2, steps=1, queries=1)

@@ -18,6 +18,7 @@ from jax import lax
 from jax.extend import core
 
 from invjax._conv import conv_general_dilated
+from invjax._dtypes import wide_dtype
 from invjax.bounds import _calls
 
 _RANDOM = (
@@ -97,7 +98,7 @@ def variable(aval: Any) -> Variable:
 
 def wide(dtype: Any) -> Any:
     """The dtype in which values of this dtype are bounded: at least float32 for floats, and otherwise the same."""
-    return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+    return wide_dtype(dtype) if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def inlined(closed: core.ClosedJaxpr, args: list[Any], operations: list[Operation]) -> list[Any]:
@@ -242,7 +243,8 @@ def _noise(eqn: Any, operands: list[Any]) -> Noise | None:
 def _computed(eqn: Any, operands: list[Any]) -> list[Any]:
     """The outputs of an equation that does not depend on the input, in the model's own dtypes and then widened."""
     arrays = [_like(operand, atom.aval) for operand, atom in zip(operands, eqn.invars, strict=True)]
-    small = all(not isinstance(a, jax.core.Tracer) and np.size(a) <= _FOLDED for a in arrays)
+    small = eqn.primitive.name != "pvary"  # it exists only inside of shard_map
+    small = small and all(not isinstance(a, jax.core.Tracer) and np.size(a) <= _FOLDED for a in arrays)
     small = small and all(var.aval.size <= _FOLDED for var in eqn.outvars)
     with jax.ensure_compile_time_eval() if small else contextlib.nullcontext():
         outputs = _function(eqn, eqn.params)(*arrays)

@@ -100,6 +100,7 @@ def benchmark(
     the last ones have a smaller power of two, so each attack compiles a few times at most. Several calls with the same
     `apply_fn` and the same `stages` compile once.
 
+    >>> import jax.numpy as jnp
     >>> from invjax import attacks
     >>> linear = lambda params, x: x.reshape(len(x), -1) @ params
     >>> params = jnp.stack([jnp.ones(16), jnp.zeros(16)], 1) - 0.5 / 16

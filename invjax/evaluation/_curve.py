@@ -74,6 +74,7 @@ def robustness_curve(
     On a CPU the attack runs at the radii in ascending order, each time on the images that are still correct. The cost
     is about that of one radius times the sum of the robust accuracies. On accelerators it runs at all radii at once.
 
+    >>> import jax.numpy as jnp
     >>> from invjax import attacks
     >>> linear = lambda params, x: x @ params
     >>> images, labels = np.array([[0.9, 0.1], [0.5, 0.4]], np.float32), np.array([0, 0])

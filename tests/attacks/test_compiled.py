@@ -31,6 +31,7 @@ def assert_bits(a, b):
         np.testing.assert_array_equal(left, right, err_msg=field)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [pgd(steps=3), square(queries=4)], ids=["pgd", "square"])
 def test_a_data_set_gets_the_same_images_at_every_batch_size(attack):
     """The programs of two shapes may round differently."""
@@ -80,6 +81,7 @@ def test_radii_of_each_image_equal_calls_with_one_radius(name):
     np.testing.assert_array_equal(found.x[0], X[0])
 
 
+@pytest.mark.slow
 def test_radii_outside_of_jit_are_checked_like_one_radius():
     found = pgd(steps=2)(KEY, lambda x: linear(W, x), X, LABELS, eps=RADII)
     np.testing.assert_array_equal(found.x, jit_attack(pgd(steps=2), linear)(KEY, W, X, LABELS, eps=RADII).x)
@@ -133,6 +135,7 @@ def test_a_warning_names_the_largest_radius():
         jit_attack(pgd(steps=2), linear)(KEY, W, X, LABELS, eps=np.where(RADII == 0, 2, RADII))
 
 
+@pytest.mark.slow
 def test_a_benchmark_takes_a_radius_for_each_image(tmp_path):
     from invjax.attacks import Stage
 
@@ -152,6 +155,7 @@ def test_a_benchmark_takes_a_radius_for_each_image(tmp_path):
         run(RADII[::-1].copy(), directory=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("region", [linf_box, l2_ball])
 def test_certificates_take_a_radius_for_each_image(region):
     bound = lambda eps: margins(lambda x: linear(W, x), region(X, eps), LABELS, method="crown")  # noqa: E731

@@ -85,6 +85,7 @@ def test_the_log_odds_of_a_saturated_class_do_not_round():
     np.testing.assert_allclose(gradient, [[-0.5, 1.0, -0.5]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_smallest_radius_of_top_k_is_that_of_the_kth_class(k):
     """Class k is ahead of the label from the radius 0.02 k on, and only then k classes are."""
@@ -122,6 +123,7 @@ def test_the_radius_of_confidence_is_that_of_its_log_odds(probability):
     np.testing.assert_allclose(found.distance, expected, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_combinators_keep_the_rule_and_count_success_by_it():
     zeros = np.zeros(2, np.int32)
     for combine in (
@@ -143,6 +145,7 @@ def test_combinators_keep_the_rule_and_count_success_by_it():
         worst_of([top_k(pgd(), 3), pgd()])
 
 
+@pytest.mark.slow
 def test_curves_and_benchmarks_count_by_the_rule():
     """Image 1 is labelled 3: class 3 is fourth without a change, so it is broken by top 3 and not by top 5."""
     labels = np.array([0, 3], np.int32)

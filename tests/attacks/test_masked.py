@@ -73,6 +73,7 @@ def gray():
     return l2()._replace(name="gray", project=project)
 
 
+@pytest.mark.slow
 def test_every_attack_stays_in_the_region_of_a_threat_of_ones_own():
     makes = {
         "pgd": lambda t: pgd(t, steps=3),
@@ -122,6 +123,7 @@ def test_equal_masks_of_all_images_are_one_mask():
     assert (np.asarray(found[0].x) != X).any((1, 2, 3)).all()
 
 
+@pytest.mark.slow
 def test_an_image_without_a_value_to_change_stays_as_it_is():
     for attack, eps in ((apgd(masked(l1(), MASKS, per_image=True), steps=4), 3.0),
                         (square(masked(l2(), MASKS, per_image=True), queries=5), 1.0),
@@ -149,6 +151,7 @@ def test_masks_in_masks_are_their_intersection():
         )
 
 
+@pytest.mark.slow
 def test_square_covers_the_mask_in_each_query():
     """The mask is one pixel of many: most squares of the whole image would miss it."""
     mask = np.zeros((12, 12, 1), bool)
@@ -243,6 +246,7 @@ def test_certificates_hold_in_the_ranges_of_the_features():
     np.testing.assert_array_equal(curve.broken_at[:, None] > np.array(needed)[None], holds)
 
 
+@pytest.mark.slow
 def test_a_line_search_and_diagnose_take_ranges_and_masks():
     low, high = np.array([0.0, 0.1], np.float32), np.full(SHAPE, 1.0, np.float32)
     direction = np.where(Y == 0, 1, -1)[:, None, None, None] * (W[:, 1] - W[:, 0]).reshape(SHAPE)[None]

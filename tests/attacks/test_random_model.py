@@ -64,6 +64,7 @@ def test_the_gradient_is_the_mean_over_the_draws_of_a_step():
     assert not np.array_equal(gradient, other)  # the next step draws anew
 
 
+@pytest.mark.slow
 def test_noise_on_the_logits_leaves_the_attack_on_a_linear_model_as_it_is():
     """The gradient of the margin does not depend on the noise, so that the step leads to the same corner."""
     plain = jit_attack(fgsm(loss=margin), clean)(KEY, W, X, LABELS, eps=0.1)
@@ -109,6 +110,7 @@ EVERY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_an_image_gets_the_same_draws_in_any_order_and_batch(name):
     run = jit_attack(EVERY[name], random_model(noisy, draws=3))
@@ -121,6 +123,7 @@ def test_an_image_gets_the_same_draws_in_any_order_and_batch(name):
         assert not np.array_equal(run(jax.random.key(1), W, X, LABELS, eps=0.05).trace, first.trace)
 
 
+@pytest.mark.slow
 def test_draws_do_not_depend_on_batches_or_devices():
     model = random_model(two_slopes, draws=3)
     runs = [over(pgd(steps=3), model, batch_size=b)(KEY, W, X, LABELS, eps=0.1) for b in (6, 4)]
@@ -160,6 +163,7 @@ def test_the_version_rand_of_autoattack_is_auto_pgd_on_two_losses():
         autoattack_stages(linf(), num_classes=10, version="plus")
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_a_random_model_runs_the_version_rand(tmp_path, monkeypatch):
     from invjax.evaluation import _benchmark
 

@@ -106,6 +106,7 @@ def test_the_loss_never_falls_and_the_search_stays_in_the_ball(norm, shape):
     assert result.x.min() >= 0 and result.x.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7,), (9, 2), (2, 4, 5, 1), (3, 8, 2), (1,)], ids=str)
 @pytest.mark.parametrize("norm", THREATS)
 def test_examples_that_are_no_images_are_searched_too(norm, shape):
@@ -131,7 +132,7 @@ def test_a_video_of_one_frame_is_attacked_as_the_image(norm):
     threat, eps = THREATS[norm]
     attack = square(threat(), queries=12)
     image, video = jax.jit(lambda: [attack(KEY, logits_fn, x, labels, eps=eps) for x in (images, images[:, None])])()
-    np.testing.assert_array_equal(image.x, video.x[:, 0])
+    np.testing.assert_allclose(image.x, video.x[:, 0], rtol=0, atol=1e-6)  # two programs, which round differently
 
 
 def test_each_frame_of_a_video_gets_the_same_square():

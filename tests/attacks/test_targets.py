@@ -81,6 +81,7 @@ def least_change(weights, x, target):
     return program.fun
 
 
+@pytest.mark.slow
 def test_targeted_attacks_reach_the_target_and_not_merely_another_class():
     """The region of a target is an intersection of half-spaces, whose distance is a linear program."""
     rng = np.random.default_rng(3)
@@ -106,6 +107,7 @@ def test_targeted_attacks_reach_the_target_and_not_merely_another_class():
         assert (found[name].distance <= np.array(best) * 1.4).all(), found[name].distance / np.array(best)
 
 
+@pytest.mark.slow
 def test_targeted_l1_search_reaches_the_target():
     _, x, params = two_classes()
     found = jit_attack(apgd(l1(), steps=6, targeted=True), linear)(KEY, params, x, np.ones(3, np.int32), eps=3.0)

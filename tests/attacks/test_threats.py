@@ -52,6 +52,7 @@ LENGTH = {
     "l1": lambda d: np.abs(d).sum((1, 2, 3)),
     "l0": lambda d: (d != 0).any(-1).sum((1, 2)),
 }
+LENGTH[l1(fraction=1 / SIZE).name] = LENGTH["l1"]
 LENGTH |= {f"masked-{name}": length for name, length in LENGTH.items()}
 RADII = (0.0, 1e-9, 1e-3, 1.0, 2.5, 1e4)  # factors of the radius of the case; two of them change no l0 pixel
 SPREADS = (1e-3, 0.1, 1.0, 30.0)

@@ -16,6 +16,7 @@ def box(end, dtype, low=None):
     return Interval(jnp.full((1, 1), -end if low is None else low, dtype), jnp.full((1, 1), end, dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "end"), LARGE)
 @pytest.mark.parametrize("fn", [jax.nn.relu, jax.nn.leaky_relu, jax.nn.elu, jax.nn.softplus, jax.nn.silu])
 def test_an_activation_of_a_wide_interval_reaches_its_end(fn, dtype, end):
@@ -26,6 +27,7 @@ def test_an_activation_of_a_wide_interval_reaches_its_end(fn, dtype, end):
     assert found.lower[0, 0] <= max(at_low, -0.2) + 1e-6 and np.isfinite(found.lower[0, 0])
 
 
+@pytest.mark.slow
 def test_a_classifier_in_half_precision_is_not_certified_where_a_corner_flips_it():
     """Pixels in [0, 255] and weights of 300: the sum overflows float16, and the bounds do not."""
     weights = jnp.array([[300.0, -300.0], [-300.0, 300.0]], HALF)
@@ -51,6 +53,7 @@ def test_a_value_that_may_overflow_its_own_dtype_is_unbounded():
         assert fn(box(1000.0, BRAIN)).upper[0, 0] == pytest.approx(1000, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [HALF, BRAIN])
 def test_images_in_single_precision_and_logits_in_half(dtype):
     weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -76,6 +79,7 @@ def test_crown_is_finite_where_intervals_are():
     np.testing.assert_allclose([sigmoid.lower[0, 0], sigmoid.upper[0, 0]], [0, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_unit_without_bounds_does_not_remove_the_certificates_of_the_others():
     def logits(x):  # the square root of the first value may be NaN; the second output does not depend on it
         return jnp.stack([jnp.sqrt(x[:, 0]), x[:, 1], x[:, 1] - 1], -1)

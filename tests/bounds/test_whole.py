@@ -67,6 +67,7 @@ def test_the_interval_of_a_softmax_is_exact():
         np.testing.assert_allclose(found.lower[:, i], of_ends(np.where(own, low, high))[:, i], atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [10, 60, 200])
 def test_a_softmax_stays_between_zero_and_one_for_large_logits(scale):
     box = Interval(jnp.full((1, 3), -float(scale)), jnp.full((1, 3), float(scale)))
@@ -88,6 +89,7 @@ def test_the_interval_of_a_logsumexp_is_that_of_its_ends():
         np.testing.assert_allclose(end, np.log(np.exp(x).sum(-1)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_variance_is_enclosed_by_its_tangent():
     """At the corners of a box around equal values, the variance reaches its upper bound."""
     point = jnp.zeros((1, 4))

@@ -337,6 +337,7 @@ def test_the_attacks_of_these_tests_succeed_on_some_images_only():
     assert 0.2 < share < 0.9
 
 
+@pytest.mark.slow
 @EVERY
 def test_radii_of_each_image_equal_calls_with_one_radius_bit_for_bit(name):
     member = ATTACKS[name]

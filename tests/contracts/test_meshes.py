@@ -95,6 +95,7 @@ def test_a_model_with_shardings_of_its_own_keeps_its_explicit_axes():
     np.testing.assert_allclose(found.x, expected("pgd-linf").x, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_curves_and_trainings_take_the_mesh_of_jax_and_images_on_it():
     weights, x, labels, _ = problem()
     settings = {"epsilons": [0.05, 0.2], "options": evaluation.Options(batch_size=2, mesh=mesh())}

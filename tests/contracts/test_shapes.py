@@ -54,6 +54,7 @@ def test_attacks_take_examples_of_any_shape(name, shape):
     assert (np.asarray(found.distance) <= eps * (1 + 1e-5)).all()
 
 
+@pytest.mark.slow
 def test_all_stages_of_the_benchmark_run_on_rows_of_a_table():
     apply_fn, x, labels = problem(SHAPES["table"])
     stages = attacks.autoattack_stages(linf(), num_classes=CLASSES, steps=2, queries=20)

@@ -68,6 +68,7 @@ def test_a_metric_with_a_name_of_the_log_is_refused(name):
         run(None, 1, lambda step: {name: step})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the full device of Linux")
 @pytest.mark.parametrize("file", ["metrics.jsonl", "tensorboard"])
 def test_a_disk_that_is_full_while_metrics_are_written_is_one_clear_error(tmp_path, monkeypatch, file):
