@@ -47,6 +47,9 @@ def places(trials: Sequence[Axes], run: Path) -> list[Trial]:
         raise ValueError("the experiment has no trials; give at least one value on each axis")
     if len({tuple(axes) for axes in trials}) != 1:
         raise ValueError(f"all trials need the same axes; got {sorted({tuple(axes) for axes in trials})}")
+    negative = [axes["seed"] for axes in trials if isinstance(axes.get("seed"), int) and axes["seed"] < 0]
+    if negative:
+        raise ValueError(f"seeds must not be negative; got {negative[0]}; use 0, 1, 2")
     found = [Trial(axes, run / "trials" / _folder_name(axes)) for axes in trials]
     folders = [trial.folder for trial in found]
     twice = [trial.name for trial in found if folders.count(trial.folder) > 1]

@@ -133,6 +133,7 @@ def test_an_image_without_a_value_to_change_stays_as_it_is():
         assert not np.isnan(found.loss).any() and (np.asarray(found.x) != X).any()
 
 
+@pytest.mark.slow
 def test_masks_in_masks_are_their_intersection():
     other = RNG.random((4, 4, 1)) < 0.7
     twice = masked(masked(l1(), MASK), other)
@@ -163,6 +164,7 @@ def test_square_covers_the_mask_in_each_query():
         assert found.success.all(), threat.name
 
 
+@pytest.mark.slow
 def test_feature_adversaries_keep_what_is_outside_of_the_mask():
     targets = linear(W, X[::-1])
     for threat, masks in ((masked(l2(), MASK), MASK[None]), (masked(l2(), MASKS, per_image=True), MASKS)):

@@ -43,6 +43,7 @@ def test_a_classifier_in_half_precision_is_not_certified_where_a_corner_flips_it
         assert near[0, 0] == pytest.approx(0.3 * 28, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_value_that_may_overflow_its_own_dtype_is_unbounded():
     def grows(x):
         return (x * jnp.asarray(100, x.dtype)) * jnp.asarray(0.01, x.dtype)
@@ -70,6 +71,7 @@ def test_images_in_single_precision_and_logits_in_half(dtype):
         np.testing.assert_allclose(found, wanted, atol=0.03)
 
 
+@pytest.mark.slow
 def test_crown_is_finite_where_intervals_are():
     """At the end of a square root's domain the tangent is vertical, and exp(100) overflows float32."""
     root = bounds.crown(jnp.sqrt, Interval(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])))

@@ -75,6 +75,7 @@ def test_a_softmax_stays_between_zero_and_one_for_large_logits(scale):
         assert np.min(found.lower) >= 0 and np.max(found.upper) <= 1 + 1e-6
 
 
+@pytest.mark.slow
 def test_a_masked_entry_of_a_softmax_is_zero():
     mask = jnp.array([True, False, True])
     box = Interval(jnp.full((1, 3), -1.0), jnp.full((1, 3), 1.0))

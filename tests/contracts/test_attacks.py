@@ -220,6 +220,7 @@ SLOW = (
     "fgsm-l2", "fgsm-l1", "step_ll", "apgd-l2", "fab-linf", "fab-l1", "square-l2", "apgd-labels", "square-labels",
     "confident", "pgd-l2-mask", "pgd-l0-mask", "apgd-linf-mask", "fab-l1-mask", "square-linf-mask", "apgd-l1-masks",
     "smallest-l2-masks", "apgd-l1-ranges", "square-l2-ranges",
+    "fab-l2-mask", "apgd-l1-mask", "square-l2-mask", "fab-linf-ranges", "pgd-l0-ranges",
 )  # fmt: skip
 
 

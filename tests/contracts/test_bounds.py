@@ -72,7 +72,10 @@ def models_conv1x1():
     return conv1x1()
 
 
-SLOW = ("resnet", "fi_revnet, all kept"), (("pooled", "crown"), ("mnist_cnn", "crown"), ("fi_revnet", "crown"))
+SLOW = (
+    ("resnet", "fi_revnet, all kept"),
+    (("pooled", "crown"), ("mnist_cnn", "crown"), ("fi_revnet", "crown"), ("fi_revnet", "crown-ibp")),
+)
 PAIRS = [
     pytest.param(name, method, marks=pytest.mark.slow if name in SLOW[0] or (name, method) in SLOW[1] else [])
     for name, make in NETWORKS.items()

@@ -220,6 +220,10 @@ BAD: dict[str, dict[str, tuple[Any, str]]] = {
         "an attack": ([attacks.fgsm()], "threats must hold evaluation.ThreatModel(attack, eps); got an Attack; such"),
         "no list": (evaluation.ThreatModel(attacks.fgsm(), 0.1), "threats must be a list; got a ThreatModel; write ["),
         "no radius": ([evaluation.ThreatModel(attacks.fgsm(), None)], "eps of linf must be one number; got None; give"),
+        "an attack without a radius": (
+            [evaluation.ThreatModel(attacks.fgsm())],
+            "eps of linf must be one number; got None",
+        ),
         "a name as attack": ([evaluation.ThreatModel("pgd", 0.1)], "attack must be an attacks.Attack; got 'pgd'"),
     },
     "epsilons": {

@@ -168,6 +168,7 @@ def test_a_run_that_stops_in_a_trial_goes_on_with_this_trial(counted, tmp_path):
         (["--shard", "3/2"], r"--shard needs I/N with 1 <= I <= N, such as 1/4; got '3/2'"),
         (["--shard", "0/2"], r"--shard needs"),
         (["--shard", "half"], r"--shard needs"),
+        (["--seeds", "-1"], r"seeds must not be negative; got -1; use 0, 1, 2"),
         (["--seeds", "0", "0"], r"two trials have the same place: arm=plain, seed=0"),
         (["--seeds"], r"the experiment has no trials"),
     ],
