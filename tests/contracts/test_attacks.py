@@ -238,6 +238,7 @@ LENGTH = {
     "l1": lambda d: np.abs(d).sum((1, 2, 3)),
     "l0": lambda d: (d != 0).any(-1).sum((1, 2)),
 }
+LENGTH[l1(fraction=1.0).name] = LENGTH["l1"]
 LENGTH |= {f"masked-{name}": length for name, length in LENGTH.items()}
 NET = mlp(CLASSES, (8,))
 KEY, STEPS = jax.random.key(1), 12
@@ -543,7 +544,7 @@ def test_the_optimum_on_linear_models(name):
     """One boundary for all images: each gets the offset of its own by running alone in a batch of copies."""
     member = ATTACKS[name]
     w, x, gaps = linear_problem()
-    norm, y = member.threat.name.removeprefix("masked-"), np.zeros(BATCH, np.int32)
+    norm, y = member.threat.name.removeprefix("masked-").split("-")[0], np.zeros(BATCH, np.int32)
     parts = [(w * free, low, high) for low, high, free in zip(*limits(member.threat), strict=True)]  # of each copy
     for image, gap, share in zip(x, gaps, member.optimum[::-1] * (BATCH // 2), strict=True):
         network = linear_params(w, (w * image.astype(np.float64)).sum() + gap)

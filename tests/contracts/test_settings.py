@@ -40,7 +40,7 @@ def applies(name, kind):
         return False
     if name in WIDE_LOGITS and (dtype != np.float32 or classes == 2):
         return False
-    return classes > 3 or not name.startswith(("apgd_targeted", "fab"))
+    return classes > 3 or not name.startswith(("apgd_targeted", "fab", "top_k"))
 
 
 CASES = [
