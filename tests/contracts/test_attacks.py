@@ -238,7 +238,7 @@ LENGTH = {
     "l1": lambda d: np.abs(d).sum((1, 2, 3)),
     "l0": lambda d: (d != 0).any(-1).sum((1, 2)),
 }
-LENGTH[l1(fraction=1.0).name] = LENGTH["l1"]
+LENGTH[ONE_BY_ONE.name] = LENGTH["l1"]
 LENGTH |= {f"masked-{name}": length for name, length in LENGTH.items()}
 NET = mlp(CLASSES, (8,))
 KEY, STEPS = jax.random.key(1), 12
