@@ -95,7 +95,7 @@ class Attack(NamedTuple):
         check_mask(self.threat, x, ids)
         run = self.run
         if np.ndim(eps):
-            check_images(self, x)
+            check_images(self, x, ids=ids)
             _check.labels(labels, _logits.num_classes(logits_fn, x, labels))
             run = per_example(self)
         run_on = automatic(lambda logits_fn, x, key, labels, **given: run(key, logits_fn, x, labels, **given))

@@ -139,5 +139,5 @@ def fab(threat: Threat | None = None, *, steps: int = 100, targets: int = 9, tar
         ValueError: the threat has no `to_hyperplane`, or `steps` or `targets` is below 1.
     """
     if targeted:
-        return fab_to_labels(linf() if threat is None else threat, steps)
+        return fab_to_labels(check_threat(linf() if threat is None else threat), steps)
     return over_ranks(lambda rank: fab_toward(rank, threat, steps=steps), targets, "fab", steps=steps)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax import _check
+from invjax import _box, _check
 from invjax._keys import mappable
 from invjax._warps import IDENTITY, warp
 from invjax.attacks._attack import Attack, check_attack
@@ -43,14 +43,15 @@ def transformed(
         loss: `(logits, labels) -> [B]`; the transform of largest loss is kept, or of smallest loss if the attack is
             targeted.
         pixels: "after" changes the pixels of the moved image, `t(x) + d`, as in Tramèr et al. 2020; "before" changes
-            those of the image, `t(x + d)`.
+            those of the image, `t(x + d)`. With "after", a mask lies on the moved image.
 
     Returns:
         An `Attack` with the same threat and target. Its images are `t(x) + d` or `t(x + d)`, as the model sees them,
         and its distances are those of `d`. With `eps = 0` the attack is the transform alone.
 
     Raises:
-        ValueError: a range is negative, `tries` is below 1, `pixels` is neither word, or `attack` is not an `Attack`.
+        ValueError: a range is negative, `tries` is below 1, `pixels` is neither word, `attack` is no `Attack` or has
+            a rule of success of its own, or its box gives each feature a range while the moved image is changed.
             When the attack runs: the images are not `[B, H, W, C]`.
     """
     check_attack(attack)
@@ -59,6 +60,15 @@ def transformed(
     _check.number("rotation", rotation)
     _check.number("shift", shift)
     _check.one_of("pixels", pixels, ("after", "before"))
+    if attack.decision is not None:
+        raise ValueError(
+            f"the rule of success goes around the transforms; got {attack.recipe}; transform the attack first"
+        )
+    if pixels == "after" and not _box.is_uniform(attack.threat.box):
+        raise ValueError(
+            "a moved image may leave the ranges of features; got a box of arrays; give one range for all pixels, "
+            'or pixels="before"'
+        )
     span = np.array([rotation, shift, shift, 0, 0], np.float32)
 
     def spatial(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):

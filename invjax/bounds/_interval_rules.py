@@ -134,7 +134,8 @@ def periodic(function: Callable, x: Interval) -> Interval:
 
     def turns(at):
         first, last = (end / (2 * jnp.pi) - at for end in x)
-        return ~(jnp.floor(last - 1e-6) < jnp.ceil(first + 1e-6)) | (jnp.floor(last + 1e-6) >= jnp.ceil(first - 1e-6))
+        slack = 1e-6 + 4 * jnp.finfo(first.dtype).eps * jnp.maximum(jnp.abs(first), jnp.abs(last))
+        return jnp.floor(last + slack) >= jnp.ceil(first - slack)
 
     low = jnp.where(turns(start + 0.5), -1, found.lower)
     return Interval(low, jnp.where(turns(start), 1, found.upper))

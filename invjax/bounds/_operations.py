@@ -159,7 +159,7 @@ def _apply(eqn: Any, operands: list[Any], operations: list[Operation]) -> list[A
 def _rewritten(eqn: Any, operands: list[Any], operations: list[Operation]) -> Callable[..., Any] | None:
     """A function with the values of an equation and tighter bounds; None if the equation stays as it is."""
     name = eqn.primitive.name
-    if name == "div" and isinstance(operands[1], Variable):
+    if name == "div" and isinstance(operands[1], Variable) and jnp.issubdtype(operands[1].dtype, jnp.floating):
         return lambda a, b: a * lax.integer_pow(b, -1)
     if name == "mul" and operands[0] is operands[1]:
         return lambda a, b: lax.square(a)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from invjax import _check, _logits
-from invjax._batching import cached, correct, over_batches
+from invjax._batching import cached, correct, on_device, over_batches, same_on_hosts
 from invjax.attacks import Attack, RandomModel
 from invjax.attacks.building import bind, verdict
 from invjax.evaluation._options import Options
@@ -36,6 +36,7 @@ def unbroken(
         return correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
     ids = np.arange(len(images), dtype=np.uint32)
     _check.labels(labels, _logits.num_classes(bind(apply_fn, params, key, ids, len(images)), images, labels))
+    same_on_hosts(options.mesh, "parameters", params, "load the same checkpoint on every host")
     run = _program(attack, apply_fn)
     none, success = over_batches(
         lambda *batch: run(key, params, *batch), [images, labels, ids], options.batch_size, options.mesh
@@ -50,4 +51,4 @@ def _program(attack: Attack, apply_fn: ApplyFn | RandomModel) -> Callable[..., A
     def run(key, params, x, labels, ids):
         return verdict(bind(apply_fn, params, key, ids, len(x)), x, labels, attack.targeted, attack.decision)
 
-    return jax.jit(run)
+    return on_device(jax.jit(run))

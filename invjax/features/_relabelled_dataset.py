@@ -63,7 +63,6 @@ def relabelled_dataset(
     _check.function("apply_fn", apply_fn, "(params, x) -> logits")
     check_data(images, targets, "targets")
     check_targeted(attack)
-    check_radius(attack.threat, eps)
     check_images(attack, images, "images")
     check_radius(attack.threat, eps)
     _check.labels(targets, _logits.num_classes(partial(apply_fn, params), images[:1], None), "targets")

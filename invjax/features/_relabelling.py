@@ -52,7 +52,7 @@ def relabel_by_attack(
     """
     _check.key(key)
     check_targeted(attack)
-    check_images(attack, x)
+    check_images(attack, x, ids=ids)
     _check.labels(targets, _logits.num_classes(logits_fn, x, targets, "targets"), "targets")
     targets = jnp.asarray(targets)
     found = attack(key, logits_fn, x, targets, eps=eps, step_size=step_size, ids=ids)

@@ -344,3 +344,23 @@ def test_a_moved_image_keeps_what_is_outside_of_the_mask():
     outside = ~np.broadcast_to(MASK, X.shape)
     np.testing.assert_array_equal(changed[outside], moved[outside])
     assert (changed != moved).any() and attacks.masked is masked
+
+
+def test_each_image_may_have_its_own_mask_and_its_own_radius():
+    attack, radii = pgd(masked(linf(), MASKS, per_image=True), steps=3), np.linspace(0.05, 0.2, COUNT)
+    every = jit_attack(attack, linear)(KEY, W, X, Y, eps=radii)
+    part = np.array([2, 5])
+    some = attack(KEY, partial(linear, W), X[part], Y[part], eps=radii[part], ids=part)
+    np.testing.assert_allclose(some.x, every.x[part], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(every.distance, np.where(MASKS.any((1, 2, 3)), radii, 0), atol=1e-6)
+
+
+def test_one_mask_for_each_image_is_one_for_each():
+    with pytest.raises(ValueError, match="1 masks for 6 images"):
+        pgd(masked(linf(), MASKS[:1], per_image=True), steps=1)(KEY, partial(linear, W), X, Y, eps=0.1)
+
+
+def test_a_moved_image_has_no_ranges_of_features():
+    ranges = np.zeros(SHAPE, np.float32), np.ones(SHAPE, np.float32)
+    with pytest.raises(ValueError, match="got a box of arrays; give one range for all pixels"):
+        transformed(pgd(linf(ranges), steps=1))

@@ -97,9 +97,9 @@ def check_mask(threat: Threat, x: Any, ids: Any = None, name: str = "x") -> None
             f"length 1; got {shape}; add an axis of length 1 for the channels, or give one mask for each image with "
             "per_image=True"
         )
-    count = threat.mask.shape[0] if each else 1
-    if not each or count == 1:
+    if not each:
         return
+    count = threat.mask.shape[0]
     if ids is None and count != len(x):
         raise ValueError(
             f"{threat.name} has {count} masks for {len(x)} images of {name}; give one mask for each image of the data "
