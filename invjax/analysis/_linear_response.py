@@ -155,7 +155,12 @@ def dataset_response(
     _check.examples("images", images)
     _check.floating("images", images)
     _check.one_each("labels", labels, images)
-    _check.labels(labels, _logits.num_classes(partial(apply_fn, params), jnp.asarray(np.asarray(images[:1])), None))
+    _check.labels(
+        labels,
+        _logits.num_classes(
+            partial(apply_fn, params), jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype), None
+        ),
+    )
     logits, found = over_batches(partial(on_device(run), params), [images, labels], batch_size, mesh)
     check_response(logits, found)
     return logits, found

@@ -56,7 +56,7 @@ TWO = {
     "product": jnp.multiply,
     "larger": jnp.maximum,
     "smaller": jnp.minimum,
-    "choice": lambda x, y: jnp.where(x > y, x, 0.5 * y),
+    "choice": lambda x, y: jnp.where(x > y, x - y, 0),  # continuous, so that rounding does not choose another case
     "quotient": lambda x, y: x / (1 + jnp.abs(y)),
 }
 
