@@ -130,15 +130,8 @@ def square(
         x = arrange(given)
         sizes = square_sizes(queries, *shape[:-1], fraction=fraction, order=threat.order, rescale=rescale)
         sides, which = np.unique(sizes, return_inverse=True)
-        canvas = proposals.canvas(
-            _on_canvas(threat, arrange, restore),
-            eps,
-            shape,
-            sides,
-            x.dtype,
-            unordered=given.ndim == 2,
-            free=_free(threat, given, arrange),
-        )
+        placed, free = _on_canvas(threat, arrange, restore), _free(threat, given, arrange)
+        canvas = proposals.canvas(placed, eps, shape, sides, x.dtype, unordered=given.ndim == 2, free=free)
         keys, flat = example_keys(key, ids, len(x)), threat.order == np.inf
         start = jax.vmap(partial(proposals.stripes if flat else proposals.tiles, canvas))
         propose = jax.vmap(
