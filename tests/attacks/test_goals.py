@@ -126,13 +126,13 @@ def test_the_radius_of_confidence_is_that_of_its_log_odds(probability):
 @pytest.mark.slow
 def test_combinators_keep_the_rule_and_count_success_by_it():
     zeros = np.zeros(2, np.int32)
-    for combine in (
-        lambda a: restarts(a, 2),
-        lambda a: worst_of([a, a]),
-        lambda a: transformed(a, rotation=0, shift=0, tries=1, pixels="before"),
+    transform = partial(transformed, rotation=0, shift=0, tries=1, pixels="before")
+    for combined in (
+        restarts(top_k(pgd(steps=2), 3), 2),
+        worst_of([top_k(pgd(steps=2), 3), top_k(pgd(steps=2), 3)]),
+        top_k(transform(pgd(steps=2)), 3),
     ):
-        combined = combine(top_k(pgd(steps=2), 3))
-        assert combined.decision == top_k(pgd(), 3).decision and "top_k(pgd(" in combined.recipe
+        assert combined.decision == top_k(pgd(), 3).decision and "top_k(" in combined.recipe
         run = jit_attack(combined, staircase)
         for eps, expected in (
             (0.05, False),
@@ -143,6 +143,8 @@ def test_combinators_keep_the_rule_and_count_success_by_it():
             np.testing.assert_array_equal(found.success, expected)
     with pytest.raises(ValueError, match="one rule of success"):
         worst_of([top_k(pgd(), 3), pgd()])
+    with pytest.raises(ValueError, match="transform the attack first"):
+        transform(top_k(pgd(), 3))
 
 
 @pytest.mark.slow
