@@ -340,6 +340,17 @@ def test_the_noise_depends_on_the_key_alone():
     assert (one != other).mean() > 0.99
 
 
+def test_with_ids_an_image_has_the_same_noise_in_any_batch():
+    x = quantized(17, 3)
+    ids = np.array([4, 9, 2])
+    noisy = dequantize(KEY, x, 17, ids=ids)
+    np.testing.assert_array_equal(dequantize(KEY, x[1:2], 17, ids=ids[1:2]), noisy[1:2])
+    position = np.asarray(17 * noisy - np.round(x * 16))
+    assert (position >= 0).all() and (position < 1).all() and len(np.unique(position)) > 0.99 * position.size
+    with pytest.raises(ValueError, match="ids"):
+        dequantize(KEY, x, 17, ids=ids[:2])
+
+
 def test_dequantize_refuses_a_number_of_levels_that_is_not_positive():
     with pytest.raises(ValueError, match=re.escape("levels must be positive; got levels=0")):
         losses.dequantize(KEY, np.zeros((1, 2), np.float32), 0)

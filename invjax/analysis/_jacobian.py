@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from invjax import _check, _logits
 from invjax._conv import fast_convs
-from invjax._sharding import automatic
+from invjax._sharding import automatic, varying
 from invjax.types import Array, LogitsFn
 
 
@@ -47,7 +47,7 @@ def logit_jacobian(
 
     def of_class(k):
         chosen = jax.nn.one_hot(k, num_classes, dtype=logits.dtype)
-        return pull(jnp.broadcast_to(chosen[None], logits.shape))[0]
+        return pull(varying(logits, jnp.broadcast_to(chosen[None], logits.shape)))[0]
 
     classes = jnp.arange(num_classes)
     return (jax.vmap(of_class)(classes) if vectorize else jax.lax.map(of_class, classes)).swapaxes(0, 1)

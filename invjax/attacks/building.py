@@ -23,7 +23,7 @@ from jaxtyping import Bool
 from invjax import _box, _check, _logits
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
-from invjax._keys import mappable
+from invjax._keys import example_keys
 from invjax._sharding import varying
 from invjax.attacks._attack import (
     AttackResult,
@@ -40,7 +40,7 @@ from invjax.attacks._by_image import by_image
 from invjax.attacks._random_model import bind, judged, through
 from invjax.attacks._success import fooled, succeeds, verdict
 from invjax.attacks._threats import Threat, check_mask, check_threat
-from invjax.types import Array, Box, Key, Labels, LogitsFn, PerExample, Scalar
+from invjax.types import Array, Box, Labels, LogitsFn, PerExample, Scalar
 
 __all__ = [
     "bind",
@@ -113,26 +113,6 @@ def prepare(
     if x.dtype != of_dtype:
         model = through(model, lambda given: lambda z: wide(given(z.astype(of_dtype))))
     return model, x, jnp.asarray(eps, x.dtype)
-
-
-def example_keys(key: Key, ids: Any, count: int) -> jax.Array:
-    """Make one random key for each example: `fold_in(key, id)`.
-
-    Args:
-        key: the random key of the attack.
-        ids: `[count]`, one integer for each example, or None for its position in the batch.
-        count: the number of examples in the batch.
-
-    Returns:
-        The keys, `[count]`. An example with the same id gets the same random numbers in any batch.
-
-    Raises:
-        ValueError: `ids` has another shape than `[count]`.
-    """
-    _check.key(key)
-    if ids is not None:
-        _check.ids(ids, count)
-    return jax.vmap(jax.random.fold_in, (None, 0))(mappable(key), jnp.arange(count) if ids is None else ids)
 
 
 def where(mask: Bool[Array, " batch"], new: Any, old: Any) -> Any:

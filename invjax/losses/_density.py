@@ -1,6 +1,7 @@
 """The likelihood of images under an invertible network: dequantization and bits per dimension."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,13 @@ from jaxtyping import Float
 
 from invjax import _check
 from invjax._dtypes import wide
+from invjax._keys import example_keys
 from invjax.types import Array, Code, Key, PerExample
 
 
-def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Float[Array, "batch ..."]:
+def dequantize(
+    key: Key, x: Float[Array, "batch ..."], levels: int = 256, *, ids: Any = None
+) -> Float[Array, "batch ..."]:
     """Add noise to integer intensities, so that each is uniform in its bin: [0, 1] -> [0, 1).
 
     A density of integers needs this noise. The bins have width `1 / levels`, which `bits_per_dim` assumes.
@@ -20,12 +24,14 @@ def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Flo
         key: random key.
         x: `[B, ...]`, images with values k / (levels - 1) for integers k.
         levels: the number of intensity levels.
+        ids: `[B]` int, the position of each image in the data set. An image then gets the same noise in any batch, and
+            the shards of `jax.shard_map` different noise. By default one draw serves the batch as a whole.
 
     Returns:
         The noisy images, `[B, ...]`, in float32 if `x` is narrower.
 
     Raises:
-        ValueError: `levels` is not positive, or the images are integers or outside [0, 1].
+        ValueError: `levels` is not positive, the images are integers or outside [0, 1], or `ids` are not `[B]`.
     """
     _check.key(key)
     _check.count(levels=levels)
@@ -33,7 +39,15 @@ def dequantize(key: Key, x: Float[Array, "batch ..."], levels: int = 256) -> Flo
     x = wide(x)  # bfloat16 has 256 numbers between 1/2 and 1: no room for noise in the bins of bytes
     # The noise stays below 1 by the largest rounding error, so that no value reaches the next bin.
     below_one = 1 - levels * jnp.finfo(x.dtype).eps
-    return (jnp.round(x * (levels - 1)) + jax.random.uniform(key, x.shape, x.dtype, maxval=below_one)) / levels
+
+    def noise(key, shape):
+        return jax.random.uniform(key, shape, x.dtype, maxval=below_one)
+
+    if ids is None:
+        drawn = noise(key, x.shape)
+    else:
+        drawn = jax.vmap(lambda one: noise(one, x.shape[1:]))(example_keys(key, ids, len(x)))
+    return (jnp.round(x * (levels - 1)) + drawn) / levels
 
 
 def bits_per_dim(code: Code, logdet: PerExample, levels: int = 256) -> PerExample:

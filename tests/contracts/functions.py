@@ -85,7 +85,7 @@ MEASURES: dict[str, Function] = {
         loss(model(x), labels) for loss in (losses.cross_entropy, losses.log_odds, losses.margin, losses.dlr)
     ],
     "robustify": lambda model, x, labels, ids: features.robustify(KEY, model, x, steps=2, ids=ids),
-    "dequantize": lambda model, x, labels, ids: losses.dequantize(KEY, x),
+    "dequantize": lambda model, x, labels, ids: losses.dequantize(KEY, x, ids=ids),
 }  # fmt: skip
 
 FUNCTIONS: dict[str, Function] = ATTACKS | BOUNDS | MEASURES

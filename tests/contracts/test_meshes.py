@@ -61,8 +61,6 @@ def test_an_explicit_mesh_gives_the_bits_of_one_device(name):
 
 @EVERY
 def test_shard_map_gives_the_bits_of_one_device(name):
-    if name in ("dequantize", "jacobian-rev"):
-        pytest.xfail("the two functions differ between shards since the checks of their arguments; not mended yet")
     given = PartitionSpec(), SPREAD, SPREAD, SPREAD
     mapped = jax.shard_map(of_weights(name), mesh=mesh(), in_specs=given, out_specs=SPREAD)
     assert_bits(jax.jit(mapped)(*placed()), expected(name))
