@@ -35,9 +35,9 @@ def _compile(attack: Attack, apply_fn: ApplyFn | RandomModel) -> Compiled:
 _compile_once = cached(_compile)
 
 
-def _checked(attack, logits, x, labels, eps, step_size, ids):
+def _checked(attack, logits, x, labels, eps, step_size, ids, name="x"):
     """The radius and the step size as arrays, after the checks that need values; `logits` gives the model's shape."""
-    check_images(attack, x, ids=ids)
+    check_images(attack, x, name, ids)
     check_radius(attack.threat, eps, x, count=len(x))
     if ids is not None:
         _check.ids(ids, len(x))
@@ -148,9 +148,8 @@ def over(
         ids: Any = None,
     ) -> AttackResult:
         _check.key(key)
-        check_images(attack, images, "images", ids)
+        radii, size = _checked(attack, partial(logits, key, params), images, labels, eps, step_size, ids, "images")
         ids = np.arange(len(images), dtype=np.uint32) if ids is None else ids
-        radii, size = _checked(attack, partial(logits, key, params), images, labels, eps, step_size, ids)
 
         def batch(x, labels, ids, radius=radii):
             return run(key, params, radius, size, x, labels, ids)
