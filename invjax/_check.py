@@ -288,3 +288,15 @@ def one_of(name: str, value: str, choices: Any) -> None:
     """Check that `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def noise(name: str, x: Any, sigma: float) -> None:
+    """Check that the dtype of `x` does not round noise of standard deviation `sigma` away, if its values are known."""
+    if not known(x):
+        return
+    spacing = float(jax.numpy.finfo(x.dtype).eps) * float(abs(x).max(initial=0))
+    if sigma < spacing:
+        raise ValueError(
+            f"sigma={sigma:g} is below the spacing {spacing:g} of {x.dtype} numbers as large as {name}, which would "
+            "swallow the noise; pass float32 images, or scale them to [0, 1]"
+        )

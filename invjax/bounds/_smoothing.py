@@ -24,7 +24,7 @@ from scipy import special
 
 from invjax import _check, _logits
 from invjax._dtypes import wide
-from invjax._sharding import automatic
+from invjax._sharding import automatic, varying
 from invjax.attacks.building import example_keys
 from invjax.types import Array, Key, Labels, LogitsFn, PerExample, Scalar
 
@@ -37,7 +37,8 @@ class Smoothed(NamedTuple):
 
     Attributes:
         label: `[B]`, the predicted class or `ABSTAIN`.
-        radius: `[B]`, the l2 distance within which the label does not change; 0 where the classifier abstains.
+        radius: `[B]`, the l2 distance within which the label does not change, rounded down; 0 where the classifier
+            abstains.
     """
 
     label: Labels
@@ -92,7 +93,7 @@ def smoothed(
     alpha: float = 1e-3,
     ids: Any = None,
 ) -> Smoothed:
-    """The predictions of the smoothed classifier and their certified radii.
+    """The predictions of the smoothed classifier and their certified radii; `jax.jit` can compile the function.
 
     The class is chosen on `selection` noisy copies of each image and counted on `trials` other copies. Each copy costs
     one forward pass of the batch. With n trials no radius exceeds `sigma * Phi^-1(alpha^(1/n))`, which is 2.46 sigma
@@ -122,17 +123,12 @@ def smoothed(
     _check_probability(alpha)
     _check.real("x", x)
     given = jnp.asarray(x)
-    spacing = float(jnp.finfo(given.dtype).eps) * float(jnp.abs(given).max(initial=0))
-    if sigma < spacing:
-        raise ValueError(
-            f"sigma={sigma:g} is below the spacing {spacing:g} of {given.dtype} numbers as large as x, which would "
-            "swallow the noise; pass float32 images, or scale them to [0, 1]"
-        )
+    _check.noise("x", given, sigma)
     num_classes = _logits.num_classes(logits_fn, given, None)
+    radii = _radii_below(trials, sigma, alpha)
 
     @automatic
-    def counted(logits_fn, given, key):
-        """The class that most of the first copies get, and the number of the other copies that get it too."""
+    def certificates(logits_fn, given, key, ids):
         x, keys = wide(given), example_keys(key, ids, len(given))
 
         def answers(first, count):
@@ -147,14 +143,21 @@ def smoothed(
                 # no vote for NaN, and none if the largest logit is infinite; a class that is masked by -inf only loses
                 return counts + jnp.where(jnp.isfinite(logits.max(-1, keepdims=True)), votes, 0)
 
-            return lax.fori_loop(first, first + count, draw, jnp.zeros((len(x), num_classes), jnp.int32))
+            none = varying(x, jnp.zeros((len(x), num_classes), jnp.int32))
+            return lax.fori_loop(first, first + count, draw, none)
 
         chosen = answers(0, selection).argmax(-1)
-        return chosen, answers(selection, trials)[jnp.arange(len(x)), chosen]
+        radius = jnp.asarray(radii)[answers(selection, trials)[jnp.arange(len(x)), chosen]]
+        return Smoothed(jnp.where(radius > 0, chosen, ABSTAIN).astype(jnp.int32), radius)
 
-    chosen, counts = counted(logits_fn, given, key)
-    radius = np.asarray(smoothing_radius(np.asarray(counts), trials, sigma=sigma, alpha=alpha))
-    return Smoothed(np.where(radius > 0, np.asarray(chosen), ABSTAIN).astype(np.int32), radius)
+    return certificates(logits_fn, given, key, ids)
+
+
+def _radii_below(trials: int, sigma: float, alpha: float) -> np.ndarray:
+    """The radius for each number of successes, 0, ..., trials, rounded down to float32."""
+    exact = np.asarray(smoothing_radius(np.arange(trials + 1), trials, sigma=sigma, alpha=alpha))
+    near = exact.astype(np.float32)
+    return np.where(near > exact, np.nextafter(near, np.float32(0)), near)
 
 
 def _check_probability(alpha: Scalar) -> None:

@@ -14,7 +14,7 @@ from invjax.types import Params
 class Options(NamedTuple):
     """How an evaluation uses the machine. No option changes which images are attacked or with which random numbers.
 
-    `benchmark`, `robustness_curve`, `certificate_curve`, `report` and `agreement` take this record.
+    `benchmark`, the three curves, `report` and `agreement` take this record.
 
     Attributes:
         batch_size: number of images in a batch, rounded up to a multiple of the number of devices.

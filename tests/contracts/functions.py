@@ -85,6 +85,9 @@ MEASURES: dict[str, Function] = {
         loss(model(x), labels) for loss in (losses.cross_entropy, losses.log_odds, losses.margin, losses.dlr)
     ],
     "robustify": lambda model, x, labels, ids: features.robustify(KEY, model, x, steps=2, ids=ids),
+    "smoothed": lambda model, x, labels, ids: bounds.smoothed(
+        KEY, model, x, sigma=0.5, trials=20, selection=5, ids=ids
+    ),
     "dequantize": lambda model, x, labels, ids: losses.dequantize(KEY, x, ids=ids),
 }  # fmt: skip
 

@@ -105,6 +105,9 @@ CALLS = {  # name: a function whose arguments are taken from COMMON by their nam
     "certificate_curve": lambda apply_fn, params, images, labels, epsilons, options: evaluation.certificate_curve(
         apply_fn, params, images, labels, epsilons=epsilons, options=options
     ),
+    "smoothed_curve": lambda key, apply_fn, params, images, labels, epsilons, options: evaluation.smoothed_curve(
+        key, apply_fn, params, images, labels, epsilons=epsilons, sigma=0.5, trials=2, selection=1, options=options
+    ),
     "report": lambda key, apply_fn, params, images, labels, threats, options: evaluation.report(
         key, apply_fn, params, images, labels, threats=threats, options=options
     ),
@@ -144,7 +147,9 @@ CALLS = {  # name: a function whose arguments are taken from COMMON by their nam
 }
 RANGES = ("0 to 255", "-1 to 1")
 ALLOWED = {  # wrong elsewhere, but not in these functions
-    **dict.fromkeys(["smoothed", "attack_direction", "linear_response", "gamma", "logit_jacobian"], RANGES),
+    **dict.fromkeys(
+        ["smoothed", "smoothed_curve", "attack_direction", "linear_response", "gamma", "logit_jacobian"], RANGES
+    ),
     **dict.fromkeys(["true_epsilon", "line_search", "diagnose", "augment"], RANGES),
     **dict.fromkeys(["correct", "errors_of"], (*RANGES, "bytes", "NaN")),  # models may take bytes
     "dataset_response": (*RANGES, "NaN"),  # images may be read from the disk in batches

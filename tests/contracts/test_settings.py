@@ -114,6 +114,7 @@ def test_evaluations_and_trainings_send_host_arrays_to_the_device_explicitly(tmp
         evaluation.robustness_curve(KEY, pgd(steps=2), logits, held, x, labels, epsilons=[0.05, 0.2], vectorize=True)
         evaluation.benchmark(KEY, logits, held, x, labels, threat=attacks.linf(), eps=0.1, stages=stages)
         evaluation.certificate_curve(logits, held, x, labels, epsilons=[0.01, 0.1], method="ibp")
+        evaluation.smoothed_curve(KEY, logits, held, x, labels, epsilons=[0.1], sigma=0.5, trials=4, selection=2)
         evaluation.report(KEY, logits, held, x, labels, threats=threats)
         analysis.dataset_response(logits, held, x, labels)
         analysis.decision_segment(predict, x[:2], x[2:], resolution=3)
