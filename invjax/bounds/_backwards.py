@@ -13,13 +13,14 @@ the bounds of the faster methods is our addition.
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from invjax._sharding import varying
+from invjax.bounds import _slopes
 from invjax.bounds._enclosures import Between, Exact, Lines, enclosure_of
 from invjax.bounds._graph import Graph
 from invjax.bounds._interval import step
@@ -30,15 +31,24 @@ _BATCH_SIZE = 512
 """The number of backward passes that are held in memory together."""
 
 
-def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], jax.Array]:
-    """A function `rows [R, ...] -> [R]` that bounds each weighted sum of one example's output from below.
+class Enclosed(NamedTuple):
+    """What is known of each operation of a graph over a region, for one example.
 
-    The bound is the best of those of the method and of the faster methods. A bound that is NaN is replaced by minus
-    infinity. Weights that pass a value without finite bounds prove nothing, because the model may overflow there.
+    Attributes:
+        bounds: the interval of each variable.
+        coarse: for each operation, its own function if it is affine, and else the list of the intervals of its outputs.
+        fine: for each operation its enclosure, or the list of the intervals of its outputs if there is none.
+        overflows: whether an affine operation may give values that are not finite.
     """
-    (output,) = graph.outputs
-    if not isinstance(output, Variable):
-        return jax.vmap(lambda row: (row * output).sum())
+
+    bounds: dict[Variable, Interval]
+    coarse: list[Any]
+    fine: list[Any]
+    overflows: jax.Array
+
+
+def enclosed(graph: Graph, region: Region, *, by_crown: bool) -> Enclosed:
+    """Enclose every operation; the intervals of their inputs are those of a backward pass, or those of `ibp`."""
     bounds: dict[Variable, Interval] = {graph.source: box_of(region)}
     coarse: list[Any] = []
     fine: list[Any] = []
@@ -48,7 +58,7 @@ def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], ja
         found = step(operation, bounds)
         intervals = [found[out] for out in operation.outputs]
         enclosure = enclosure_of(operation, bounds, intervals)
-        if method == "crown" and not isinstance(enclosure, Exact):
+        if by_crown and not isinstance(enclosure, Exact):
             before = graph._replace(operations=graph.operations[:i])
             for variable in set(operation.dependent) - refined:
                 if variable is not graph.source and jnp.issubdtype(variable.dtype, jnp.floating):
@@ -62,17 +72,58 @@ def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], ja
             overflows |= reduce(jnp.logical_or, map(_may_overflow, intervals))
         coarse.append(enclosure if isinstance(enclosure, Exact) else intervals)
         fine.append(coarse[-1] if enclosure is None else enclosure)
+    return Enclosed(bounds, coarse, fine, overflows)
+
+
+def least(graph: Graph, region: Region, method: str, steps: int = 0) -> Callable[[jax.Array], jax.Array]:
+    """A function `rows [R, ...] -> [R]` that bounds each weighted sum of one example's output from below.
+
+    The bound is the best of those of the method and of the faster methods. A bound that is NaN is replaced by minus
+    infinity. Weights that pass a value without finite bounds prove nothing, because the model may overflow there.
+    `steps` is the number of steps of "alpha-crown".
+    """
+    (output,) = graph.outputs
+    if not isinstance(output, Variable):
+        return jax.vmap(lambda row: (row * output).sum())
+    by_crown = method in ("crown", "alpha-crown")
+    known = enclosed(graph, region, by_crown=by_crown)
 
     def backwards(enclosures: list[Any]) -> Callable[[jax.Array], jax.Array]:
-        run = jax.vmap(partial(_backwards, graph, enclosures, region, output))
-        return lambda rows: _known(jnp.where(overflows, -jnp.inf, run(rows)))
+        run = jax.vmap(partial(weighted, graph, enclosures, region, output))
+        return lambda rows: no_nan(jnp.where(known.overflows, -jnp.inf, run(rows)))
 
-    ways = [jax.vmap(lambda row: _known(_least_in_box(row, bounds[output]))), backwards(coarse)]
+    ways = [jax.vmap(lambda row: no_nan(_least_in_box(row, known.bounds[output]))), backwards(known.coarse)]
     if method != "ibp":
-        ways.append(backwards(fine))
-    if method == "crown":  # narrower intervals choose other slopes, which may give worse bounds
+        ways.append(backwards(known.fine))
+    if method == "alpha-crown":
+        ways.append(_with_best_slopes(graph, known, region, output, steps))
+    if by_crown:  # narrower intervals choose other slopes, which may give worse bounds
         ways.append(least(graph, region, "crown-ibp"))
     return lambda rows: reduce(jnp.maximum, (way(rows) for way in ways))
+
+
+def _with_best_slopes(
+    graph: Graph, known: Enclosed, region: Region, output: Variable, steps: int
+) -> Callable[[jax.Array], jax.Array]:
+    """The function of `least` after the optimization of slopes of its own for each row."""
+    free = {}
+    for i, (operation, enclosure) in enumerate(zip(graph.operations, known.fine, strict=True)):
+        found = _slopes.free(operation, enclosure, known.bounds)
+        if found is not None:
+            free[i] = found
+
+    def of_row(row, weights):
+        lines = [_slopes.lines_of(free[i], weights[i]) if i in free else line for i, line in enumerate(known.fine)]
+        return no_nan(weighted(graph, lines, region, output, row))
+
+    def run(rows):
+        weights = {i: _slopes.crown_weight(found) for i, found in free.items()}
+        start = jax.tree.map(lambda weight: jnp.broadcast_to(weight, (len(rows), *weight.shape)), weights)
+        bound = partial(jax.vmap(of_row), rows)
+        best = _slopes.maximized(bound, start, _slopes.clipped, steps)
+        return jnp.where(known.overflows, -jnp.inf, bound(best))
+
+    return run
 
 
 def _may_overflow(interval: Interval) -> jax.Array:
@@ -81,15 +132,15 @@ def _may_overflow(interval: Interval) -> jax.Array:
     return (~(jnp.isfinite(lower) & jnp.isfinite(upper)) & (lower != upper)).any()
 
 
-def _known(bound: jax.Array) -> jax.Array:
+def no_nan(bound: jax.Array) -> jax.Array:
     """A lower bound, and minus infinity for NaN."""
     return jnp.where(jnp.isnan(bound), -jnp.inf, bound)
 
 
 def _refined(graph: Graph, enclosures: list[Any], region: Region, variable: Variable, known: Interval) -> Interval:
     """The interval of a variable after a backward pass from it."""
-    run = jax.vmap(partial(_backwards, graph, enclosures, region, variable))
-    lower, upper = both_ends(lambda rows: _known(run(rows)), variable)
+    run = jax.vmap(partial(weighted, graph, enclosures, region, variable))
+    lower, upper = both_ends(lambda rows: no_nan(run(rows)), variable)
     return Interval(jnp.maximum(known.lower, lower), jnp.minimum(known.upper, upper))
 
 
@@ -109,7 +160,7 @@ def both_ends(least: Callable, variable: Variable) -> tuple[jax.Array, jax.Array
     return lower.reshape(shape), upper.reshape(shape)
 
 
-def _backwards(graph: Graph, enclosures: list[Any], region: Region, target: Variable, row: jax.Array) -> jax.Array:
+def weighted(graph: Graph, enclosures: list[Any], region: Region, target: Variable, row: jax.Array) -> jax.Array:
     """A lower bound over the region of the sum of `row * target`, for one example and one row.
 
     `enclosures` holds the enclosure of each operation, or the list of the intervals of its outputs.
