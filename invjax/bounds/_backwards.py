@@ -31,6 +31,19 @@ _BATCH_SIZE = 512
 """The number of backward passes that are held in memory together."""
 
 
+class Split(NamedTuple):
+    """The lines of an operation, and what is known of the signs of its operand.
+
+    Attributes:
+        lines: two lines that enclose the operation where the signs are known to hold.
+        multiplier: a factor for each value of the operand, of the known sign of that value or 0. The product of both is
+            not negative, so a bound minus this product is a bound where the signs hold.
+    """
+
+    lines: Lines
+    multiplier: jax.Array
+
+
 class Enclosed(NamedTuple):
     """What is known of each operation of a graph over a region, for one example.
 
@@ -166,6 +179,12 @@ def weighted(graph: Graph, enclosures: list[Any], region: Region, target: Variab
     `enclosures` holds the enclosure of each operation, or the list of the intervals of its outputs.
     """
     row = varying(box_of(region).lower, row)
+    weight, constant = at_input(graph, enclosures, target, row)
+    return constant + least_in_region(weight, region)
+
+
+def at_input(graph: Graph, enclosures: list[Any], target: Variable, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The weights of the input and the constant of an affine function that is nowhere above `sum(row * target)`."""
     zeros = lambda shape, dtype: varying(row, jnp.zeros(shape, dtype))  # noqa: E731
     weights, constant = {target: row}, jnp.zeros((), row.dtype)
     for operation, enclosure in zip(reversed(graph.operations), reversed(enclosures), strict=True):
@@ -176,7 +195,7 @@ def weighted(graph: Graph, enclosures: list[Any], region: Region, target: Variab
         constant += offset
         for variable, weight in zip(operation.dependent, pulled, strict=bool(pulled)):
             weights[variable] = weights[variable] + weight if variable in weights else weight
-    return constant + _least_in_region(weights.get(graph.source, zeros(graph.source.shape, row.dtype)), region)
+    return weights.get(graph.source, zeros(graph.source.shape, row.dtype)), constant
 
 
 def _through(operation: Operation, enclosure: Any, rows: list[jax.Array]) -> tuple[Any, Any]:
@@ -188,6 +207,10 @@ def _through(operation: Operation, enclosure: Any, rows: list[jax.Array]) -> tup
         chosen = [jnp.where(row > 0, low, high) for low, high in zip(lower, upper, strict=True)]
         slope, offset = (jnp.where(row == 0, 0, row * part) for part in chosen)  # avoids 0 * infinity
         return (slope,), offset.sum()
+    if isinstance(enclosure, Split):
+        (row,), lines = rows, zip(*enclosure.lines, strict=True)
+        slope, offset = (row * jnp.where(row > 0, low, high) for low, high in lines)
+        return (slope - enclosure.multiplier,), offset.sum()
     if isinstance(enclosure, Between):
         signs = [jnp.maximum(row, 0) for row in rows], [jnp.minimum(row, 0) for row in rows]
         (below, first), (above, second) = (
@@ -208,7 +231,7 @@ def _transpose(operation: Operation, function: Callable, rows: list[jax.Array]) 
     return pull(rows if operation.several else rows[0]), sum(products)
 
 
-def _least_in_region(row: jax.Array, region: Region) -> jax.Array:
+def least_in_region(row: jax.Array, region: Region) -> jax.Array:
     """The minimum of the weighted sum over a box; over a ball and its box, the better of both lower bounds."""
     if not isinstance(region, Ball):
         return _least_in_box(row, region)

@@ -74,7 +74,7 @@ def margins(
     check_region(region)
     num_classes = _logits.num_classes(logits_fn, box_of(region).lower, labels)
     _check.labels(labels, num_classes)
-    region, graph = _prepare(logits_fn, region)
+    region, graph = prepared(logits_fn, region)
 
     def of_example(region, label):
         others = jnp.arange(num_classes - 1)
@@ -142,7 +142,7 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
         raise ValueError(
             f"crown needs a function that returns one array, batch axis first; got {found}; use ibp for pytrees"
         )
-    region, graph = _prepare(fn, region)
+    region, graph = prepared(fn, region)
     (output,) = graph.outputs
 
     def of_example(region):
@@ -152,7 +152,7 @@ def crown(fn: Callable[[jax.Array], jax.Array], region: Region, *, intermediate:
         return jax.vmap(of_example)(region)
 
 
-def _prepare(fn: Callable, region: Region) -> tuple[Region, Graph]:
+def prepared(fn: Callable, region: Region) -> tuple[Region, Graph]:
     """The region as JAX arrays, and the graph of `fn` for one example."""
     check_region(region)
     lower = box_of(region).lower
