@@ -2,8 +2,8 @@ r"""Complete verification of ReLU networks by branch and bound.
 
 A margin that CROWN cannot certify is split: the input of one ReLU is negative, or it is not. Each half is a smaller
 problem with a tighter bound, and is certified or split again. In a subproblem where all signs are known the network is
-affine. The search ends with a certificate of all subproblems, with an image that the model misclassifies, or with the
-budget.
+affine, and a linear program gives the best multipliers and the point of least margin. The search ends with a
+certificate of all subproblems, with an image that the model misclassifies, or with the budget.
 
 Source: Bunel et al. 2020, *Branch and Bound for Piecewise Linear Neural Network Verification*; Wang et al. 2021 for the
 bounds of subproblems.
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
             otherwise the given image.
         bound: `[B]`, a lower bound of the least margin in the region; minus infinity where an attack from the given
             image succeeded, before any bound.
-        splits: `[B]`, the number of splits that were made.
+        splits: `[B]`, the number of splits that were made, including linear programs of subproblems without a split.
     """
 
     verdict: Shaped[np.ndarray, " batch"]
@@ -69,9 +69,10 @@ def verify(
 
     The search starts from the bounds of `margins` by CROWN, and splits the subproblem of the worst bound first. Signs
     of ReLU inputs enter the bounds by Lagrange multipliers (beta-CROWN) and by cutting off the interval of that input.
-    The result depends on the arguments alone. With enough splits every image is decided whose least margin is not
-    between 0 and `slack`; their number can grow exponentially with the number of ReLUs whose sign varies, so `verify`
-    suits small networks.
+    The result depends on the arguments alone. With enough splits, every image with a box is decided whose least margin
+    is not between 0 and `slack`. Their number can grow exponentially with the number of ReLUs whose sign varies, so
+    `verify` suits small networks. Over a ball, where the linear programs below bound the box alone, some images with a
+    least margin near 0 may stay unknown.
 
     >>> params = jnp.array([[1.0, -1.0], [-0.5, 0.5]])
     >>> model = lambda params, x: jax.nn.relu(x) @ params
@@ -109,8 +110,7 @@ def verify(
     x, labels = np.asarray(x), np.asarray(labels)
     region = jax.tree.map(np.asarray, region)
     programs = _programs(apply_fn)
-    if len(x):  # refuse other nonlinear operations before an attack
-        jax.eval_shape(programs.intervals, params, jax.tree.map(lambda a: a[0], region))
+    jax.eval_shape(programs.intervals, params, jax.tree.map(lambda a: a[0], region))  # refuses other operations
     found = [
         _search(
             programs, params, x[i], labels[i], jax.tree.map(lambda a, i=i: a[i], region), num_classes, budget, slack
@@ -118,13 +118,12 @@ def verify(
         for i in range(len(x))
     ]
     verdicts, images, bound, splits = ([result[part] for result in found] for part in range(4))
-    return Verdict(
-        np.array(verdicts, "<U9"), np.stack(images) if images else x, np.array(bound, float), np.array(splits, int)
-    )
+    return Verdict(np.array(verdicts, "<U9"), np.stack(images), np.array(bound, float), np.array(splits, int))
 
 
 def _check_inside(x: Array, region: Region) -> None:
     box = box_of(region)
+    _check.examples("x", x)
     _check.floating("x", x)
     if np.shape(x) != np.shape(box.lower):
         raise ValueError(
