@@ -42,7 +42,7 @@ def check_independent(fn: Callable, images: Any) -> None:
     axes: dict[Variable, int | None] = {graph.source: 0}
     for operation in graph.operations:
         given = [(i, o) for i, o in enumerate(operation.operands) if isinstance(o, Variable)]
-        found = {None if axes[o] is None else _followed(operation, i, axes[o]) for i, o in given}
+        found = {_followed(operation, i, axes[o]) for i, o in given}
         if _MIXED in found:
             line = f" ({operation.line})" if operation.line else ""
             raise ValueError(
@@ -70,8 +70,10 @@ def _check_one_image(fn: Callable, images: Any) -> None:
     ) from cause
 
 
-def _followed(operation: Operation, position: int, axis: int) -> int | None:
+def _followed(operation: Operation, position: int, axis: int | None) -> int | None:
     """The batch axis of the outputs, `_MIXED`, or None if it is unknown, given that of the operand at `position`."""
+    if axis is None:
+        return None
     name, params = operation.name, operation.params
     shape, out = operation.operands[position].shape, operation.outputs[0].shape
     if "axes" in params:  # reductions, and functions along axes
@@ -82,8 +84,7 @@ def _followed(operation: Operation, position: int, axis: int) -> int | None:
     if name.startswith("reduce_window"):
         return _MIXED if params["window_dimensions"][axis] > 1 else axis
     if name in ("sort", "rev"):
-        along = params["dimensions"] if name == "rev" else [params["dimension"]]
-        return _MIXED if axis in along else axis
+        return _MIXED if axis in (params["dimensions"] if name == "rev" else [params["dimension"]]) else axis
     if name == "transpose":
         return params["permutation"].index(axis)
     if name == "broadcast_in_dim":
