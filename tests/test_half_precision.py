@@ -175,6 +175,13 @@ def test_losses_of_half_precision_logits_are_computed_in_single_precision(loss):
     np.testing.assert_array_equal(found, getattr(losses, loss)(logits.astype(jnp.float32), *labels))
 
 
+def test_gaps_and_crossings_of_half_precision_logits_are_computed_in_single_precision():
+    logits, gamma = (jax.random.normal(jax.random.key(i), (20, 5)).astype(jnp.bfloat16) for i in (3, 4))
+    single = [values.astype(jnp.float32) for values in (logits, gamma)]
+    np.testing.assert_array_equal(analysis.logit_gaps(logits), analysis.logit_gaps(single[0]))
+    np.testing.assert_array_equal(analysis.linear_epsilon(logits, gamma).eps, analysis.linear_epsilon(*single).eps)
+
+
 def test_gaussian_classes_and_inversions_search_and_sum_in_single_precision():
     x = jax.random.uniform(KEY, (40, 6)).astype(jnp.bfloat16)
     labels = np.arange(40) % 2

@@ -56,7 +56,7 @@ def linear_epsilon(logits: Logits, gamma: Logits) -> Crossing:
         ValueError: there are fewer than two classes, the shapes differ, or values are not finite.
     """
     check_response(logits, gamma)
-    logits, gamma = jnp.asarray(logits), jnp.asarray(gamma)
+    logits, gamma = wide(logits), wide(gamma)
     first = logits.argmax(-1)[:, None]
     gap = jnp.take_along_axis(logits, first, -1) - logits
     gain = gamma - jnp.take_along_axis(gamma, first, -1)
