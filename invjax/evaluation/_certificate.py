@@ -47,7 +47,7 @@ def certificate_curve(
         labels: `[N]`, the true classes.
         epsilons: the radii, in the units of the norm, in any order.
         norm: 'linf' or 'l2'; for 'l2' the method 'ibp' bounds the box around the ball.
-        method: 'ibp', 'crown-ibp' or 'crown', see `bounds.margins`.
+        method: one of `bounds.METHODS`, see `bounds.margins`.
         box: the range of pixel values, to which the balls are clipped; arrays give each feature a range of its own.
         slack: the margin by which the label must win, see `bounds.certified`.
         options: batch size, mesh, and the folder in which `certificate.npz` keeps finished radii.

@@ -26,8 +26,7 @@ class ThreatModel(NamedTuple):
     Attributes:
         attack: an untargeted attack; its threat gives the name and the box.
         eps: the radius, in the units of the threat; `report` refuses None.
-        certify: method of `bounds.margins` ('ibp', 'crown-ibp' or 'crown') that certifies the ball of an 'linf' or 'l2'
-            threat; None certifies nothing.
+        certify: one of `bounds.METHODS`, which certifies the ball of an 'linf' or 'l2' threat; None certifies nothing.
         bisections: steps of the search for the smallest radius, which starts from the interval [0, 2 eps].
         keep_examples: whether to return the nearest adversarial examples.
     """

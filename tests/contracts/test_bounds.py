@@ -74,8 +74,9 @@ def models_conv1x1():
 
 SLOW = (
     ("resnet", "fi_revnet, all kept"),
-    (("pooled", "crown"), ("mnist_cnn", "crown"), ("fi_revnet", "crown"), ("fi_revnet", "crown-ibp")),
-)
+    (("pooled", "crown"), ("mnist_cnn", "crown"), ("fi_revnet", "crown"), ("fi_revnet", "crown-ibp"),
+     *((name, "alpha-crown") for name in NETWORKS if name != "mlp")),
+)  # fmt: skip
 PAIRS = [
     pytest.param(name, method, marks=pytest.mark.slow if name in SLOW[0] or (name, method) in SLOW[1] else [])
     for name, make in NETWORKS.items()
