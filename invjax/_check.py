@@ -77,6 +77,8 @@ def count(**values: Any) -> None:
     """Check that every keyword is a whole number above zero."""
     for name, value in values.items():
         try:
+            if isinstance(value, bool):
+                raise TypeError("a truth value is no count")
             operator.index(value)
         except TypeError as error:
             raise ValueError(f"{name} must be a whole number; got {described(value)}; such as {name}=10") from error

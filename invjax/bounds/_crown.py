@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from invjax import _check, _logits
 from invjax._sharding import beside, mesh_of, typed
 from invjax.bounds._backwards import both_ends, least
+from invjax.bounds._batch_axis import check_independent
 from invjax.bounds._graph import Graph, trace
 from invjax.bounds._operations import wide
 from invjax.bounds._regions import Interval, Region, box_of, check_region
@@ -157,5 +158,6 @@ def prepared(fn: Callable, region: Region) -> tuple[Region, Graph]:
     check_region(region)
     lower = box_of(region).lower
     with mesh_of(lower):
+        check_independent(fn, lower)
         graph, _ = trace(lambda x: fn(x[None])[0], typed(lower, lower.shape[1:]))
         return beside(lower, jax.tree.map(lambda array: jnp.asarray(array, wide(array.dtype)), region)), graph

@@ -13,6 +13,7 @@ import numpy as np
 
 from invjax import _box, _check
 from invjax._batching import correct, on_device, on_host, over_batches
+from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
 from invjax.evaluation._curve import Curve, sorted_radii
@@ -80,7 +81,7 @@ def certificate_curve(
     bar = progress(done, grid.size, "certificate")
     for i in range(done, grid.size):
         if candidates.size:
-            certify = partial(run, np.asarray(grid[i], images.dtype))
+            certify = partial(run, np.asarray(grid[i], wide_dtype(images.dtype)))
             holds[candidates, i] = over_batches(certify, [images[candidates], labels[candidates]], batch_size, mesh)
         store.save(holds=holds, done=i + 1)
         bar.update()

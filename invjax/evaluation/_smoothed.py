@@ -80,7 +80,8 @@ def smoothed_curve(
                  key=digest_tree(key), sigma=sigma, trials=trials, selection=selection, alpha=alpha)  # fmt: skip
     saved = store.load()
     if saved is None:
-        saved = {"label": np.zeros(len(images), np.int32), "radius": np.zeros(len(images), np.float32), "done": 0}
+        count = len(images)
+        saved = {"label": np.zeros(count, np.int32), "radius": np.zeros(count, np.float32), "done": np.array(0)}
     label, radius, done = saved["label"], saved["radius"], int(saved["done"])
     run = partial(_program(apply_fn, sigma, trials, selection, alpha), key, params)
     size = options.batch_size
