@@ -10,6 +10,7 @@ import numpy as np
 
 from invjax import _check
 from invjax._batching import cached, correct, on_device, on_host, over_batches
+from invjax._dtypes import check_noise
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.bounds import Smoothed, smoothed, smoothing_radius
@@ -72,7 +73,7 @@ def smoothed_curve(
     smoothing_radius(0, trials, sigma=sigma, alpha=alpha)  # which checks the three
     _check.count(selection=selection)
     _check.real("images", images)
-    _check.noise("images", images, sigma)
+    check_noise("images", images, sigma)
     _check.one_each("labels", labels, images)
     images, labels = on_host(images), on_host(labels)
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
