@@ -28,6 +28,8 @@ from invjax.bounds._regions import Ball, Interval, Region, box_of
 
 _BATCH_SIZE = 512
 """The number of backward passes that are held in memory together."""
+_COUPLED = ("sum of squares", "normalization", "jax.nn.softmax")
+"""Functions whose inputs CROWN-IBP refines."""
 
 
 def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], jax.Array]:
@@ -48,7 +50,7 @@ def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], ja
         found = step(operation, bounds)
         intervals = [found[out] for out in operation.outputs]
         enclosure = enclosure_of(operation, bounds, intervals)
-        if method == "crown" and not isinstance(enclosure, Exact):
+        if not isinstance(enclosure, Exact) and _refines(method, operation):
             before = graph._replace(operations=graph.operations[:i])
             for variable in set(operation.dependent) - refined:
                 if variable is not graph.source and jnp.issubdtype(variable.dtype, jnp.floating):
@@ -73,6 +75,18 @@ def least(graph: Graph, region: Region, method: str) -> Callable[[jax.Array], ja
     if method == "crown":  # narrower intervals choose other slopes, which may give worse bounds
         ways.append(least(graph, region, "crown-ibp"))
     return lambda rows: reduce(jnp.maximum, (way(rows) for way in ways))
+
+
+def _refines(method: str, operation: Operation) -> bool:
+    """Whether the operands of an operation get a backward pass of their own.
+
+    CROWN refines all of them. CROWN-IBP refines the inputs of normalizations and of attention, that is of softmax and
+    of products of two uncertain matrices, if one batch of passes is enough for each. Such a function couples many
+    values, so its interval over a box that is too wide contains no information.
+    """
+    coupled = operation.name in _COUPLED or (operation.name == "dot_general" and len(operation.dependent) == 2)
+    small = all(math.prod(operand.shape) <= _BATCH_SIZE for operand in operation.dependent)
+    return method == "crown" or (method == "crown-ibp" and coupled and small)
 
 
 def _may_overflow(interval: Interval) -> jax.Array:
