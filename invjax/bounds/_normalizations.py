@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax.bounds._operations import Operation, Variable
+from invjax.types import Array
 
 DEVIATIONS, SQUARES, NAME = "deviations from the mean", "sum of squares", "normalization"
 
@@ -82,7 +83,7 @@ class _Groups(NamedTuple):
     output: Variable
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The number of values of a group."""
         return math.prod(self.source.shape[axis] for axis in self.axes)
 
@@ -144,15 +145,15 @@ def _replaced(operation: Operation, groups: _Groups, centered: bool, path: Path,
         found.append(Operation(name, function, operands, (result,), False, params, line))
         return result
 
-    of_groups = {"axes": axes, "centered": centered}
     sums = tuple(1 if axis in axes else size for axis, size in enumerate(source.shape))
     d = source
     if centered:
         d = apply(DEVIATIONS, lambda x: deviations(x, axes), (source,), source.shape, {"axes": axes})
-    s = apply(SQUARES, lambda x: squares(x, **of_groups), (source,), sums, of_groups)
-    h = _divisor(path, groups.count if centered else 1)
+    of_groups = {"axes": axes, "centered": centered}
+    s = apply(SQUARES, lambda x: squares(x, axes, centered), (source,), sums, of_groups)
+    h = _divisor(path, groups.size if centered else 1)
     # the squares of other deviations sum to at least d^2 / (n - 1)
-    least = groups.count / max(groups.count - 1, 1) if centered else 1.0
+    least = groups.size / max(groups.size - 1, 1) if centered else 1.0
     params = {"shape": output.shape, "h": h, "least": least}
     y = apply(NAME, lambda d, s: (d * h.function(s)).reshape(output.shape), (d, s), output.shape, params)
     for scale in scales:
@@ -160,12 +161,12 @@ def _replaced(operation: Operation, groups: _Groups, centered: bool, path: Path,
     return [*found[:-1], found[-1]._replace(outputs=(output,))]
 
 
-def deviations(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def deviations(x: Array, axes: tuple[int, ...]) -> Array:
     """The deviations from the mean over some axes."""
     return x - x.mean(axes, keepdims=True)
 
 
-def squares(x: jax.Array, axes: tuple[int, ...], centered: bool) -> jax.Array:
+def squares(x: Array, axes: tuple[int, ...], centered: bool) -> Array:
     """The sum over some axes of the squares, or of the squared deviations from the mean; the axes have length 1."""
     return jnp.square(deviations(x, axes) if centered else x).sum(axes, keepdims=True)
 
@@ -286,7 +287,7 @@ def _mean(difference: Operation, groups: _Groups, producers: Producers) -> tuple
     if made is None or made.name != "reduce_sum":
         return None
     factor = _divisor(path, 1).function(1.0)
-    if abs(factor * groups.count - 1) > 1e-6:
+    if abs(factor * groups.size - 1) > 1e-6:
         return None
     found = _Groups(made.operands[0], tuple(map(int, made.params["axes"])), sums)
     (start, index), (own, own_index) = _origin(groups.source, producers), _origin(found.source, producers)
