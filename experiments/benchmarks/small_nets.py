@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx
 
-from invjax import models
+from invjax import interop, models
 
 IMAGE, SEQUENCE, VECTOR = (6, 6, 2), (4, 8), (12,)
 Layers = Callable[[Any], Any]
@@ -159,7 +159,9 @@ class Cosine(nn.Module):
         """`[B, ...] -> [B, 10]`."""
         x = nn.relu(nn.Dense(16)(x))
         weight = self.param("weight", nn.initializers.lecun_normal(), (16, 10))
-        return x / jnp.linalg.norm(x, axis=-1, keepdims=True) @ (weight / jnp.linalg.norm(weight, axis=0))
+        return (
+            x / jnp.linalg.norm(x, axis=-1, keepdims=True) @ (weight / jnp.linalg.norm(weight, axis=0, keepdims=True))
+        )
 
 
 class Head(nn.Module):
@@ -202,15 +204,27 @@ def of_linen(module: nn.Module, shape: tuple[int, ...]) -> Layers:
     """A linen network with its own random parameters, and with random statistics of its batch norms."""
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
     rng = np.random.default_rng(0)
-    random = lambda leaf: jnp.asarray(rng.uniform(0.5, 2, leaf.shape), leaf.dtype)  # noqa: E731
+    draws = {"mean": lambda shape: 0.1 * rng.normal(size=shape), "var": lambda shape: rng.uniform(0.5, 2, shape)}
+    statistics = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(draws[path[-1].key](leaf.shape), leaf.dtype), variables.get("batch_stats", {})
+    )
     apply: Any = module.apply
-    return partial(apply, {**variables, "batch_stats": jax.tree.map(random, variables.get("batch_stats", {}))})
+    return partial(apply, {**variables, "batch_stats": statistics})
+
+
+def of_nnx(make: Callable[[nnx.Rngs], Any]) -> Layers:
+    """A network of nnx with its own random parameters."""
+    apply_fn, params = interop.from_nnx(make(nnx.Rngs(0)))
+    return partial(apply_fn, params)
 
 
 def of_library(net: Any) -> Layers:
     """A network of this library with random parameters."""
     x = jax.random.uniform(jax.random.key(1), (4, *IMAGE))
-    return partial(net.apply, jax.jit(net.init)(jax.random.key(0), x))
+    shapes, rng = jax.eval_shape(net.init, jax.random.key(0), x), np.random.default_rng(0)
+    return partial(
+        net.apply, jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
+    )
 
 
 def of_equinox() -> Layers:
@@ -267,8 +281,8 @@ ARCHITECTURES: dict[str, tuple[Callable[[], Layers], tuple[int, ...]]] = {
     "cosine head": (partial(of_linen, Cosine(), VECTOR), VECTOR),
     "log_softmax head": (partial(of_linen, Head(nn.log_softmax), VECTOR), VECTOR),
     "softmax head, temperature 4": (partial(of_linen, Head(lambda x: nn.softmax(x / 4)), VECTOR), VECTOR),
-    "nnx RNN": (lambda: NnxRecurrent(nnx.Rngs(0)), SEQUENCE),
-    "nnx CNN, group norm": (lambda: NnxNet(nnx.Rngs(0)), IMAGE),
+    "nnx RNN": (partial(of_nnx, NnxRecurrent), SEQUENCE),
+    "nnx CNN, group norm": (partial(of_nnx, NnxNet), IMAGE),
     "equinox MLP, layer norm": (of_equinox, VECTOR),
     "invertible network": (
         lambda: of_library(models.fi_revnet(IMAGE, 10, blocks=(2,), hidden=((4,),))),
