@@ -6,7 +6,7 @@ arrays only. Inside `jit` these checks do nothing, so functions that take a user
 
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -77,7 +77,7 @@ def count(**values: Any) -> None:
     """Check that every keyword is a whole number above zero."""
     for name, value in values.items():
         try:
-            operator.index(value)
+            operator.index(cast(Any, None) if isinstance(value, bool) else value)
         except TypeError as error:
             raise ValueError(f"{name} must be a whole number; got {described(value)}; such as {name}=10") from error
         positive(**{name: value})
@@ -288,15 +288,3 @@ def one_of(name: str, value: str, choices: Any) -> None:
     """Check that `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
-
-
-def noise(name: str, x: Any, sigma: float) -> None:
-    """Check that the dtype of `x` does not round noise of standard deviation `sigma` away, if its values are known."""
-    if not known(x):
-        return
-    spacing = float(jax.numpy.finfo(x.dtype).eps) * float(abs(x).max(initial=0))
-    if sigma < spacing:
-        raise ValueError(
-            f"sigma={sigma:g} is below the spacing {spacing:g} of {x.dtype} numbers as large as {name}, which would "
-            "swallow the noise; pass float32 images, or scale them to [0, 1]"
-        )

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from invjax import _check
+
 
 def wide(x: Any) -> jax.Array:
     """`x` in float32, or unchanged if it has at least 32 bits."""
@@ -22,3 +24,15 @@ def wide_dtype(dtype: Any) -> Any:
 def canonical(tree: Any) -> Any:
     """A pytree of JAX arrays: numbers become arrays, and float64 becomes float32 unless JAX is in double precision."""
     return jax.tree.map(jnp.asarray, tree)
+
+
+def check_noise(name: str, x: Any, sigma: float) -> None:
+    """Check that the dtype of `x` does not round noise of standard deviation `sigma` away, if its values are known."""
+    if not _check.known(x):
+        return
+    spacing = float(jnp.finfo(x.dtype).eps) * float(abs(x).max(initial=0))
+    if sigma < spacing:
+        raise ValueError(
+            f"sigma={sigma:g} is below the spacing {spacing:g} of {x.dtype} numbers as large as {name}, which would "
+            "swallow the noise; pass float32 images, or scale them to [0, 1]"
+        )

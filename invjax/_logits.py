@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from invjax import _check
 from invjax._explain import other_form
@@ -26,7 +27,8 @@ def num_classes(logits_fn: Any, x: Any, labels: Any, name: str = "labels") -> in
     try:
         found = jax.eval_shape(logits_fn, x)
     except Exception as error:
-        fix = other_form(logits_fn, x)
+        refused = isinstance(error, ValueError) and "explicit axes" in str(error)
+        fix = None if refused else other_form(logits_fn, x)
         if fix is None:
             raise
         raise ValueError(f"the model does not take images {x.shape}; {fix}") from error
@@ -48,6 +50,11 @@ def check_shape(found: Any, images: tuple[int, ...], fix: str | None = None) -> 
         f"the model must map images {images} to logits [{count}, classes]; got {got}; "
         f"{fix or 'return a row of logits for each image'}"
     )
+
+
+def least_likely(logits: jax.Array) -> jax.Array:
+    """The class of the smallest logit, `[B]`; a class with logit -inf is masked, and the model never predicts it."""
+    return jnp.where(jnp.isneginf(logits), jnp.inf, logits).argmin(-1)
 
 
 def check(value: Any) -> None:

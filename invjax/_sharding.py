@@ -65,6 +65,23 @@ def automatic(run: F) -> F:
     return cast(F, on_any_mesh)
 
 
+def check_automatic(x: Any, what: str) -> None:
+    """Refuse a batch that is spread over explicit axes.
+
+    Args:
+        x: `[B, ...]`, the batch.
+        what: what cannot take it, the start of the message.
+
+    Raises:
+        ValueError: the mesh of x has explicit axes.
+    """
+    axes = _explicit(x)[1]
+    if axes:
+        raise ValueError(
+            f"{what} takes no explicit axes; got images on explicit axes {axes}; use a mesh from training.data_mesh()"
+        )
+
+
 def beside(x: Any, values: Any) -> Any:
     """The values `[B, ...]` of each example, spread over explicit axes as `x [B, ...]` is.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from invjax import attacks, bijectors, evaluation, features, losses
+from invjax import analysis, attacks, bijectors, evaluation, features, losses, models
 from invjax.attacks import l2, linf, pgd, smallest
 from invjax.models import mlp
 from invjax.types import Code
@@ -152,3 +152,47 @@ def test_a_data_set_of_bfloat16_features_is_read_back(tmp_path):
     made = make()
     again = make()
     assert features.load(tmp_path / "data.npz").sha256 == made.sha256 == again.sha256
+
+
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+def test_distances_of_half_precision_images_are_those_of_their_values(norm):
+    """In bfloat16 the sum over 3,072 values has eight digits, so that different distances tie."""
+    x, y = (jax.random.uniform(jax.random.key(i), (3, 32, 32, 3)).astype(jnp.bfloat16) for i in (1, 2))
+    wide_x, wide_y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+    found = analysis.distances(x, y, norm=norm)
+    np.testing.assert_allclose(found, analysis.distances(wide_x, wide_y, norm=norm), rtol=1e-6)
+    distance = attacks.THREATS[norm]().distance(x[0], y[0])
+    assert distance.dtype == jnp.float32
+    np.testing.assert_allclose(distance, found[0, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "log_odds", "margin", "dlr", "entropy"])
+def test_losses_of_half_precision_logits_are_computed_in_single_precision(loss):
+    logits = 100 + jax.random.normal(KEY, (8, 5)).astype(jnp.bfloat16)
+    labels = () if loss == "entropy" else (np.arange(8) % 5,)
+    found = getattr(losses, loss)(logits, *labels)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, getattr(losses, loss)(logits.astype(jnp.float32), *labels))
+
+
+def test_gaps_and_crossings_of_half_precision_logits_are_computed_in_single_precision():
+    logits, gamma = (jax.random.normal(jax.random.key(i), (20, 5)).astype(jnp.bfloat16) for i in (3, 4))
+    single = [values.astype(jnp.float32) for values in (logits, gamma)]
+    np.testing.assert_array_equal(analysis.logit_gaps(logits), analysis.logit_gaps(single[0]))
+    np.testing.assert_array_equal(analysis.linear_epsilon(logits, gamma).eps, analysis.linear_epsilon(*single).eps)
+
+
+def test_gaussian_classes_and_inversions_search_and_sum_in_single_precision():
+    x = jax.random.uniform(KEY, (40, 6)).astype(jnp.bfloat16)
+    labels = np.arange(40) % 2
+    fitted = models.fit_gaussian_classes(x, labels, 2, components=2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(fitted)} == {jnp.dtype(jnp.float32)}
+    wide = models.fit_gaussian_classes(np.asarray(x, np.float32), labels, 2, components=2)
+    np.testing.assert_array_equal(
+        models.gaussian_class_log_densities(fitted, x),
+        models.gaussian_class_log_densities(wide, x.astype(jnp.float32)),
+    )
+    weights = jax.random.normal(jax.random.key(1), (6, 3))
+    run = lambda x: features.robustify(KEY, lambda z: z.astype(jnp.float32) @ weights, x, steps=30, step_size=0.01)  # noqa: E731
+    half, single = run(x[:4]), run(x[:4].astype(jnp.float32))
+    assert half.x.dtype == jnp.float32 and (half.distance < 2 * single.distance + 0.05).all()

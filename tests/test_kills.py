@@ -118,7 +118,7 @@ PROGRAM = '''
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-@pytest.mark.parametrize(("job", "kills"), [("train", 12), ("construct", 20), ("experiment", 12)])
+@pytest.mark.parametrize(("job", "kills"), [("train", 20), ("construct", 20), ("experiment", 20)])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_bytes_of_an_undisturbed_one(job, kills, tmp_path):
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[1]),

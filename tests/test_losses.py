@@ -686,3 +686,10 @@ def test_scaling_the_logits_is_rewarded_without_bound_unless_the_prior_covers_th
     best = np.sqrt(CLASSES / np.mean(np.sum(np.asarray(logits) ** 2, -1)))
     near = [parts(best * factor)[2] for factor in (0.8, 0.95, 1.0, 1.05, 1.25)]
     assert np.argmin(near) == 2
+
+
+def test_the_entropy_of_a_model_without_a_prediction_is_no_number():
+    found = losses.entropy(jnp.array([[jnp.nan, 0.0], [0.0, 0.0], [-jnp.inf, 0.0]]))
+    np.testing.assert_allclose(found, [np.nan, np.log(2), 0.0], atol=1e-6)
+    with pytest.raises(ValueError, match=r"logits must be \[batch, classes\], 2 classes or more; got \(3, 1\)"):
+        losses.entropy(jnp.zeros((3, 1)))

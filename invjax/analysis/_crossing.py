@@ -56,7 +56,7 @@ def linear_epsilon(logits: Logits, gamma: Logits) -> Crossing:
         ValueError: there are fewer than two classes, the shapes differ, or values are not finite.
     """
     check_response(logits, gamma)
-    logits, gamma = jnp.asarray(logits), jnp.asarray(gamma)
+    logits, gamma = wide(logits), wide(gamma)
     first = logits.argmax(-1)[:, None]
     gap = jnp.take_along_axis(logits, first, -1) - logits
     gain = gamma - jnp.take_along_axis(gamma, first, -1)
@@ -132,7 +132,8 @@ def true_epsilon(
         steps: number of bisections after the first pass.
 
     Returns:
-        A `Crossing`: infinity and -1 where the prediction keeps the label up to `eps`.
+        A `Crossing`: infinity and -1 where the prediction keeps the label up to `eps`. Where the model gives NaN it
+        makes no prediction, and the label is -1, too.
 
     Raises:
         ValueError: as for `attacks.line_search`.
@@ -143,4 +144,5 @@ def true_epsilon(
     logits = logits_fn((wide(x) + length * wide(direction)).astype(x.dtype))
     # the label is excluded, because on the boundary rounding could return it
     others = jnp.where(jnp.arange(logits.shape[1])[None] == labels[:, None], -jnp.inf, logits)
-    return Crossing(found, jnp.where(flips, others.argmax(-1), -1).astype(jnp.int32))
+    decided = flips & ~jnp.isnan(logits).any(-1)
+    return Crossing(found, jnp.where(decided, others.argmax(-1), -1).astype(jnp.int32))

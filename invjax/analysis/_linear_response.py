@@ -176,7 +176,7 @@ def _prepare(logits_fn, x, labels, kind) -> tuple[Callable, jax.Array]:
 def _direction(logits, pull, x, labels, kind):
     sign = 1
     if kind == "least_likely":
-        labels, sign = logits.argmin(-1), -1
+        labels, sign = _logits.least_likely(logits), -1
     (gradient,) = pull(sign * jax.grad(lambda logits: log_odds(logits, labels).sum())(logits))
     return jax.vmap(_UNITS[kind], (0, 0, None))(gradient, x, 1.0)
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from invjax import _check, _logits
+from invjax._dtypes import wide
 from invjax.analysis._power_law import PowerLaw, power_law
 from invjax.types import Array, Key, Logits
 
@@ -33,7 +34,7 @@ def logit_gaps(logits: Logits) -> Float[Array, "batch others"]:
     """
     _logits.check(logits)
     _check.finite("logits", logits)
-    ordered = jnp.sort(jnp.asarray(logits), axis=1, descending=True)
+    ordered = jnp.sort(wide(logits), axis=1, descending=True)
     return ordered[:, :1] - ordered[:, 1:]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from invjax import _check
+from invjax._dtypes import wide
 from invjax.attacks import THREATS
 from invjax.types import Array, Key
 
@@ -56,9 +57,9 @@ def distances(x: Float[Array, "examples ..."], references: Float[Array, "referen
     _check.array("references", references)
     if x.shape[1:] != references.shape[1:]:
         raise ValueError(f"references must have the shape of x, {x.shape[1:]}; got {references.shape[1:]}; resize them")
-    fixed = jnp.asarray(references)
+    fixed = wide(references)
     to_all = jax.jit(lambda one: jax.vmap(lambda other: NORMS[norm](one - other))(fixed))
-    return np.stack([np.asarray(to_all(jnp.asarray(one))) for one in x])
+    return np.stack([np.asarray(to_all(wide(one))) for one in x])
 
 
 class OrderViolations(NamedTuple):
@@ -130,6 +131,7 @@ def beyond_nearest_other(
 
 
 def _over_examples(statistic, found, labels, reference_labels):
+    found, labels, reference_labels = map(np.asarray, (found, labels, reference_labels))
     _check_shapes(found, labels, reference_labels)
     counts = np.array([(reference_labels == label).sum() for label in labels])
     if not ((counts > 0) & (counts < len(reference_labels))).all():

@@ -12,6 +12,7 @@ Attacks do not call `jax.jit`; `jit_attack` compiles an attack once for all para
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,8 @@ class AttackResult(NamedTuple):
     finite_gradients: Bool[Array, " batch"]
 
 
-class Attack(NamedTuple):
+@dataclass(frozen=True)  # unlike a NamedTuple, which `jax.jit` cannot hold weakly
+class Attack:
     """An attack as a record. Calling the record runs the attack.
 
     Combinators (`restarts`, `worst_of`, `smallest`, `transformed`, `top_k`, `confident`) take and return this record,

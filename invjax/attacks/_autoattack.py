@@ -10,6 +10,7 @@ code), and 2021, *Mind the Box*, for l1.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -33,11 +34,13 @@ class Stage(NamedTuple):
         make: `rank -> Attack`, where the rank is a traced integer. The rank counts restarts, or wrong classes from the
             most likely one on.
         ranks: number of ranks.
+        num_classes: number of classes of the model that the stage is for; None is any.
     """
 
     name: str
     make: Callable[[Any], Attack]
     ranks: int
+    num_classes: int | None = None
 
 
 VERSIONS = ("standard", "rand")
@@ -72,7 +75,8 @@ def autoattack_stages(
     if version == "rand":
         cross_entropy = Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 1)
         ratio = Stage("apgd-dlr", lambda rank: apgd(threat, steps=steps, loss=dlr), 1)
-        return (cross_entropy, ratio) if num_classes > 2 else (cross_entropy,)
+        stages = [cross_entropy, ratio] if num_classes > 2 else [cross_entropy]
+        return tuple(stage._replace(num_classes=num_classes) for stage in stages)
     targets = min(9, num_classes - 1)
     stages = [Stage("apgd-ce", lambda rank: apgd(threat, steps=steps), 5 if threat.sparse else 1)]
     if num_classes > 3:  # the targeted DLR loss needs four logits
@@ -80,7 +84,7 @@ def autoattack_stages(
         stages.append(Stage("apgd-t", lambda rank: apgd_toward(rank, threat, steps=steps), apgd_targets))
     stages.append(Stage("fab-t", lambda rank: fab_toward(rank, threat, steps=steps), targets))
     stages.append(Stage("square", lambda rank: square(threat, queries=queries, rescale=False), 1))
-    return tuple(stages)
+    return tuple(stage._replace(num_classes=num_classes) for stage in stages)
 
 
 def autoattack(
@@ -125,7 +129,7 @@ def autoattack(
             )
         return parts.run(key, logits_fn, x, labels, eps=eps, step_size=step_size, ids=ids)
 
-    return parts._replace(run=attack, recipe=said)
+    return replace(parts, run=attack, recipe=said)
 
 
 def _first_success(stage: Stage) -> Attack:
@@ -137,4 +141,4 @@ def _first_success(stage: Stage) -> Attack:
 
         return best_of(run, stage.ranks, lambda new, best: new.success & ~best.success)
 
-    return stage.make(0)._replace(run=run_ranks)
+    return replace(stage.make(0), run=run_ranks)

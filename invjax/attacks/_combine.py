@@ -1,6 +1,7 @@
 """Combinations of attacks: the worst of several, and several random starts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def worst_of(attacks: Sequence[Attack]) -> Attack:
         return best._replace(trace=jnp.concatenate([result.trace for result in results], 1))
 
     said = ", ".join(attack.recipe for attack in attacks)
-    return first._replace(run=run_all, recipe=f"worst_of({said})")
+    return replace(first, run=run_all, recipe=f"worst_of({said})")
 
 
 def restarts(attack: Attack, n: int) -> Attack:
@@ -93,4 +94,4 @@ def restarts(attack: Attack, n: int) -> Attack:
 
         return best_of(run, n, better)
 
-    return attack._replace(run=repeated, recipe=f"restarts({attack.recipe}, n={n})")
+    return replace(attack, run=repeated, recipe=f"restarts({attack.recipe}, n={n})")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _box, _check, _logits
+from invjax._batching import on_host
 from invjax._dtypes import wide_dtype
 from invjax.attacks._attack import Attack, check_attack, check_prediction, check_radius
 from invjax.attacks._checks import CHECKS, Evidence, Finding
@@ -31,7 +32,7 @@ def collect(
     queries: int,
 ) -> Evidence:
     """Measure the evidence for all checks; the arguments are those of `diagnose`."""
-    x = jnp.asarray(x)
+    x, labels = jnp.asarray(on_host(x)), on_host(labels)
     inside = jnp.clip(x, *_box.ends(threat.box, x))
     # Each evaluation traces the model anew, because a stateful generator may draw while the model is traced.
     logits, again = (np.asarray(jax.jit(lambda p, z: apply_fn(p, z))(params, x)) for _ in range(2))
@@ -39,7 +40,7 @@ def collect(
 
     @jax.jit
     def largest_gradients(params, x):
-        of = (lambda z: cross_entropy(apply_fn(params, z), labels), lambda z: apply_fn(params, z).std(-1))
+        of = (lambda z: cross_entropy(apply_fn(params, z), labels), lambda z: _spread(apply_fn(params, z)))
         both = (value_and_gradient(lambda z, f=f: (f(z), None), x)[1] for f in of)
         return tuple(jnp.abs(g).reshape(len(x), -1).max(1) for g in both)
 
@@ -78,6 +79,14 @@ def collect(
         alone=alone,
         masked=threat.mask is not None,
     )
+
+
+def _spread(logits: jax.Array) -> jax.Array:
+    """The standard deviation of the logits of each image, without the classes that are masked by -inf."""
+    masked = jnp.isneginf(logits)
+    count = jnp.maximum((~masked).sum(-1), 1)
+    mean = jnp.where(masked, 0, logits).sum(-1) / count
+    return jnp.sqrt((jnp.where(masked, 0, logits - mean[:, None]) ** 2).sum(-1) / count)
 
 
 def _ranges(box: Box, x: np.ndarray) -> dict[str, Any]:

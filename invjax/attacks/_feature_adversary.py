@@ -9,7 +9,7 @@ from invjax import _check
 from invjax._conv import fast_convs
 from invjax._dtypes import wide
 from invjax._sharding import automatic
-from invjax.attacks._attack import AttackResult, warn_of_gradients
+from invjax.attacks._attack import AttackResult, check_radius, warn_of_gradients
 from invjax.attacks._by_image import over_images
 from invjax.attacks._threats import Threat, check_mask, check_threat, l2
 from invjax.attacks.building import climb
@@ -58,7 +58,7 @@ def feature_adversary(
     _check.count(steps=steps)
     _check.within("x", x, threat.box)
     check_mask(threat, x)
-    _check.number("eps", eps)
+    check_radius(threat, eps, x)
     _check.array("targets", targets)
     found = getattr(jax.eval_shape(features_fn, x), "shape", None)
     if found != targets.shape:

@@ -6,6 +6,7 @@ the k-th best wrong class, and FAB linearises the boundary of the new success.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import jax
@@ -76,7 +77,7 @@ def top_k(attack: Attack, k: int) -> Attack:
         ValueError: `k` is below 1, the attack is not an `Attack` or has such a rule already. When the attack runs:
             `k` is not less than the number of classes.
     """
-    _check.positive(k=k)
+    _check.count(k=k)
     check_attack(attack)
     return _decided(attack, cast(Decision, TopK(k)), f"k={k}", "top_k")
 
@@ -131,4 +132,4 @@ def _decided(attack: Attack, decision: Decision, setting: str, name: str) -> Att
             key, through(logits_fn, decided, jnp.asarray(labels)), x, labels, eps=eps, step_size=step_size, ids=ids
         )
 
-    return attack._replace(run=run, recipe=f"{name}({attack.recipe}, {setting})", decision=decision)
+    return replace(attack, run=run, recipe=f"{name}({attack.recipe}, {setting})", decision=decision)

@@ -9,13 +9,14 @@ one-step forms with their signs are those of Cubuk et al. 2018, *Intriguing Prop
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from invjax import _check
+from invjax import _check, _logits
 from invjax.attacks._attack import Attack, recipe
 from invjax.attacks._threats import Threat, check_threat, linf
 from invjax.attacks.building import by_image, climb, example_keys, finish, fooled, judged, prepare
@@ -86,7 +87,7 @@ def _whole_step(name: str, one_step: Attack, loss: Loss) -> Attack:
         return one_step(key, logits_fn, x, labels, eps=eps, step_size=eps if step_size is None else step_size, ids=ids)
 
     settings: dict[str, Any] = {"loss": loss} | ({"targeted": True} if one_step.targeted else {})
-    return one_step._replace(run=attack, recipe=recipe(name, one_step.threat, **settings))
+    return replace(one_step, run=attack, recipe=recipe(name, one_step.threat, **settings))
 
 
 def pgd(
@@ -186,7 +187,7 @@ def iterated_ll(threat: Threat | None = None, *, steps: int = 10, loss: Loss = l
     """
 
     def objective_for(logits_fn, x, labels):
-        least_likely = logits_fn(x).argmin(-1)
+        least_likely = _logits.least_likely(logits_fn(x))
 
         def rule(logits):
             return -loss_values(loss, logits, least_likely), fooled(logits, labels)

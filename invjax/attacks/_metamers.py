@@ -79,7 +79,7 @@ def interpolate(
         x(t) = decode(z_s(a), (1 - t) z_n(a) + t z_n(b))
 
     so that x(0) is a itself and x(1) is `metamers(a, b)`. The classifier gives all of them the same logits, up to
-    rounding.
+    rounding; the function warns as `metamers` does.
 
     Args:
         model: an invertible classifier.
@@ -114,4 +114,7 @@ def interpolate(
     logits = jnp.broadcast_to(start.logits[None], (len(t), *start.logits.shape))
     # One batch of T * B images; the last line restores the axes.
     flat = Code(*(part.reshape(-1, part.shape[-1]) for part in (logits, nuisance)))
-    return model.decode(params, flat).reshape(len(t), *first.shape)
+    made = model.decode(params, flat)
+    if _check.known(made) and made.size:
+        _warn_of_other_logits(flat.logits, model.bijector, params, made)
+    return made.reshape(len(t), *first.shape)

@@ -14,20 +14,23 @@ Source: Athalye et al. 2018, *Synthesizing Robust Adversarial Examples* (expecta
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from invjax import _check
-from invjax.types import ApplyFn, Array, Key, Logits, LogitsFn, Params
+from invjax._sharding import check_automatic
+from invjax.types import ApplyFn, Key, Logits, LogitsFn, Params
 
 _OWN, _VERDICT, _AVERAGE = 2**32 - 1, 2**31 - 1, 2**31 - 2
 """Numbers that no image and no step has: of the draws of the model, of the final count, and of calls without a step."""
 
 
-class RandomModel(NamedTuple):
+@dataclass(frozen=True)  # which `jax.jit` can compile, unlike a NamedTuple, so that its call can explain itself
+class RandomModel:
     """A model that draws random numbers, for `jit_attack`, `over`, `evaluation.benchmark` and `robustness_curve`.
 
     Attributes:
@@ -38,20 +41,18 @@ class RandomModel(NamedTuple):
     apply_fn: Callable[[Params, Key, jax.Array], jax.Array]
     draws: int
 
-    def __call__(self, params: Params, x: Array) -> Logits:
+    def __call__(self, *given: Any) -> Logits:
         """Refuse a call without a key.
 
         Args:
-            params: parameters of the model.
-            x: `[B, ...]`, images.
+            *given: what a deterministic model would get.
 
         Raises:
             ValueError: always, because the model needs a key.
         """
         raise ValueError(
-            f"the model draws random numbers and was called without a key on images {x.shape}; random models work in "
-            "jit_attack, over, benchmark and robustness_curve; elsewhere fix a key, as in "
-            "lambda params, x: apply_fn(params, key, x)"
+            "the model draws random numbers and was called without a key; random models work in jit_attack, over, "
+            "benchmark and robustness_curve; elsewhere fix a key, as in lambda params, x: apply_fn(params, key, x)"
         )
 
 
@@ -87,11 +88,12 @@ def random_model(apply_fn: Callable[[Params, Key, jax.Array], jax.Array], *, dra
     Adversarial Robustness*, version "rand" of their code (20 draws). Their code counts the success of a step on its
     last draw, and the final one on one further draw.
     """
-    _check.positive(draws=draws)
+    _check.count(draws=draws)
     return RandomModel(apply_fn, draws)
 
 
-class Bound(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Bound:
     """A model that has data for each image of a batch: the `logits_fn` that an attack sees.
 
     Attributes:
@@ -129,6 +131,7 @@ class Bound(NamedTuple):
             fold = jax.vmap(jax.random.fold_in, (0, None))
             return function(self.one(fold(fold(self.keys, step), d), self.data, z))
 
+        check_automatic(z, "a random model")
         draws = jnp.arange(self.draws)
         return jax.lax.map(draw, draws) if jax.default_backend() == "cpu" else jax.vmap(draw)(draws)
 
@@ -144,7 +147,7 @@ def alone(logits_fn: LogitsFn) -> tuple[Any, Callable[[Any], LogitsFn]]:
 
     def of_image(own):
         keys, data = jax.tree.map(lambda leaf: leaf[None], own)
-        return logits_fn._replace(keys=keys, data=data)
+        return replace(logits_fn, keys=keys, data=data)
 
     return (logits_fn.keys, logits_fn.data), of_image
 
@@ -167,11 +170,21 @@ def bind(apply_fn: ApplyFn | RandomModel, params: Params, key: Key, ids: Any, co
 
     def one(keys, data, z):
         del data
-        return jax.vmap(lambda k, image: apply_fn.apply_fn(params, k, image[None])[0])(keys, z)
+        return jax.vmap(lambda k, image: _of_one(apply_fn.apply_fn(params, k, image[None])))(keys, z)
 
     own, ids = jax.random.fold_in(key, _OWN), jnp.arange(count) if ids is None else jnp.asarray(ids)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(own, ids)
     return cast(LogitsFn, Bound(one, keys, (), apply_fn.draws))
+
+
+def _of_one(logits: Any) -> Any:
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 1:
+        raise ValueError(
+            f"a random model gets one image and must return logits [1, classes]; got {shape or 'no array'}; draw "
+            "numbers of the shape of its input, such as jax.random.normal(key, x.shape)"
+        )
+    return logits[0]
 
 
 def through(logits_fn: LogitsFn, change: Callable[..., LogitsFn], *data: Any) -> LogitsFn:
@@ -194,7 +207,7 @@ def through(logits_fn: LogitsFn, change: Callable[..., LogitsFn], *data: Any) ->
         before, new = both
         return change(partial(model.one, keys, before), *new)(z)
 
-    return cast(LogitsFn, model._replace(one=changed, data=(model.data, data)))
+    return cast(LogitsFn, replace(model, one=changed, data=(model.data, data)))
 
 
 def judged(

@@ -1,6 +1,7 @@
 """Attacks towards each wrong class in turn, the most likely one first."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -51,4 +52,4 @@ def over_ranks(toward: Callable[[Any], Attack], targets: int, name: str, **setti
         return best_of(run, targets, nearer)
 
     first = toward(0)
-    return first._replace(run=attack, recipe=recipe(name, first.threat, **settings, targets=targets))
+    return replace(first, run=attack, recipe=recipe(name, first.threat, **settings, targets=targets))

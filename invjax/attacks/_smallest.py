@@ -4,6 +4,8 @@ r"""The distance of an image from the decision boundary, by bisection over eps o
 That radius is an upper bound of the true distance; a stronger attack gives a tighter bound.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -73,7 +75,7 @@ def smallest(attack: Attack, *, steps: int = 10) -> Attack:
         success, loss = success & decided, jnp.where(none, jnp.nan, -high)
         return AttackResult(found, success, jnp.where(success, high, 0), loss, trace[2:].T, finite)
 
-    return attack._replace(run=bisected, recipe=f"smallest({attack.recipe}, steps={steps})")
+    return replace(attack, run=bisected, recipe=f"smallest({attack.recipe}, steps={steps})")
 
 
 @automatic

@@ -11,6 +11,8 @@ Source: Tramèr & Boneh 2019, *Adversarial Training and Robustness for Multiple 
 al. 2019, *Exploring the Landscape of Spatial Robustness*, "worst of 10".
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,4 +103,4 @@ def transformed(
 
     said = f"transformed({attack.recipe}, rotation={rotation}, shift={shift}, tries={tries}, pixels={pixels}"
     said += ")" if loss is margin else f", loss={getattr(loss, '__name__', loss)})"
-    return attack._replace(run=spatial, recipe=said)
+    return replace(attack, run=spatial, recipe=said)

@@ -1,8 +1,9 @@
 """Certificates: statements about a model that hold for every input of a region.
 
 `margins` and `certified` decide whether a prediction is constant over a box or an l2 ball; `ibp` and `crown` bound the
-outputs of any JAX function. `smoothed` certifies any classifier with high probability. `register_rule` and
-`register_enclosure` extend the bounds to new primitives.
+outputs of any JAX function. `verify` decides it for small ReLU networks by branch and bound, or finds an image with
+another prediction. `smoothed` certifies any classifier with high probability. `register_rule` and `register_enclosure`
+extend the bounds to new primitives.
 """
 
 from invjax.bounds import _interval_table as _interval_table  # registers the rules of JAX's primitives
@@ -15,6 +16,7 @@ from invjax.bounds._interval import ibp, register_rule
 from invjax.bounds._interval_rules import decreasing, increasing, linear, turning
 from invjax.bounds._regions import Ball, Interval, l2_ball, linf_box
 from invjax.bounds._smoothing import ABSTAIN, Smoothed, smoothed, smoothing_radius
+from invjax.bounds._verify import Verdict, verify
 
 __all__ = [
     "ABSTAIN",
@@ -27,6 +29,7 @@ __all__ = [
     "Lines",
     "Margins",
     "Smoothed",
+    "Verdict",
     "affine",
     "bent",
     "certified",
@@ -44,4 +47,5 @@ __all__ = [
     "smoothed",
     "smoothing_radius",
     "turning",
+    "verify",
 ]

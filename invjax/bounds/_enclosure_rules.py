@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from invjax.bounds import _interval_rules as interval
 from invjax.bounds._enclosures import Between, Enclosure, Exact, Line, Lines, Rule, register_enclosure
 from invjax.bounds._regions import Interval
+from invjax.types import Array
 
 # affine operations
 
@@ -161,6 +162,11 @@ def _slope(function, x):
 
 def _line(slope, at, value):
     return Line(slope, value - slope * at)
+
+
+def line_at(function: Callable, x: Array) -> Line:
+    """The tangent of a function of one value at x."""
+    return _line(_slope(function, x), x, function(x))
 
 
 def _chosen(condition, a, b):

@@ -5,14 +5,16 @@ holds the lower and upper bounds of any intermediate value. `Ball` is an l2 ball
 pixel values, which excludes no image.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Float, Shaped
 
 from invjax import _box, _check, _explain
+from invjax._dtypes import wide, wide_dtype
 from invjax.types import Array, Box, PerExample, Scalar
 
 
@@ -58,7 +60,7 @@ def linf_box(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Interva
             each value a range of its own, such as `(where(mask, 0, x), where(mask, 1, x))` for changes inside a mask.
 
     Returns:
-        An `Interval` of the shape of `x`.
+        An `Interval` of the shape and dtype of `x`. In half precision its ends are rounded outward.
 
     Raises:
         ValueError: the images are integers, contain NaN or lie outside `box`; `eps` is negative, NaN or an
@@ -67,14 +69,18 @@ def linf_box(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Interva
     _check.within("x", x, box)
     _check.one_or_each("eps", eps, len(x))
     x = jnp.asarray(x)
-    eps = jnp.asarray(eps, x.dtype)
+    middle = wide(x)
+    eps = jnp.asarray(eps, middle.dtype)
     eps = eps.reshape(eps.shape + (1,) * (x.ndim - 1)) if eps.ndim else eps
-    low, high = _box.ends(box, x)
-    return Interval(jnp.clip(x - eps, low, high), jnp.clip(x + eps, low, high))
+    low, high = _box.ends(box, middle)
+    return Interval(
+        _outward(jnp.clip(middle - eps, low, high), x.dtype, -jnp.inf),
+        _outward(jnp.clip(middle + eps, low, high), x.dtype, jnp.inf),
+    )
 
 
 def l2_ball(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Ball:
-    """All images whose l2 distance from `x` is at most `eps`.
+    """All images whose l2 distance from `x` is at most `eps`, which is rounded up in half precision.
 
     >>> l2_ball(jnp.array([[0.25, 1.0]]), 0.5).radius.tolist()
     [0.5]
@@ -93,7 +99,18 @@ def l2_ball(x: Array, eps: Scalar | Array, *, box: Box = (0.0, 1.0)) -> Ball:
     """
     around = linf_box(x, eps, box=box)
     x = jnp.asarray(x)
-    return Ball(x, jnp.full(len(x), jnp.asarray(eps, x.dtype)), around)
+    radius = _outward(jnp.asarray(eps, wide_dtype(x.dtype)), x.dtype, jnp.inf)
+    return Ball(x, jnp.full(len(x), radius), around)
+
+
+def _outward(end: jax.Array, dtype: Any, away: float) -> jax.Array:
+    """The end in a narrower dtype, rounded towards `away`; a radius below the spacing would vanish otherwise."""
+    near = end.astype(dtype)
+    if near.dtype == end.dtype:
+        return end
+    inside = (near.astype(end.dtype) < end) if away > 0 else (near.astype(end.dtype) > end)
+    step = jnp.nextafter(near, jnp.asarray(away, dtype)) - near
+    return near + jnp.where(inside, lax.stop_gradient(step), 0).astype(dtype)
 
 
 def box_of(region: Region) -> Interval:

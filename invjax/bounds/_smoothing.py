@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from scipy import special
 
 from invjax import _check, _logits
-from invjax._dtypes import wide
+from invjax._dtypes import check_noise, wide
 from invjax._sharding import automatic, varying
 from invjax.attacks.building import example_keys
 from invjax.types import Array, Key, Labels, LogitsFn, PerExample, Scalar
@@ -123,7 +123,7 @@ def smoothed(
     _check_probability(alpha)
     _check.real("x", x)
     given = jnp.asarray(x)
-    _check.noise("x", given, sigma)
+    check_noise("x", given, sigma)
     num_classes = _logits.num_classes(logits_fn, given, None)
     radii = _radii_below(trials, sigma, alpha)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from invjax import _check
+from invjax._store import local_path
 from invjax.data._dataset import Dataset
 from invjax.data._idx import idx_files, read_idx_pair
 from invjax.data._require import require
@@ -62,7 +63,9 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
 def data_folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """The folders to search: `data_dir` alone, or the usual ones if it is not given."""
     usual = (os.environ.get("INVJAX_DATA"), os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
-    return [Path(os.path.expanduser(folder)) for folder in ((data_dir,) if data_dir else usual) if folder]
+    if data_dir:
+        return [local_path(os.fspath(data_dir))]
+    return [Path(os.path.expanduser(folder)) for folder in usual if folder]
 
 
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from invjax import _check
+from invjax._store import local_path
 from invjax.data._require import require
 
 Texture = Callable[[np.random.Generator, int, tuple[int, int]], Float[np.ndarray, "count height width"]]
@@ -131,7 +132,9 @@ def textures_in(folder: str | os.PathLike[str], shorter_side: int | None = None)
             channel.
         ImportError: Pillow is missing; `invjax[experiments]` installs it.
     """
-    files = sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    files = sorted(
+        path for path in local_path(os.fspath(folder)).glob("[!.]*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")
+    )
     if not files:
         raise ValueError(f"{folder} has no .png, .jpg or .jpeg files; give a folder with one photograph for each class")
     return {path.stem: partial(_crops, str(path), _read_gray(path, shorter_side)) for path in files}

@@ -147,7 +147,7 @@ def benchmark(
     if stages is None:
         stages = autoattack_stages(threat, num_classes=num_classes, version="rand" if draws else "standard")
     stages = tuple(stages)
-    _check_stages(stages, threat, images)
+    _check_stages(stages, threat, images, num_classes)
     right = unbroken(key, stages[0].make(0), apply_fn, params, images, labels, options)
     radii = np.asarray(eps, wide_dtype(images.dtype))
     recipes = [f"{stage.name}: {stage.ranks} x {stage.make(0).recipe}" for stage in stages]
@@ -194,10 +194,15 @@ def _start(images: np.ndarray, right: np.ndarray, stages: int) -> dict[str, np.n
     }
 
 
-def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray) -> None:
+def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray, num_classes: int) -> None:
     if not stages:
         raise ValueError("stages must hold at least one attack; got none; leave stages out for AutoAttack")
     for stage in stages:
+        if stage.num_classes not in (None, num_classes):
+            raise ValueError(
+                f"{stage.name} was made for num_classes={stage.num_classes}, but the model has {num_classes} logits; "
+                f"give autoattack_stages num_classes={num_classes}"
+            )
         attack = stage.make(0)
         check_images(attack, images, "images")
         if attack.targeted:

@@ -13,6 +13,7 @@ import numpy as np
 
 from invjax import _box, _check
 from invjax._batching import correct, on_device, on_host, over_batches
+from invjax._dtypes import wide_dtype
 from invjax._progress import progress
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
 from invjax.evaluation._curve import Curve, sorted_radii
@@ -46,7 +47,7 @@ def certificate_curve(
         labels: `[N]`, the true classes.
         epsilons: the radii, in the units of the norm, in any order.
         norm: 'linf' or 'l2'; for 'l2' the method 'ibp' bounds the box around the ball.
-        method: 'ibp', 'crown-ibp' or 'crown', see `bounds.margins`.
+        method: one of `bounds.METHODS`, see `bounds.margins`.
         box: the range of pixel values, to which the balls are clipped; arrays give each feature a range of its own.
         slack: the margin by which the label must win, see `bounds.certified`.
         options: batch size, mesh, and the folder in which `certificate.npz` keeps finished radii.
@@ -80,7 +81,7 @@ def certificate_curve(
     bar = progress(done, grid.size, "certificate")
     for i in range(done, grid.size):
         if candidates.size:
-            certify = partial(run, np.asarray(grid[i], images.dtype))
+            certify = partial(run, np.asarray(grid[i], wide_dtype(images.dtype)))
             holds[candidates, i] = over_batches(certify, [images[candidates], labels[candidates]], batch_size, mesh)
         store.save(holds=holds, done=i + 1)
         bar.update()

@@ -32,13 +32,15 @@ def check_options(options: Any) -> None:
     """Check the options of an evaluation.
 
     Raises:
-        ValueError: they are no `Options`, or the batch size is not a positive whole number.
+        ValueError: they are no `Options`, the batch size is no positive whole number, or the directory is an address.
     """
     if not isinstance(options, Options):
         raise ValueError(
             f"options must be evaluation.Options; got {_explain.described(options)}; write Options(batch_size=128)"
         )
     _check.count(batch_size=options.batch_size)
+    if options.directory is not None:
+        local_path(options.directory)
 
 
 def kept(

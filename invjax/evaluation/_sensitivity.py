@@ -26,8 +26,7 @@ class ThreatModel(NamedTuple):
     Attributes:
         attack: an untargeted attack; its threat gives the name and the box.
         eps: the radius, in the units of the threat; `report` refuses None.
-        certify: method of `bounds.margins` ('ibp', 'crown-ibp' or 'crown') that certifies the ball of an 'linf' or 'l2'
-            threat; None certifies nothing.
+        certify: one of `bounds.METHODS`, which certifies the ball of an 'linf' or 'l2' threat; None certifies nothing.
         bisections: steps of the search for the smallest radius, which starts from the interval [0, 2 eps].
         keep_examples: whether to return the nearest adversarial examples.
     """
@@ -76,7 +75,7 @@ def check_threat(model: ThreatModel, images: np.ndarray) -> None:
     if model.attack.targeted:
         raise ValueError(f"the attack in {name} must be untargeted; got {model.attack.recipe}; make it targeted=False")
     check_prediction(model.attack)
-    check_radius(model.attack.threat, model.eps, images, f"eps of {name}")
+    check_radius(model.attack.threat, model.eps, images)
     _check.count(bisections=model.bisections)
     if model.certify is not None:
         _check.one_of("certify", model.certify, METHODS)

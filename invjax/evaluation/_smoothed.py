@@ -10,6 +10,7 @@ import numpy as np
 
 from invjax import _check
 from invjax._batching import cached, correct, on_device, on_host, over_batches
+from invjax._dtypes import check_noise
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.bounds import Smoothed, smoothed, smoothing_radius
@@ -72,7 +73,7 @@ def smoothed_curve(
     smoothing_radius(0, trials, sigma=sigma, alpha=alpha)  # which checks the three
     _check.count(selection=selection)
     _check.real("images", images)
-    _check.noise("images", images, sigma)
+    check_noise("images", images, sigma)
     _check.one_each("labels", labels, images)
     images, labels = on_host(images), on_host(labels)
     right = correct(apply_fn, params, images, labels, options.batch_size, options.mesh)
@@ -80,7 +81,8 @@ def smoothed_curve(
                  key=digest_tree(key), sigma=sigma, trials=trials, selection=selection, alpha=alpha)  # fmt: skip
     saved = store.load()
     if saved is None:
-        saved = {"label": np.zeros(len(images), np.int32), "radius": np.zeros(len(images), np.float32), "done": 0}
+        count = len(images)
+        saved = {"label": np.zeros(count, np.int32), "radius": np.zeros(count, np.float32), "done": np.array(0)}
     label, radius, done = saved["label"], saved["radius"], int(saved["done"])
     run = partial(_program(apply_fn, sigma, trials, selection, alpha), key, params)
     size = options.batch_size

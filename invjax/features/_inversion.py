@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from invjax import _box, _check
 from invjax._conv import fast_convs
+from invjax._dtypes import wide
 from invjax._sharding import automatic, varying
 from invjax.attacks import l2
 from invjax.attacks.building import example_keys, value_and_gradient, where
@@ -29,7 +30,7 @@ class Inversion(NamedTuple):
     """The images that the search found.
 
     Attributes:
-        x: images `[B, ...]`.
+        x: images `[B, ...]`, in float32 if those given are narrower.
         distance: `[B]`, the relative distance `|g(z) - g(x)| / |g(x)|` of their representations.
         trace: `[B, steps + 1]`, this distance at the start and after each step.
     """
@@ -98,7 +99,12 @@ def robustify(
 
 @automatic
 def _search(features_fn, x, x0, key, ids, *, steps, step_size, keep, noise, box):
-    x, features_fn = jnp.asarray(x), fast_convs(features_fn)
+    given, of_images = jnp.asarray(x), fast_convs(features_fn)
+    x = wide(given)  # half precision would round a small step to nothing
+
+    def features(z):
+        return wide(of_images(z.astype(given.dtype)))
+
     low, high = _box.ends(box, x)
     if x0 is None:
         middle, width = (low + high) / 2, high - low
@@ -109,11 +115,11 @@ def _search(features_fn, x, x0, key, ids, *, steps, step_size, keep, noise, box)
         raise ValueError(f"x0 must have the shape of x, {x.shape}; got {x0.shape}; draw one start for each image")
     x0 = jnp.asarray(x0, x.dtype)
     step_size = jnp.asarray(step_size, x.dtype)
-    wanted = jax.lax.stop_gradient(features_fn(x))
+    wanted = jax.lax.stop_gradient(features(x))
     ascent = jax.vmap(l2().ascent, (0, 0, None))
 
     def square(z):
-        difference = features_fn(z) - wanted
+        difference = features(z) - wanted
         return (difference**2).reshape(len(x), -1).sum(1), None
 
     def step(carry, _):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _logits
+from invjax._dtypes import wide
 from invjax.losses._classification import check_logits
 from invjax.types import Labels, Logits, PerExample
 
@@ -31,6 +32,7 @@ def log_odds(logits: Logits, labels: Labels) -> PerExample:
         ValueError: a label is not a class index of the K classes.
     """
     check_logits(logits, labels)
+    logits = wide(logits)
     return jax.nn.logsumexp(_without(logits, labels), axis=-1) - _of(logits, labels)
 
 
@@ -50,6 +52,7 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
     Source: Carlini & Wagner 2017.
     """
     check_logits(logits, labels)
+    logits = wide(logits)
     return _without(logits, labels).max(-1) - _of(logits, labels)
 
 
@@ -72,7 +75,7 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
     Source: Croce & Hein 2020, *Reliable Evaluation*, equation 6.
     """
     _need_classes(logits, 3, "dlr")
-    ordered = jnp.sort(logits, axis=-1)
+    ordered = jnp.sort(wide(logits), axis=-1)
     return margin(logits, labels) / _finite(ordered[:, -1] - ordered[:, -3] + 1e-12)
 
 
@@ -96,6 +99,7 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
     Source: Croce & Hein 2020, *Reliable Evaluation*, equation 7.
     """
     _need_classes(logits, 4, "targeted_dlr")
+    logits = wide(logits)
     ordered = jnp.sort(logits, axis=-1)
     scale = ordered[:, -1] - (ordered[:, -3] + ordered[:, -4]) / 2
     return (_of(logits, targets) - _of(logits, labels)) / _finite(scale + 1e-12)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from invjax import _check, _logits
+from invjax._dtypes import wide
 from invjax.types import Array, Labels, Logits, PerExample
 
 
@@ -25,7 +26,8 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
         ValueError: a label is not a class index of the K classes. Inside `jit` labels cannot be checked.
     """
     check_logits(logits, labels)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1, mode="fill", fill_value=jnp.nan)
+    logs = jax.nn.log_softmax(wide(logits))
+    chosen = jnp.take_along_axis(logs, labels[:, None], axis=-1, mode="fill", fill_value=jnp.nan)
     return jnp.where(labels < 0, jnp.nan, -chosen[:, 0])
 
 
@@ -42,11 +44,15 @@ def entropy(logits: Logits) -> PerExample:
         logits: `[B, K]`; the logits of some classes may be -inf.
 
     Returns:
-        The entropy of each prediction, `[B]`.
+        The entropy of each prediction, `[B]`; NaN where a logit is NaN.
+
+    Raises:
+        ValueError: the logits are not `[B, K]` with K of 2 or more.
     """
-    logs = jax.nn.log_softmax(logits)
-    finite = jnp.isfinite(logs)  # a class with logit -inf adds nothing, neither to the value nor to the gradient
-    return -jnp.where(finite, jnp.exp(logs) * jnp.where(finite, logs, 0), 0).sum(-1)
+    _logits.check(logits)
+    logs = jax.nn.log_softmax(wide(logits))
+    masked = jnp.isneginf(logs)  # a class with logit -inf adds nothing, neither to the value nor to the gradient
+    return -jnp.where(masked, 0, jnp.exp(logs) * jnp.where(masked, 0, logs)).sum(-1)
 
 
 def error_rate(logits: Logits, labels: Labels) -> Float[Array, ""]:

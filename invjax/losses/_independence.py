@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from invjax import _check
+from invjax._dtypes import wide
 from invjax.losses._classification import cross_entropy
 from invjax.losses._density import bits_per_dim
 from invjax.types import Array, Code, Key, Labels, Logits, PerExample, Scalar
@@ -73,7 +74,7 @@ def uniform(key: Key, nuisance_logits: Logits, labels: Labels) -> PerExample:
     Returns:
         The nuisance term, which the model minimises, `[B]`, in nats.
     """
-    log_q = jax.nn.log_softmax(nuisance_logits)
+    log_q = jax.nn.log_softmax(wide(nuisance_logits))
     return -log_q.mean(-1) - math.log(log_q.shape[-1])
 
 

@@ -51,9 +51,11 @@ def prior_latents(
         discarded_fraction: fraction of all draws that is discarded, in [0, 1).
 
     Raises:
-        ValueError: `count` or `latent` is not positive, or `discarded_fraction` is outside [0, 1).
+        ValueError: `key` is no random key, `count` or `latent` is no positive whole number, or `discarded_fraction` is
+            outside [0, 1).
     """
-    _check.positive(count=count, latent=latent)
+    _check.key(key)
+    _check.count(count=count, latent=latent)
     if not 0 <= discarded_fraction < 1:
         raise ValueError(f"discarded_fraction must be in [0, 1); got {discarded_fraction}")
     z = jax.random.normal(key, (int(count / (1 - discarded_fraction)), latent))

@@ -68,8 +68,10 @@ def init_class_vae(
         decoder: channels of the first three layers; the last one has 1.
 
     Raises:
-        ValueError: a number is not positive, or `encoder` or `decoder` does not hold three numbers.
+        ValueError: `key` is no random key, a number is not positive, or `encoder` or `decoder` does not hold three
+            numbers.
     """
+    _check.key(key)
     _check.positive(latent=latent, encoder=encoder, decoder=decoder)
     if len(encoder) != 3 or len(decoder) != 3:
         raise ValueError(f"encoder and decoder need three widths each; got {tuple(encoder)} and {tuple(decoder)}")

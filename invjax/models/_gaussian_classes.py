@@ -21,6 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy import linalg
 
 from invjax import _check
+from invjax._dtypes import wide, wide_dtype
 from invjax.types import Array, Logits
 
 
@@ -50,7 +51,8 @@ def fit_gaussian_classes(
     components: int = 40,
     min_std: float | int = 0.1,
 ) -> GaussianClasses:
-    """Fit one normal distribution to each class, in float64 on the host. The result has the dtype of `x`.
+    """Fit one normal distribution to each class, in float64 on the host. The result has the dtype of `x`, at least
+    float32.
 
     Args:
         x: `[N, ...]` training images.
@@ -89,8 +91,9 @@ def fit_gaussian_classes(
         variances, vectors = linalg.eigh(covariance, subset_by_index=(size - components, size - 1))
         rest = (np.trace(covariance) - variances.sum()) / (size - components)
         fitted.append((mean, vectors.T, np.maximum(variances, min_std**2), max(rest, min_std**2)))
-    parts = (np.stack(part).astype(flat.dtype) for part in zip(*fitted, strict=True))
-    return GaussianClasses(np.log(counts / counts.sum()).astype(flat.dtype), *parts)
+    dtype = wide_dtype(flat.dtype)
+    parts = (np.stack(part).astype(dtype) for part in zip(*fitted, strict=True))
+    return GaussianClasses(np.log(counts / counts.sum()).astype(dtype), *parts)
 
 
 def gaussian_class_log_densities(params: GaussianClasses, x: Float[Array, "batch ..."]) -> Logits:
@@ -103,7 +106,7 @@ def gaussian_class_log_densities(params: GaussianClasses, x: Float[Array, "batch
     Returns:
         The logits, `[B, K]`.
     """
-    flat = jnp.reshape(x, (len(x), -1))
+    flat = wide(jnp.reshape(x, (len(x), -1)))
     size, components = flat.shape[1], params.directions.shape[1]
     rest = params.rest
     constant = params.log_prior - 0.5 * (

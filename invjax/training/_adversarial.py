@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _check
+from invjax._sharding import check_automatic
 from invjax.attacks import Attack, Loss
 from invjax.attacks.building import check_attack, fooled
 from invjax.losses import cross_entropy
@@ -51,7 +52,8 @@ def adversarial_loss(
 
     Raises:
         ValueError: `apply_fn` is no function, `attack` is no `Attack` or is targeted, `eps` is negative, `fraction` is
-            outside (0, 1] or less than one image, or images are not floating point.
+            outside (0, 1] or less than one image, or images are not floating point. With `fraction` below 1 images must
+            not be spread over explicit axes.
     """
     _check.function("apply_fn", apply_fn, "(params, x) -> logits")
     check_attack(attack)
@@ -75,6 +77,8 @@ def adversarial_loss(
             raise ValueError(
                 f"fraction={fraction} of a batch of {len(x)} is less than one image; raise fraction or the batch size"
             )
+        if attacked < len(x):
+            check_automatic(x, "an attack on a fraction of the batch")
         radius = eps(step) if callable(eps) else eps
 
         # the gradient is stopped at the parameters, so the search is neither differentiated nor stored

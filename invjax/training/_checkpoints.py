@@ -226,8 +226,7 @@ def restore(directory: str | Path, like: Any) -> Any | None:
         return None
     if (directory / "checkpoints").is_dir():
         raise ValueError(f"{directory} is the folder of a training; its checkpoints are in {directory / 'checkpoints'}")
-    if directory.name.isdigit() and (directory / "state").is_dir():
-        raise ValueError(f"{directory} is one checkpoint; give the folder of all of them, {directory.parent}")
+    _check_not_inside(directory)
     _put_back(directory)
     with _manager(directory) as manager:
         found_steps = sorted(manager.all_steps(), reverse=True)
@@ -245,6 +244,24 @@ def restore(directory: str | Path, like: Any) -> Any | None:
     if found_steps:
         raise ValueError(f"none of the checkpoints in {directory} can be read; remove the folder to start afresh")
     return None
+
+
+def _check_not_inside(directory: Path) -> None:
+    """Refuse one checkpoint, or a folder inside of it, in the place of the folder of all checkpoints."""
+    for folder in (directory, directory.parent):
+        if folder.name.isdigit() and (folder / "state").is_dir():
+            raise ValueError(f"{directory} is one checkpoint; give the folder of all of them, {folder.parent}")
+
+
+def check_training(directory: Path) -> None:
+    """Refuse the checkpoints of a training in the place of its folder, where the training would start afresh.
+
+    Raises:
+        ValueError: the folder holds checkpoints, or is one of them.
+    """
+    _check_not_inside(directory)
+    if any((directory / str(step) / "state").is_dir() for step in steps(directory)):
+        raise ValueError(f"{directory} holds the checkpoints of a training; give its folder, {directory.parent}")
 
 
 def _same_leaves(directory: Path, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:

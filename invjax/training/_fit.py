@@ -134,6 +134,16 @@ def _check_numbers(metrics, name):
             )
 
 
+def _check_metrics(metrics):
+    """Refuse the metrics of a step of the user's own that the log could not hold."""
+    _check_numbers(metrics, "train_step")
+    if "loss" not in metrics or "step" in metrics:
+        raise ValueError(
+            f"the metrics of train_step must hold 'loss' and not 'step', which is the number of the step; got "
+            f"{sorted(metrics)}"
+        )
+
+
 def named(metrics: Metrics, **own: jax.Array) -> Metrics:
     """The metrics of a loss with those of the step.
 
@@ -217,7 +227,7 @@ def fit(
                     same_on_hosts(mesh, "batches", batch, "pass whole batches, of which each host keeps its part")
                 state, metrics = step_fn(state, shard_batch(mesh, batch) if mesh is not None else jax.device_put(batch))
                 if done == start + 1:
-                    _check_numbers(metrics, "train_step")
+                    _check_metrics(metrics)
                 if on_cpus:  # the CPU devices of one process share their threads: two steps in flight can deadlock
                     jax.block_until_ready(state)
                 if done % log_every == 0 or done == num_steps:

@@ -38,9 +38,12 @@ def resumable(
         check: raises an error for a state that must not be saved.
 
     Raises:
-        ValueError: the checkpoint is of another model or past `num_steps`, or another process holds the folder.
+        ValueError: the checkpoint is of another model or past `num_steps`, another process holds the folder, or the
+            folder is that of the checkpoints or one of them.
         Interrupted: a signal arrived, and the state is saved.
     """
+    if directory is not None:
+        _checkpoints.check_training(directory)
     checkpoints = None if directory is None else directory / "checkpoints"
     finished = checkpoints is not None and num_steps in _checkpoints.steps(checkpoints)
     last = 0

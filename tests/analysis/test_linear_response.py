@@ -352,3 +352,10 @@ def test_a_model_with_an_infinite_gamma_is_refused_for_a_data_set():
     steep = lambda _, x: jnp.stack([1 - x, jnp.sqrt(jnp.maximum(x, 0))], -1)[:, 0]  # noqa: E731
     with pytest.raises(ValueError, match="gamma holds"):
         analysis.dataset_response(steep, None, np.zeros((2, 1), np.float32), np.zeros(2, np.int32))
+
+
+def test_a_model_without_a_prediction_has_no_class_that_overtakes():
+    nothing = lambda x: jnp.full((len(x), 3), jnp.nan)  # noqa: E731
+    x = jnp.full((2, 4), 0.5)
+    found = analysis.true_epsilon(nothing, x, jnp.zeros(2, int), jnp.ones((2, 4)), eps=1.0, points=4, steps=2)
+    assert found.eps.tolist() == [0, 0] and found.label.tolist() == [-1, -1]

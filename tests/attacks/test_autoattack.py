@@ -61,3 +61,12 @@ def test_one_attack_and_the_benchmark_break_the_same_images_with_the_same_exampl
     np.testing.assert_allclose(np.asarray(single.x)[whole.broken], whole.x[whole.broken], atol=1e-6)
     np.testing.assert_allclose(np.asarray(single.distance)[whole.broken], whole.distance[whole.broken], atol=1e-6)
     assert attack.recipe == "autoattack(linf, num_classes=4, steps=2, queries=4)" and not attack.targeted
+
+
+def test_stages_for_another_number_of_classes_are_refused():
+    w = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
+    x = np.random.default_rng(1).uniform(size=(4, 4, 4, 1)).astype(np.float32)
+    model = lambda w, x: x.reshape(len(x), -1) @ w  # noqa: E731
+    stages = autoattack_stages(linf(), num_classes=2, steps=1, queries=1)
+    with pytest.raises(ValueError, match="was made for num_classes=2, but the model has 5 logits"):
+        benchmark(jax.random.key(0), model, w, x, model(w, x).argmax(1), threat=linf(), eps=0.1, stages=stages)

@@ -1,5 +1,6 @@
 """Each check finds the faulty model that was built for it, and a healthy model passes all checks."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -87,7 +88,7 @@ def only_near(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
     return fgsm()(key, logits_fn, x, labels, eps=jnp.where(eps > 0.2, 0.0, 2 * eps), ids=ids)
 
 
-ONLY_NEAR = fgsm()._replace(run=only_near)
+ONLY_NEAR = replace(fgsm(), run=only_near)
 
 BLINDLY = {"attack": pgd(steps=2, loss=cross_entropy, random_start=False)}
 CASES = {  # name: (the fault, the check that finds it, its message)
@@ -99,7 +100,7 @@ CASES = {  # name: (the fault, the check that finds it, its message)
         "attack their mean over the randomness",
     ),
     "a worse attack": (
-        {"attack": fgsm()._replace(run=only_near)},
+        {"attack": replace(fgsm(), run=only_near)},
         "monotone",
         "the attack succeeds less often at a larger radius",
     ),
@@ -241,3 +242,14 @@ def test_randomness_that_is_drawn_while_tracing_is_found():
 def test_a_model_that_looks_at_its_whole_batch_is_found():
     found, _ = look(lambda params, x: NET.apply(params, x - x.mean(0, keepdims=True)), attack=fgsm())
     assert "other images of its batch" in found["batch dependence"]
+
+
+def test_a_masked_class_is_no_vanishing_gradient():
+    w = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    x = np.random.default_rng(1).uniform(size=(20, 16)).astype(np.float32)
+    masked = lambda w, x: jnp.concatenate([x @ w, jnp.full((len(x), 1), -jnp.inf)], 1)  # noqa: E731
+    found = diagnose(KEY, masked, w, x, (x @ w).argmax(1), eps=0.3, queries=5, show=None)
+    assert "gradients" not in [finding.name for finding in found]
+    rounded = lambda w, x: jnp.round(x * 4) / 4 @ w  # noqa: E731
+    found = diagnose(KEY, rounded, w, x, rounded(w, x).argmax(1), eps=0.3, queries=5, show=None)
+    assert "gradients" in [finding.name for finding in found]

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -191,3 +192,10 @@ def test_curves_and_benchmarks_count_by_the_rule():
 def test_bad_rules_are_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("k", [1.5, True, 0])
+def test_a_number_of_classes_that_is_no_count_is_refused(k, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the checks of jaxtyping
+    with pytest.raises(ValueError, match="k must be"):
+        top_k(pgd(), k)

@@ -259,3 +259,16 @@ def test_the_start_is_no_candidate_even_where_every_step_makes_things_worse():
     found = fgsm()(jax.random.key(0), ridge, x, labels, eps=0.3)
     np.testing.assert_allclose(found.x, 0.89, rtol=1e-6)
     assert found.loss[0] < log_odds(ridge(x), labels)[0]
+
+
+@pytest.mark.parametrize("attack", [step_ll(), iterated_ll(steps=3)], ids=["step_ll", "iterated_ll"])
+def test_the_least_likely_class_is_none_that_is_masked(attack):
+    """A class with logit -inf is never predicted, and its gradient is zero."""
+    w = weights(3, 8, 3)
+    x = np.random.default_rng(4).uniform(size=(6, 8)).astype(np.float32)
+    plain = lambda x: x @ w  # noqa: E731
+    masked = lambda x: jnp.concatenate([x @ w, jnp.full((len(x), 1), -jnp.inf)], 1)  # noqa: E731
+    labels = plain(x).argmax(1)
+    found, expected = (attack(KEY, model, x, labels, eps=0.2) for model in (masked, plain))
+    np.testing.assert_allclose(found.x, expected.x, atol=1e-6)
+    assert np.abs(expected.x - x).max() > 0.1

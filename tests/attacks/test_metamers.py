@@ -350,3 +350,15 @@ def test_the_round_trip_error_is_that_of_images_and_of_codes(recwarn):
         assert bounds[0] <= of_code.max() <= bounds[1]
     broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), steep(1))
     assert np.isinf(round_trip_error(model, broken, x)).all()
+
+
+@pytest.mark.slow
+def test_interpolations_of_an_ill_conditioned_network_warn_as_metamers_do():
+    model = MODELS["additive"]
+    params = jax.tree.map(
+        lambda leaf: leaf + 3 * jax.random.normal(jax.random.key(5), leaf.shape), trained("additive", "float32")
+    )
+    first, second = (jnp.asarray(images(seed), jnp.float32) for seed in (1, 2))
+    for call in (metamers, partial(interpolate, weights=np.array([0.0, 0.5, 1.0]))):
+        with pytest.warns(UserWarning, match="the logits of these metamers are off by up to"):
+            call(model, params, first, second)

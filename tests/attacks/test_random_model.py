@@ -1,12 +1,15 @@
 """Models that draw random numbers: the mean gradient, the majority of fresh draws, and keys by position."""
 
+import weakref
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from invjax import analysis, evaluation
 from invjax.attacks import (
     apgd,
     autoattack,
@@ -201,3 +204,46 @@ def test_bad_input_is_refused():
         diagnose(KEY, random_model(noisy), W, X, LABELS, eps=0.1)
     with pytest.raises(ValueError, match=r"the model must map images \(6, 4, 4, 1\) to logits"):
         jit_attack(pgd(), random_model(lambda p, k, x: x))(KEY, W, X, LABELS, eps=0.1)
+
+
+NOISY = random_model(lambda params, key, x: clean(params, x) + jax.random.normal(key, (len(x), 2)), draws=2)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pgd(steps=1)(KEY, NOISY, X, LABELS, eps=0.1),
+        lambda: evaluation.correct(NOISY, W, X, LABELS),
+        lambda: evaluation.certificate_curve(NOISY, W, X, LABELS, epsilons=[0.1]),
+        lambda: evaluation.report(KEY, NOISY, W, X, LABELS, threats=[evaluation.ThreatModel(fgsm(), 0.1)]),
+        lambda: analysis.dataset_response(NOISY, W, X, LABELS),
+    ],
+)
+def test_functions_without_random_models_say_so_each_time(call):
+    """JAX ended the process at the second call of a function that it could not compile."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match="called without a key; random models work in jit_attack, over"):
+            call()
+
+
+def test_attacks_and_random_models_can_be_compiled_by_jax():
+    for function in (pgd(steps=1), NOISY):
+        assert weakref.ref(function)() is function and jax.jit(function) is not None
+    compiled = jax.jit(pgd(steps=2), static_argnums=1)
+    model = partial(clean, W)
+    np.testing.assert_array_equal(
+        compiled(KEY, model, X, LABELS, eps=0.1).x, jit_attack(pgd(steps=2), clean)(KEY, W, X, LABELS, eps=0.1).x
+    )
+
+
+def test_a_random_model_that_ignores_its_batch_is_refused():
+    wrong = random_model(lambda params, key, x: clean(params, x * jax.random.bernoulli(key, 0.9, X.shape)), draws=2)
+    with pytest.raises(ValueError, match=r"gets one image and must return logits \[1, classes\]; got \(6, 2\)"):
+        jit_attack(fgsm(), wrong)(KEY, W, X, LABELS, eps=0.1)
+
+
+def test_a_random_model_on_explicit_axes_is_refused():
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    x = jax.device_put(X, NamedSharding(mesh, PartitionSpec("data")))
+    with pytest.raises(ValueError, match="a random model takes no explicit axes; got images on explicit axes"):
+        jit_attack(fgsm(), NOISY)(KEY, W, x, LABELS, eps=0.1)

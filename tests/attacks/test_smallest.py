@@ -1,5 +1,6 @@
 """The smallest radius against linear models' exact distances, and the first of several crossings of a line."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -90,7 +91,7 @@ def test_a_step_size_shrinks_with_its_radius():
         return far._replace(x=jnp.where(won, far.x, x), success=won[None], distance=eps[None])
 
     run = jax.jit(
-        lambda eps: smallest(fgsm()._replace(run=a_third), steps=6)(
+        lambda eps: smallest(replace(fgsm(), run=a_third), steps=6)(
             KEY, logits_fn, X, LABELS, eps=eps, step_size=eps / 3
         )
     )

@@ -90,3 +90,21 @@ def test_a_unit_without_bounds_does_not_remove_the_certificates_of_the_others():
     for method in bounds.METHODS:
         margin = bounds.margins(logits, region, np.array([1]), method=method)
         assert margin[0, 0] == -jnp.inf and margin[0, 1] == pytest.approx(1, abs=0.21)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("eps", [1e-4, 0.0101, 0.3])
+def test_regions_in_half_precision_are_rounded_outward(dtype, eps):
+    """A radius below the spacing of the numbers would leave a box of one point, which says nothing about its ball."""
+    x = jax.random.uniform(jax.random.key(0), (200, 8)).astype(dtype)
+    exact = np.asarray(x, np.float64)
+    region, ball = bounds.linf_box(x, eps, box=(-np.inf, np.inf)), bounds.l2_ball(x, eps)
+    lower, upper = (np.asarray(end, np.float64) for end in region)
+    assert region.lower.dtype == ball.radius.dtype == dtype
+    assert (lower <= exact - eps + 1e-7).all() and (upper >= exact + eps - 1e-7).all()
+    spacing = float(jnp.finfo(dtype).eps)
+    assert (exact - eps - lower).max() <= spacing and (upper - exact - eps).max() <= 2 * spacing
+    assert eps <= float(ball.radius[0]) <= eps * (1 + spacing)
+    inside = bounds.linf_box(x, eps)
+    assert (inside.lower >= 0).all() and (inside.upper <= 1).all()
+    np.testing.assert_array_equal(bounds.linf_box(x, 0.0).lower, x)

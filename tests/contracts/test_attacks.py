@@ -5,6 +5,7 @@ The network of the general checks is one of flax, the linear models of the optim
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -702,7 +703,7 @@ def test_worst_of_takes_the_first_success():
     x, y = jnp.array([[0.9], [0.5], [0.3]]), jnp.zeros(3, jnp.int32)
     logits_fn = lambda z: jnp.concatenate([0 * z, 0.45 - z], 1)  # noqa: E731
     fgsm_result = fgsm()(KEY, logits_fn, x, y, eps=0.0)
-    found = worst_of([fgsm()._replace(run=constant(0.6, 1.0)), fgsm()._replace(run=constant(0.4, 2.0))])(
+    found = worst_of([replace(fgsm(), run=constant(0.6, 1.0)), replace(fgsm(), run=constant(0.4, 2.0))])(
         KEY, logits_fn, x, y, eps=0.5
     )
     np.testing.assert_allclose(found.x, [[0.4], [0.4], [0.3]])

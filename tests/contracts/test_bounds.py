@@ -53,7 +53,7 @@ def in_linen(module):
 REVNET = partial(models.fi_revnet, (4, 4, 2), CLASSES, blocks=(2,), hidden=((3,),))
 NETWORKS: dict[str, Callable[[], Member]] = {
     "mlp": lambda: Member(models.mlp(CLASSES, (8, 7)), 0.1),
-    "normalized": lambda: Member(normalised(models.mlp(CLASSES, (8,))), 0.1),
+    "normalized": lambda: Member(normalised(models.mlp(CLASSES, (8,))), 0.1, bounds.METHODS[:3]),
     "mnist_cnn": lambda: Member(models.mnist_cnn(CLASSES, (2, 3), 6), 0.1),
     "pooled": lambda: Member(in_linen(PooledNet()), 0.1),
     # interval statistics of group norm give loose bounds; full CROWN takes minutes to compile
@@ -61,7 +61,9 @@ NETWORKS: dict[str, Callable[[], Member]] = {
     "fi_revnet": lambda: Member(of_classifier(REVNET()), 0.02),
     "fi_revnet, all kept": lambda: Member(of_classifier(REVNET(save_memory=False, mix=models_conv1x1)), 0.02, ("ibp",)),
     "coupled": lambda: Member(
-        of_classifier(models.coupled_classifier(lambda k: models.mlp(k, (6,)), (4, 4, 2), CLASSES)), 0.1
+        of_classifier(models.coupled_classifier(lambda k: models.mlp(k, (6,)), (4, 4, 2), CLASSES)),
+        0.1,
+        bounds.METHODS[:3],
     ),
 }
 
@@ -74,8 +76,9 @@ def models_conv1x1():
 
 SLOW = (
     ("resnet", "fi_revnet, all kept"),
-    (("pooled", "crown"), ("mnist_cnn", "crown"), ("fi_revnet", "crown"), ("fi_revnet", "crown-ibp")),
-)
+    (("pooled", "crown"), ("mnist_cnn", "crown"), ("fi_revnet", "crown"), ("fi_revnet", "crown-ibp"),
+     ("pooled", "alpha-crown"), ("mnist_cnn", "alpha-crown"), ("fi_revnet", "alpha-crown")),
+)  # fmt: skip
 PAIRS = [
     pytest.param(name, method, marks=pytest.mark.slow if name in SLOW[0] or (name, method) in SLOW[1] else [])
     for name, make in NETWORKS.items()

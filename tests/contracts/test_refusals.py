@@ -115,6 +115,9 @@ CALLS = {  # name: a function whose arguments are taken from COMMON by their nam
     "linf_box": lambda x, eps: bounds.linf_box(x, eps),
     "l2_ball": lambda x, eps: bounds.l2_ball(x, eps),
     "margins": lambda logits_fn, labels: bounds.margins(logits_fn, bounds.linf_box(X, 0.1), labels),
+    "verify": lambda apply_fn, params, x, labels: bounds.verify(
+        apply_fn, params, x, labels, bounds.linf_box(x, 0.1), budget=1
+    ),
     "smoothed": lambda key, logits_fn, x, ids: bounds.smoothed(key, logits_fn, x, sigma=0.5, trials=2, ids=ids),
     "attack_direction": lambda logits_fn, x, labels: analysis.attack_direction(logits_fn, x, labels),
     "linear_response": lambda logits_fn, x, labels: analysis.linear_response(logits_fn, x, labels),

@@ -1,6 +1,7 @@
 """The benchmark: each stage attacks the images that are still correct, and no result depends on the batches."""
 
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -40,7 +41,7 @@ def blind(rank):
     def attack(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
         return pgd(steps=1)(key, logits_fn, x, labels, eps=eps, step_size=0.0, ids=ids)
 
-    return fgsm()._replace(run=attack)
+    return replace(fgsm(), run=attack)
 
 
 def weak(rank):
@@ -126,7 +127,7 @@ def recording(seen, stages):
                 jax.debug.callback(lambda *what: seen.append(tuple(int(i) for i in what)), number, rank, ids[0])
                 return make(rank)(key, logits_fn, x, labels, eps=eps, ids=ids)
 
-            return make(rank)._replace(run=attack)
+            return replace(make(rank), run=attack)
 
         return of_rank
 
@@ -155,7 +156,7 @@ def test_each_rank_of_a_stage_and_each_stage_has_its_own_key():
             nothing = jnp.zeros(len(x))
             return AttackResult(x, won, nothing, nothing, nothing[:, None], nothing == 0)
 
-        return fgsm()._replace(run=attack)
+        return replace(fgsm(), run=attack)
 
     stages = recording(seen, [Stage("coin", coin, 2), Stage("again", coin, 1)])
     found = run(stages)

@@ -1,6 +1,7 @@
 """A benchmark that is interrupted continues to the same numbers, and belongs to one run."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -39,7 +40,7 @@ def stages(factors=(0.5, 1.0)):
             jax.debug.callback(lambda rank: SEEN.append((name, int(rank))), rank)
             return fgsm()(key, logits_fn, x, labels, eps=factor * eps * rank, ids=ids)
 
-        return fgsm()._replace(run=run, recipe=f"{name}(linf, factor={factor:g})")
+        return replace(fgsm(), run=run, recipe=f"{name}(linf, factor={factor:g})")
 
     return tuple(Stage(n, partial(make, n, f), 2) for n, f in zip(("weak", "strong"), factors, strict=True))
 

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -138,7 +139,7 @@ def of_small_radii(key, logits_fn, x, labels, *, eps, step_size=None, ids=None):
     return result._replace(success=jnp.full(len(x), eps < 0.03))
 
 
-SMALL_ONLY = fgsm()._replace(run=of_small_radii)
+SMALL_ONLY = replace(fgsm(), run=of_small_radii)
 
 
 @pytest.mark.parametrize("vectorize", [False, True])
@@ -170,7 +171,7 @@ def noting(attack, traces, seen):
         jax.debug.callback(lambda ids, eps: seen.setdefault(round(float(eps), 3), []).extend(ids.tolist()), ids, eps)
         return attack(key, logits_fn, x, labels, eps=eps, ids=ids)
 
-    return attack._replace(run=noted)
+    return replace(attack, run=noted)
 
 
 def test_one_compilation_serves_all_radii_and_broken_images_are_not_attacked():
@@ -228,7 +229,7 @@ def test_a_curve_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, vectori
 
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_a_finished_curve_is_read_and_not_run_again(finished, vectorize):
-    again = curve(FGSM._replace(run=never), directory=str(finished), vectorize=vectorize)
+    again = curve(replace(FGSM, run=never), directory=str(finished), vectorize=vectorize)
     np.testing.assert_array_equal(again.broken_at, whole(FGSM).broken_at)
 
 
@@ -337,7 +338,7 @@ def found(kept_report):
 
     def attack_for(threat):
         attack = pgd(threat, steps=4)
-        return attack._replace(run=never) if threat.name == "linf" else attack
+        return replace(attack, run=never) if threat.name == "linf" else attack
 
     return make_report(attack_for=attack_for, directory=kept_report[0], changed=CHANGED)
 
@@ -367,7 +368,7 @@ def stubborn(threat, length):
         distance = jnp.full(len(x), jnp.where(eps > 0.5, 0.5, length), jnp.float32)
         return result._replace(success=jnp.full(len(x), won), distance=distance)
 
-    return fgsm(threat)._replace(run=run)
+    return replace(fgsm(threat), run=run)
 
 
 @pytest.mark.parametrize(("length", "expected"), [(0.25, 0.25), (0.3 * (1 + 1e-6), 0.3)], ids=["less", "rounded up"])
@@ -381,7 +382,7 @@ def test_a_report_is_kept_by_threat_and_goes_on_after_an_interruption(kept_repor
     directory, after_interruption = kept_report
     assert after_interruption == ["linf.npz"]
     assert sorted(path.name for path in directory.iterdir()) == ["l2.npz", "linf.npz"]
-    again = make_report(attack_for=lambda threat: pgd(threat, steps=4)._replace(run=never), directory=directory)
+    again = make_report(attack_for=lambda threat: replace(pgd(threat, steps=4), run=never), directory=directory)
     for name, s in found.sensitivity.items():
         for kept, value in zip(again.sensitivity[name], s, strict=True):
             np.testing.assert_array_equal(kept, value)
@@ -532,7 +533,7 @@ def test_where_nothing_has_changed_there_is_no_agreement(found):
 
 def test_a_model_that_is_always_wrong_is_not_attacked():
     wrong = (np.asarray(apply_fn(PARAMS, IMAGES)).argmax(1).astype(np.int32) + 1) % CLASSES
-    found = make_report([(linf(), 0.1)], lambda threat: fgsm(threat)._replace(run=never), labels=wrong)
+    found = make_report([(linf(), 0.1)], lambda threat: replace(fgsm(threat), run=never), labels=wrong)
     assert found.sensitivity["linf"].success.all() and not found.sensitivity["linf"].smallest_eps.any()
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from invjax import attacks, data, evaluation, training
 from invjax.losses import cross_entropy, error_rate
@@ -216,3 +217,11 @@ def test_batches_that_make_no_sense_are_refused():
         make(fraction=0.01)(params, KEY, (x, labels), 0)
     with pytest.raises(ValueError, match=r"images must be floating point; got dtype uint8; convert bytes with data"):
         make()(params, KEY, (x.astype(np.uint8), labels), 0)
+
+
+def test_a_fraction_of_a_batch_on_explicit_axes_is_refused():
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    x = jax.device_put(np.full((4, 3), 0.5, np.float32), NamedSharding(mesh, PartitionSpec("data")))
+    loss = adversarial_loss(lambda w, x: x @ w, attacks.fgsm(), eps=0.1, fraction=0.5)
+    with pytest.raises(ValueError, match="a fraction of the batch takes no explicit axes"):
+        loss(jnp.ones((3, 2)), jax.random.key(0), (x, jnp.zeros(4, int)), 0)

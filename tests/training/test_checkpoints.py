@@ -5,14 +5,17 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from invjax import training
 from invjax.training import _checkpoints as checkpoints
 
 
@@ -239,3 +242,22 @@ def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stays(tmp_path):
     assert "REFUSED could not save the checkpoint of step 2" in done.stdout, done.stdout + done.stderr[-2000:]
     assert "make room on the disk and run again" in done.stdout
     assert "KEPT True" in done.stdout
+
+
+def test_a_training_is_not_started_afresh_among_its_checkpoints(tmp_path):
+    step = training.make_train_step(lambda params, key, batch, step: ((params**2).sum(), {}), optax.sgd(0.1))
+    state = training.init_state(jax.random.key(0), jnp.ones(2), optax.sgd(0.1))
+    train = partial(training.fit, state, step, lambda step: np.zeros(1))
+    train(2, directory=tmp_path, save_every=1)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for folder, message in (
+        ("checkpoints", "holds the checkpoints of a training; give its folder"),
+        ("checkpoints/2", "is one checkpoint; give the folder of all of them"),
+        ("checkpoints/2/state", "is one checkpoint; give the folder of all of them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(4, directory=tmp_path / folder)
+    with pytest.raises(ValueError, match="is one checkpoint"):
+        training.restore_checkpoint(tmp_path / "checkpoints" / "2" / "state", state)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert int(train(4, directory=tmp_path)[0].step) == 4

@@ -469,3 +469,13 @@ def test_a_state_that_holds_one_array_twice_is_trained():
     start = training.init_state(jax.random.key(0), params, optimizer)._replace(opt_state=params)
     state, _ = training.fit(start, step, lambda _: (np.zeros(1, np.float32),), 3)
     np.testing.assert_array_equal([state.params, state.opt_state], -2)
+
+
+@pytest.mark.parametrize("metrics", [{"loss": 1.0, "step": 99}, {"error": 0.0}], ids=["step", "no loss"])
+def test_metrics_that_the_log_cannot_hold_are_refused(metrics):
+    def step(state, batch):
+        return state._replace(step=state.step + 1), {name: jnp.asarray(value) for name, value in metrics.items()}
+
+    state = training.init_state(jax.random.key(0), jnp.ones(2), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="must hold 'loss' and not 'step'"):
+        training.fit(state, step, lambda step: np.zeros(1), 2)

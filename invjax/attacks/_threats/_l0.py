@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import _box, _check
+from invjax._dtypes import wide_dtype
 from invjax.attacks._threats._threat import Threat, check_box, draw, movable
 from invjax.types import Box
 
@@ -76,7 +77,7 @@ def l0(box: Box = (0.0, 1.0), *, channels: bool | None = None) -> Threat:
 
     def distance(z, x):
         changed = z != x
-        return (changed.any(-1) if grouped(x) else changed).sum().astype(x.dtype)
+        return (changed.any(-1) if grouped(x) else changed).sum().astype(wide_dtype(x.dtype))
 
     name = "l0" if channels is None else f"l0-{'channels' if channels else 'features'}"
     return Threat(sample, ascent, project, distance, box, name, counts=True)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _box
+from invjax._dtypes import wide
 from invjax.attacks._roots import l1_threshold
 from invjax.attacks._threats._threat import Threat, check_box, descent, draw, movable, unlimited
 from invjax.types import Box
@@ -71,7 +72,7 @@ def l1(box: Box = (0.0, 1.0), fraction: float = 0.01) -> Threat:
         sample=sample,
         ascent=ascent,
         project=project,
-        distance=lambda z, x: jnp.abs(z - x).sum(),
+        distance=lambda z, x: jnp.abs(wide(z) - wide(x)).sum(),
         box=box,
         name="l1" if fraction == 0.01 else f"l1-fraction-{fraction:g}",
         order=1,

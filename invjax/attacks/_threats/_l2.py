@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _box
+from invjax._dtypes import wide
 from invjax.attacks._threats._threat import Threat, check_box, descent, draw, unlimited
 from invjax.types import Box
 
@@ -54,4 +55,7 @@ def l2(box: Box = (0.0, 1.0)) -> Threat:
         way = descent(point, normal, offset, box)
         return way.along(way.slope)
 
-    return Threat(sample, ascent, project, lambda z, x: _norm(z - x), box, "l2", order=2, to_hyperplane=to_hyperplane)
+    def distance(z, x):
+        return _norm(wide(z) - wide(x))
+
+    return Threat(sample, ascent, project, distance, box, "l2", order=2, to_hyperplane=to_hyperplane)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax import _box
+from invjax._dtypes import wide
 from invjax.attacks._threats._threat import Threat, check_box, descent, draw
 from invjax.types import Box
 
@@ -42,7 +43,7 @@ def linf(box: Box = (0.0, 1.0)) -> Threat:
         sample=lambda key, x, eps: project(x + eps * draw(jax.random.uniform, key, x.shape, x.dtype, -1, 1), x, eps),
         ascent=lambda gradient, z, eps: jnp.sign(gradient),
         project=project,
-        distance=lambda z, x: jnp.abs(z - x).max(),
+        distance=lambda z, x: jnp.abs(wide(z) - wide(x)).max(),
         box=box,
         name="linf",
         order=jnp.inf,

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from invjax import _check
+from invjax.attacks._threats._registry import check_threat
 from invjax.attacks._threats._threat import Threat
 from invjax.types import Array
 
@@ -39,9 +40,10 @@ def masked(threat: Threat, mask: Bool[Array, "..."], *, per_image: bool = False)
         The threat, with the name "masked-" and that of `threat`.
 
     Raises:
-        ValueError: the mask is not boolean or allows no change at all. When an attack runs: the mask has other axes
-            than the images, or an image has no mask.
+        ValueError: `threat` is no `Threat`, or the mask is not boolean or allows no change at all. When an attack runs:
+            the mask has other axes than the images, or an image has no mask.
     """
+    check_threat(threat)
     mask = _checked(mask)
     if not per_image and threat.for_image is None:
         return _restricted(threat, mask)

@@ -1,6 +1,7 @@
 """Training, agreement with its intervals, and missing human labels."""
 
 import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def test_the_radius_is_a_third_in_the_first_epoch():
         return attack.run(key, logits_fn, x, labels, eps=eps, **rest)
 
     radii, attack = [], pgd(linf(), steps=1)
-    loss_fn = robust_networks.loss_of("small CNN", attack._replace(run=noted), 2, None)
+    loss_fn = robust_networks.loss_of("small CNN", replace(attack, run=noted), 2, None)
     batch = np.zeros((2, 28, 28, 1), np.float32), np.zeros(2, np.int32), np.float32([[0.1, 0.3]] * 2)
     params = robust_networks.network("small CNN").init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     for step in range(4):
