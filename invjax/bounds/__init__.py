@@ -7,6 +7,7 @@ extend the bounds to new primitives.
 """
 
 from invjax.bounds import _interval_table as _interval_table  # registers the rules of JAX's primitives
+from invjax.bounds import _normalization_rules as _normalization_rules  # registers the rules of layer norm and the like
 from invjax.bounds import _whole_rules as _whole_rules  # registers the rules of softmax and other whole functions
 from invjax.bounds._crown import METHODS, Margins, certified, crown, margins
 from invjax.bounds._enclosure_rules import affine, bent, s_shaped

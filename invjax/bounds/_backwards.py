@@ -29,6 +29,8 @@ from invjax.bounds._regions import Ball, Interval, Region, box_of
 
 _BATCH_SIZE = 512
 """The number of backward passes that are held in memory together."""
+_COUPLED = ("sum of squares", "normalization", "jax.nn.softmax")
+"""Functions whose inputs CROWN-IBP refines, beside those of products of two uncertain matrices."""
 
 
 class Split(NamedTuple):
@@ -60,8 +62,15 @@ class Enclosed(NamedTuple):
     overflows: jax.Array
 
 
-def enclosed(graph: Graph, region: Region, *, by_crown: bool) -> Enclosed:
-    """Enclose every operation; the intervals of their inputs are those of a backward pass, or those of `ibp`."""
+def enclosed(graph: Graph, region: Region, *, by_crown: bool, coupled: bool = True) -> Enclosed:
+    """Enclose every operation; the intervals of their inputs are those of a backward pass, or those of `ibp`.
+
+    Args:
+        graph: the operations.
+        region: the region of one example.
+        by_crown: whether every input gets a backward pass.
+        coupled: whether the inputs of normalizations and of attention get one.
+    """
     bounds: dict[Variable, Interval] = {graph.source: box_of(region)}
     coarse: list[Any] = []
     fine: list[Any] = []
@@ -71,7 +80,7 @@ def enclosed(graph: Graph, region: Region, *, by_crown: bool) -> Enclosed:
         found = step(operation, bounds)
         intervals = [found[out] for out in operation.outputs]
         enclosure = enclosure_of(operation, bounds, intervals)
-        if by_crown and not isinstance(enclosure, Exact):
+        if not isinstance(enclosure, Exact) and (by_crown or (coupled and _is_coupled(operation))):
             before = graph._replace(operations=graph.operations[:i])
             for variable in set(operation.dependent) - refined:
                 if variable is not graph.source and jnp.issubdtype(variable.dtype, jnp.floating):
@@ -99,7 +108,7 @@ def least(graph: Graph, region: Region, method: str, steps: int = 0) -> Callable
     if not isinstance(output, Variable):
         return jax.vmap(lambda row: (row * output).sum())
     by_crown = method in ("crown", "alpha-crown")
-    known = enclosed(graph, region, by_crown=by_crown)
+    known = enclosed(graph, region, by_crown=by_crown, coupled=method != "ibp")
 
     def backwards(enclosures: list[Any]) -> Callable[[jax.Array], jax.Array]:
         run = jax.vmap(partial(weighted, graph, enclosures, region, output))
@@ -113,6 +122,15 @@ def least(graph: Graph, region: Region, method: str, steps: int = 0) -> Callable
     if by_crown:  # narrower intervals choose other slopes, which may give worse bounds
         ways.append(least(graph, region, "crown-ibp"))
     return lambda rows: reduce(jnp.maximum, (way(rows) for way in ways))
+
+
+def _is_coupled(operation: Operation) -> bool:
+    """Whether an operation is a normalization or a part of attention, with few values, so that CROWN-IBP refines them.
+
+    Such a function couples many values, so its interval over a box that is too wide contains no information.
+    """
+    coupled = operation.name in _COUPLED or (operation.name == "dot_general" and len(operation.dependent) == 2)
+    return coupled and all(math.prod(operand.shape) <= _BATCH_SIZE for operand in operation.dependent)
 
 
 def _with_best_slopes(

@@ -2,7 +2,8 @@ r"""Linear bounds: CROWN-IBP, CROWN and alpha-CROWN, for any function whose oper
 
 All methods enclose every operation between two affine functions and carry weights backwards to the input. The
 enclosures need an interval for every input of a nonlinear operation. CROWN computes each interval by a backward pass of
-its own; CROWN-IBP takes the intervals of `ibp`, at the cost of about two forward passes. alpha-CROWN is CROWN with
+its own; CROWN-IBP takes the intervals of `ibp`, at the cost of about two forward passes, and computes only
+those of normalizations and of attention with at most 512 values each as CROWN does. alpha-CROWN is CROWN with
 optimized slopes. If all enclosures are intervals, the backward pass gives the bounds of `ibp`, with the last affine
 layers merged into one.
 

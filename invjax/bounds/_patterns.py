@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax.bounds._normalizations import normalization
 from invjax.bounds._operations import Operation, Variable, inlined, variable
 
 Axes = tuple[int, ...]
@@ -80,8 +81,11 @@ def whole(operations: list[Operation]) -> list[Operation]:
     found = []
     for operation in operations:
         producers |= dict.fromkeys(operation.outputs, operation)
-        found.append(_recognized(operation, producers) or operation)
-        producers |= dict.fromkeys(operation.outputs, found[-1])
+        one = _recognized(operation, producers)
+        steps = [one] if one else normalization(operation, producers) or [operation]
+        for step in steps:
+            producers |= dict.fromkeys(step.outputs, step)
+        found += steps
     return found
 
 
@@ -118,7 +122,7 @@ def _candidates(
             seen.add(value)
             if made.name == "reduce_sum":
                 (operand,) = made.operands
-                axes = tuple(made.params["axes"])
+                axes = tuple(map(int, made.params["axes"]))
                 yield operand, axes, output.shape != made.outputs[0].shape
             else:
                 before += [v for v in made.operands if isinstance(v, Variable)]
