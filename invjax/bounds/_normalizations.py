@@ -24,15 +24,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax.bounds._operations import Operation, Variable
+from invjax.bounds._paths import (
+    Path,
+    Producers,
+    back,
+    equal,
+    is_scaling,
+    is_step,
+    origin,
+    pushed,
+    scale_of,
+    step_of,
+)
 from invjax.types import Array
 
 DEVIATIONS, SQUARES, NAME = "deviations from the mean", "sum of squares", "normalization"
 
-Producers = dict[Variable, Operation]
-Path = list[Operation]
-Step = tuple[str, float]
-
-_MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy")
 _STEPS: dict[str, Callable[[Any, float], Any]] = {
     "add": lambda v, c: v + c,
     "max": jnp.maximum,
@@ -107,14 +114,14 @@ def normalization(operation: Operation, producers: Producers) -> Path | None:
 
 def _of_factors(operation: Operation, values: Variable, factor: Variable, producers: Producers) -> Path | None:
     """The normalization, if the first factor is d and the second is h(S), each times a constant."""
-    inverse, scaling = _back(factor, producers, _is_scaling)
+    inverse, scaling = back(factor, producers, is_scaling)
     path = _inverse_root(inverse, producers)
     found = None if path is None else _squares(path[0].dependent[0], producers)
     if path is None or found is None:
         return None
     groups, centered = found
-    known, index = _origin(groups.source, producers)
-    start, moving = _back(values, producers, lambda op: _is_scaling(op) and known not in op.outputs)
+    known, index = origin(groups.source, producers)
+    start, moving = back(values, producers, lambda op: is_scaling(op) and known not in op.outputs)
     met = [(groups, [*path, *scaling])]
     used = [producers[groups.output], *path, *scaling, *moving]
     if centered:
@@ -125,13 +132,13 @@ def _of_factors(operation: Operation, values: Variable, factor: Variable, produc
         start, moving = difference.operands[0], [difference, *moving]
         met.append((mean[0], [*mean[1], *moving]))
         used += [*mean[1], difference]
-    own, own_index = _origin(start, producers)
+    own, own_index = origin(start, producers)
     if own is not known or any(v.largest < _LARGE for op in used for v in op.outputs):
         return None
     met_values = [(own_index, moving, index), *((sums.of_sums(), way, groups.of_values()) for sums, way in met)]
-    if not all(_equal(_pushed(at, [*way, operation]), wanted) for at, way, wanted in met_values):
+    if not all(equal(pushed(at, [*way, operation]), wanted) for at, way, wanted in met_values):
         return None
-    scales = [s for way in (scaling, moving) if (s := _scale(way, operation.outputs[0])) is not None]
+    scales = [s for way in (scaling, moving) if (s := scale_of(way, operation.outputs[0])) is not None]
     return _replaced(operation, groups, centered, path, scales)
 
 
@@ -173,7 +180,7 @@ def squares(x: Array, axes: tuple[int, ...], centered: bool) -> Array:
 
 def _divisor(path: Path, count: int) -> Divisor:
     """The function h of the steps on a path, applied to S divided by the number of values."""
-    steps = [("div", float(count)), *(step for each in path if (step := _step(each)) is not None)]
+    steps = [("div", float(count)), *(step for each in path if (step := step_of(each)) is not None)]
 
     def before(place, value):  # the S at which the value reaches this place
         return reduce(lambda v, step: _INVERSES[step[0]](v, step[1]), steps[:place][::-1], value)
@@ -187,79 +194,21 @@ def _divisor(path: Path, count: int) -> Divisor:
     )
 
 
-# the parts of a program
-
-
-def _back(value: Variable, producers: Producers, passes: Callable[[Operation], bool]) -> tuple[Variable, Path]:
-    """The value before a chain of operations of one value, and the chain in the order of the program."""
-    path: Path = []
-    while (made := producers.get(value)) is not None and len(made.dependent) == 1 and passes(made):
-        path.append(made)
-        (value,) = made.dependent
-    return value, path[::-1]
-
-
-def _is_move(operation: Operation) -> bool:
-    """Whether an operation of one value only moves or repeats values."""
-    name = operation.name
-    if name == "select_n":
-        which = operation.operands[0]
-        chosen = None if _number(which) is None else operation.operands[1 + int(which)]
-        return isinstance(chosen, Variable)
-    if name == "sub":  # RMS norms of flax subtract a mean of 0
-        return isinstance(operation.operands[0], Variable) and _number(operation.operands[1]) == 0
-    return name in _MOVES
-
-
-def _is_scaling(operation: Operation) -> bool:
-    """Whether an operation of one value moves values or multiplies them by constants."""
-    return _is_move(operation) or operation.name == "mul"
-
-
-def _is_step(operation: Operation) -> bool:
-    """Whether an operation of one value moves values, or is a step of h with a positive constant."""
-    step = _step(operation)
-    return _is_move(operation) or (step is not None and step[0] not in ("sqrt", "rsqrt", "integer_pow"))
-
-
-def _step(operation: Operation) -> Step | None:
-    """The step of h that an operation computes, and its constant; None for a move and for other operations."""
-    name = operation.name
-    if name in ("sqrt", "rsqrt") or (name == "integer_pow" and operation.params["y"] == -1):
-        return name, 0.0
-    if name not in ("add", "max", "mul", "div") or len(operation.dependent) != 1:
-        return None
-    first, second = operation.operands
-    number = _number(second if isinstance(first, Variable) else first)
-    if number is None or number < 0 or (name == "div" and isinstance(second, Variable)):
-        return None
-    return (name, number) if number > 0 or name in ("add", "max") else None
-
-
-def _number(operand: Any) -> float | None:
-    """The number that a constant is everywhere; None if it is unknown, several numbers or not finite."""
-    if isinstance(operand, Variable | jax.core.Tracer) or np.size(operand) == 0:
-        return None
-    values = np.asarray(operand)
-    first = values.flat[0]
-    return float(first) if np.isfinite(first) and (values == first).all() else None
-
-
 def _inverse_root(value: Variable, producers: Producers) -> Path | None:
     """The operations from a sum of squares to h(S), of which exactly one is a square root."""
     last = producers.get(value)
     if last is None or len(last.dependent) != 1:
         return None
     if last.name == "rsqrt":
-        _, before = _back(last.dependent[0], producers, _is_step)
+        _, before = back(last.dependent[0], producers, is_step)
         return [*before, last]
     if last.name != "integer_pow" or last.params["y"] != -1:
         return None
-    root, after = _back(last.dependent[0], producers, _is_step)
+    root, after = back(last.dependent[0], producers, is_step)
     made = producers.get(root)
     if made is None or made.name != "sqrt":
         return None
-    _, before = _back(made.dependent[0], producers, _is_step)
+    _, before = back(made.dependent[0], producers, is_step)
     return [*before, made, *after, last]
 
 
@@ -282,7 +231,7 @@ def _mean(difference: Operation, groups: _Groups, producers: Producers) -> tuple
     """The sums that a difference subtracts after division by the number of values, and the path to the difference."""
     if difference.name != "sub" or len(difference.dependent) != 2:
         return None
-    sums, path = _back(difference.operands[1], producers, lambda op: _is_step(op) and op.name not in ("add", "max"))
+    sums, path = back(difference.operands[1], producers, lambda op: is_step(op) and op.name not in ("add", "max"))
     made = producers.get(sums)
     if made is None or made.name != "reduce_sum":
         return None
@@ -290,46 +239,6 @@ def _mean(difference: Operation, groups: _Groups, producers: Producers) -> tuple
     if abs(factor * groups.size - 1) > 1e-6:
         return None
     found = _Groups(made.operands[0], tuple(map(int, made.params["axes"])), sums)
-    (start, index), (own, own_index) = _origin(groups.source, producers), _origin(found.source, producers)
-    same = start is own and found.source.shape == groups.source.shape and _equal(index, own_index)
+    (start, index), (own, own_index) = origin(groups.source, producers), origin(found.source, producers)
+    same = start is own and found.source.shape == groups.source.shape and equal(index, own_index)
     return (found, path) if same and found.axes == groups.axes else None
-
-
-# which values meet
-
-
-def _origin(value: Variable, producers: Producers) -> tuple[Variable, np.ndarray]:
-    """The variable whose values are moved to these places, and the position in it for each of them."""
-    start, path = _back(value, producers, _is_move)
-    return start, _pushed(np.arange(math.prod(start.shape)).reshape(start.shape), path)
-
-
-def _pushed(index: np.ndarray, path: Path) -> np.ndarray:
-    """An array of positions after a path of operations that move values or change each alone."""
-    for operation in path:
-        shape = operation.outputs[0].shape
-        if operation.name in ("reshape", "squeeze"):
-            index = index.reshape(shape)
-        elif operation.name == "transpose":
-            index = index.transpose(operation.params["permutation"])
-        elif operation.name == "broadcast_in_dim":
-            places = dict(zip(operation.params["broadcast_dimensions"], index.shape, strict=True))
-            index = index.reshape([places.get(axis, 1) for axis in range(len(shape))])
-        index = np.broadcast_to(index, shape)
-    return index
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays have the same values in the same order, in whatever shapes."""
-    return a.size == b.size and bool((a.ravel() == b.ravel()).all())
-
-
-def _scale(path: Path, output: Variable) -> jax.Array | None:
-    """The product of the constants on a path of moves and multiplications; None if there are none."""
-    if all(operation.name != "mul" for operation in path):
-        return None
-    scale = jnp.ones(path[0].dependent[0].shape, output.dtype)
-    for operation in path:
-        scale = scale if operation.name == "sub" else operation.of_dependent(scale)
-        scale = jnp.broadcast_to(scale, operation.outputs[0].shape)
-    return scale
