@@ -208,7 +208,7 @@ def check_radius(threat: Threat, eps: Any, x: Any = None, name: str = "eps", cou
     eps, smallest = values.max(), np.where(values > 0, values, np.inf).min()
     if threat.counts and smallest < 1:
         raise ValueError(
-            f"{name} of {threat.name} is a number of pixels; got {smallest:g}; use a whole number, such as 10"
+            f"{name} counts the pixels that change in {threat.name}; got {smallest:g}; use a whole number, such as 10"
         )
     if x is None or not len(x) or not all(map(_check.concrete, (x, *threat.box, threat.mask))):
         return

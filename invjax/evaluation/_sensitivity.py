@@ -75,7 +75,7 @@ def check_threat(model: ThreatModel, images: np.ndarray) -> None:
     if model.attack.targeted:
         raise ValueError(f"the attack in {name} must be untargeted; got {model.attack.recipe}; make it targeted=False")
     check_prediction(model.attack)
-    check_radius(model.attack.threat, model.eps, images)
+    check_radius(model.attack.threat, model.eps, images, f"eps of {name}")
     _check.count(bisections=model.bisections)
     if model.certify is not None:
         _check.one_of("certify", model.certify, METHODS)

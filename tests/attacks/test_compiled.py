@@ -117,7 +117,7 @@ def test_bad_radii_and_positions_are_refused(monkeypatch, compile, change, messa
 
 def test_what_takes_one_radius_refuses_several(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(ValueError, match=r"l0 is a number of pixels; got 0\.03; use a whole"):
+    with pytest.raises(ValueError, match=r"counts the pixels that change in l0; got 0\.03; use a whole"):
         jit_attack(pgd(l0(), steps=2), linear)(KEY, W, X, LABELS, eps=RADII)
     with pytest.raises(ValueError, match=r"eps of linf must be one number; got an array of shape \(7,\)"):
         report(KEY, linear, W, X, LABELS, threats=[ThreatModel(pgd(steps=2), RADII)])

@@ -1,6 +1,7 @@
 """Masks, ranges of features and threats of one's own: every attack obeys the threat, for each image its own."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -219,9 +220,9 @@ def test_an_attack_in_a_mask_or_in_ranges_is_compiled_once():
 
     for threat in (masked(linf(), MASK), linf((np.zeros(SHAPE), np.ones(SHAPE)))):
         attack = fgsm(threat)
-        assert hash(attack) == hash(attack._replace()) and attack == attack._replace()
-        assert _program(attack, linear, False) is _program(attack._replace(), linear, False)
-        assert attack != attack._replace(threat=linf()) and threat != linf()
+        assert hash(attack) == hash(replace(attack)) and attack == replace(attack)
+        assert _program(attack, linear, False) is _program(replace(attack), linear, False)
+        assert attack != replace(attack, threat=linf()) and threat != linf()
     assert same_threat(masked(linf(), MASK), masked(linf(), MASK.copy()))
     assert not same_threat(masked(linf(), MASK), masked(linf(), ~MASK))
     assert not same_threat(linf((np.zeros(2), 1.0)), linf((np.full(2, -1.0), 1.0)))

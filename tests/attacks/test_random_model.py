@@ -202,7 +202,7 @@ def test_bad_input_is_refused():
         random_model(noisy, draws=0)
     with pytest.raises(ValueError, match=r"was called without a key; random models work in"):
         diagnose(KEY, random_model(noisy), W, X, LABELS, eps=0.1)
-    with pytest.raises(ValueError, match=r"the model must map images \(6, 4, 4, 1\) to logits"):
+    with pytest.raises(ValueError, match=r"must return logits \[1, classes\]; got \(1, 4, 4, 1\)"):
         jit_attack(pgd(), random_model(lambda p, k, x: x))(KEY, W, X, LABELS, eps=0.1)
 
 

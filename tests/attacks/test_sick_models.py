@@ -152,7 +152,7 @@ def test_a_model_with_nan_parameters_is_refused_by_compiled_attacks(attack):
 def test_a_number_of_pixels_between_0_and_1_is_refused():
     x, labels = images().reshape(-1, 2, 3, 1), np.zeros(COUNT, np.int32)
     apply_fn = lambda w, x: x.reshape(len(x), -1) @ w  # noqa: E731
-    attack, message = pgd(l0(), steps=2), "l0 is a number of pixels; got 0.1; use a whole number"
+    attack, message = pgd(l0(), steps=2), "counts the pixels that change in l0; got 0.1; use a whole number"
     with pytest.raises(ValueError, match=message):
         attack(KEY, partial(apply_fn, PARAMS), x, labels, eps=0.1)
     with pytest.raises(ValueError, match=message):
