@@ -112,6 +112,7 @@ def _distance_linf(logits, labels):
     )
 
 
+@pytest.mark.slow
 @HALF
 def test_evaluations_of_half_precision_keep_the_images_that_were_searched(dtype):
     x, labels, _ = problem(dtype)
@@ -182,6 +183,7 @@ def test_gaps_and_crossings_of_half_precision_logits_are_computed_in_single_prec
     np.testing.assert_array_equal(analysis.linear_epsilon(logits, gamma).eps, analysis.linear_epsilon(*single).eps)
 
 
+@pytest.mark.slow
 def test_gaussian_classes_and_inversions_search_and_sum_in_single_precision():
     x = jax.random.uniform(KEY, (40, 6)).astype(jnp.bfloat16)
     labels = np.arange(40) % 2

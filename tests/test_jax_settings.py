@@ -124,6 +124,7 @@ def test_squares_of_double_precision_are_those_of_single():
         assert a.dtype == b.dtype
 
 
+@pytest.mark.slow
 def test_float64_images_are_attacked_in_float32_without_a_warning():
     """NumPy makes float64 by default, and warnings are errors here."""
     images = IMAGES.astype(np.float64)

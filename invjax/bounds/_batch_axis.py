@@ -35,7 +35,7 @@ def check_independent(fn: Callable, images: Any) -> None:
         ValueError: an operation mixes the images, or the function takes B images and not one.
     """
     try:
-        graph, _ = trace(fn, typed(images, (_BATCH, *images.shape[1:])))
+        graph, _ = trace(fn, typed(images, (_BATCH, *images.shape[1:])), recognize=False)
     except (TypeError, ValueError):
         _check_one_image(fn, images)
         return

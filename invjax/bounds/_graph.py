@@ -28,12 +28,13 @@ class Graph(NamedTuple):
     outputs: tuple[Any, ...]
 
 
-def trace(function: Callable, x: Any) -> tuple[Graph, Any]:
+def trace(function: Callable, x: Any, *, recognize: bool = True) -> tuple[Graph, Any]:
     """The graph of a function of one array, and the tree structure of its result.
 
     Args:
         function: a function of one array.
         x: a placeholder of the input, from `typed`.
+        recognize: whether functions that bounds treat as one operation are recognized.
 
     Raises:
         ValueError: the outputs of the function depend on random numbers.
@@ -48,7 +49,9 @@ def trace(function: Callable, x: Any) -> tuple[Graph, Any]:
             f"the model draws random numbers ({noise[0].primitive}), so its bounds would hold for one draw only; "
             "switch off dropout and other noise, for example with train=False or deterministic=True"
         )
-    return Graph(source, _live(whole(operations), outputs), tuple(outputs)), jax.tree.structure(shapes)
+    return Graph(
+        source, _live(whole(operations) if recognize else operations, outputs), tuple(outputs)
+    ), jax.tree.structure(shapes)
 
 
 def _live(operations: list[Operation], outputs: list[Any]) -> tuple[Operation, ...]:

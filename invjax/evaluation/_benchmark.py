@@ -22,6 +22,7 @@ from invjax.attacks.building import (
     sound,
     warn_of_gradients,
 )
+from invjax.evaluation._certificate import REGIONS, certificate_curve
 from invjax.evaluation._clean import unbroken
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, check_options, kept
@@ -40,6 +41,7 @@ class Benchmark(NamedTuple):
         broken_by: `[N]`, the position in `stages` of the attack that succeeded; -1 for images that are misclassified
             without a change, and the number of stages for images that withstand all attacks.
         stages: the names of the attacks, in order.
+        certified: `[N]`, whether bounds certify the image at `eps`; None if no method was given.
     """
 
     eps: float | np.ndarray
@@ -48,6 +50,7 @@ class Benchmark(NamedTuple):
     distance: np.ndarray
     broken_by: np.ndarray
     stages: tuple[str, ...]
+    certified: np.ndarray | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -73,8 +76,9 @@ class Benchmark(NamedTuple):
         broke = ", ".join(f"{name} {count}" for name, count in self.counts().items())
         eps = np.unique(self.eps)
         radius = f"{eps[0]:g}" if eps.size == 1 else f"from {eps[0]:g} to {eps[-1]:g}"
+        certified = "" if self.certified is None else f"certified accuracy {self.certified.mean():.1%}, "
         return (
-            f"clean accuracy {self.clean_accuracy:.1%}, robust accuracy {self.robust_accuracy:.1%} "
+            f"clean accuracy {self.clean_accuracy:.1%}, {certified}robust accuracy {self.robust_accuracy:.1%} "
             f"(95 % interval {low:.1%} to {high:.1%}) at eps {radius} on {self.broken.size} images; "
             f"broken by: {broke}"
         )
@@ -90,6 +94,7 @@ def benchmark(
     threat: Threat,
     eps: float | int | np.ndarray,
     stages: tuple[Stage, ...] | None = None,
+    certify: str | None = None,
     options: Options = Options(),  # noqa: B008  an immutable record
 ) -> Benchmark:
     """Clean and robust accuracy under AutoAttack, and how many images each of its attacks breaks.
@@ -122,6 +127,8 @@ def benchmark(
         eps: the radius, in the units of the threat, or one radius for each image, `[N]`.
         stages: the attacks, in order; by default the standard version of AutoAttack,
             `attacks.autoattack_stages(threat, num_classes=K)`, and the version "rand" for a random model.
+        certify: one of `bounds.METHODS`, which certifies images at `eps` in linf or l2, so that the true robust
+            accuracy lies between the certified accuracy and that under attack; None certifies nothing.
         options: batch size, mesh, and the folder in which `benchmark.npz` keeps finished attacks. A folder with
             another key, model, data, radius or list of attacks raises an error.
 
@@ -130,7 +137,8 @@ def benchmark(
 
     Raises:
         ValueError: `eps` is negative, images lie outside of the box, labels have another shape or are out of range,
-            logits are NaN, there are no stages or stages of another threat, or the directory belongs to another run.
+            logits are NaN, there are no stages or stages of another threat, `certify` is no method or the threat, the
+            radii or the model have no certificate, or the directory belongs to another run.
 
     Source: Croce & Hein 2020, *Reliable Evaluation of Adversarial Robustness*.
     """
@@ -148,6 +156,7 @@ def benchmark(
         stages = autoattack_stages(threat, num_classes=num_classes, version="rand" if draws else "standard")
     stages = tuple(stages)
     _check_stages(stages, threat, images, num_classes)
+    certified = _bounds_for(certify, threat, eps, apply_fn, stages)(params, images, labels, options)
     right = unbroken(key, stages[0].make(0), apply_fn, params, images, labels, options)
     radii = np.asarray(eps, wide_dtype(images.dtype))
     recipes = [f"{stage.name}: {stage.ranks} x {stage.make(0).recipe}" for stage in stages]
@@ -156,8 +165,7 @@ def benchmark(
     saved = store.load() or _start(images, right, len(stages))
     x, distance, broken_by = (saved[name] for name in ("x", "distance", "broken_by"))
     finite = saved.get("finite", np.ones(len(images), bool))  # older files lack it
-    done = int(saved["done"])
-    parts = list(_parts(stages))
+    done, parts = int(saved["done"]), list(_parts(stages))
     bar = progress(done, len(parts), "AutoAttack")
     for number, rank in parts[done:]:
         left = np.flatnonzero(broken_by == len(stages))
@@ -178,9 +186,9 @@ def benchmark(
         bar.set_postfix(correct=int((broken_by == len(stages)).sum()))
     bar.close()
     warn_of_gradients("AutoAttack", finite)
-    names = tuple(stage.name for stage in stages)
     given = np.asarray(eps, float) if radii.ndim else float(eps)
-    return Benchmark(given, x, broken_by < len(stages), distance, broken_by, names)
+    names = tuple(stage.name for stage in stages)
+    return Benchmark(given, x, broken_by < len(stages), distance, broken_by, names, certified)
 
 
 def _start(images: np.ndarray, right: np.ndarray, stages: int) -> dict[str, np.ndarray]:
@@ -217,6 +225,27 @@ def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray,
                 f"all stages must have one rule of success; got {stages[0].make(0).recipe} and {attack.recipe}; give "
                 "every stage the same top_k or confident"
             )
+
+
+def _bounds_for(
+    method: str | None, threat: Threat, eps: Any, apply_fn: Any, stages: tuple[Stage, ...]
+) -> Callable[..., np.ndarray | None]:
+    """A function of parameters, images, labels and options that certifies images at eps; None without a method."""
+    if method is None:
+        return lambda *_: None
+    _check.one_of("a threat to certify", threat.name, tuple(REGIONS))
+    if np.ndim(eps) or isinstance(apply_fn, RandomModel) or stages[0].make(0).decision is not None:
+        raise ValueError(
+            f"certify={method!r} needs one eps for all images, a model without random numbers, and attacks that "
+            "succeed by a wrong prediction; leave certify out"
+        )
+
+    def run(params, images, labels, options):
+        curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], norm=threat.name, method=method,
+                                  box=threat.box, options=options)  # fmt: skip
+        return curve.broken_at > eps
+
+    return run
 
 
 @cached  # calls with other parameters, radii or data do not compile again

@@ -354,6 +354,7 @@ def test_a_model_with_an_infinite_gamma_is_refused_for_a_data_set():
         analysis.dataset_response(steep, None, np.zeros((2, 1), np.float32), np.zeros(2, np.int32))
 
 
+@pytest.mark.slow
 def test_a_model_without_a_prediction_has_no_class_that_overtakes():
     nothing = lambda x: jnp.full((len(x), 3), jnp.nan)  # noqa: E731
     x = jnp.full((2, 4), 0.5)

@@ -54,6 +54,7 @@ def look(apply_fn=NET.apply, x=None, **given):
     return {finding.name: finding.message for finding in found}, shown
 
 
+@pytest.mark.slow
 def test_a_healthy_network_gives_no_finding():
     assert look(x=digits()[1]) == ({}, ["nothing suspicious was found; this is not a proof of robustness"])
 
@@ -144,6 +145,7 @@ def test_diagnose_accepts_another_threat():
     assert look(eps=0.5, threat=l2(), attack=pgd(l2(), steps=10))[0] == {}
 
 
+@pytest.mark.slow
 def test_diagnose_prints_its_findings_only_if_asked(capsys):
     params, images, labels = digits()
     flat = images.reshape(COUNT, -1)
@@ -244,6 +246,7 @@ def test_a_model_that_looks_at_its_whole_batch_is_found():
     assert "other images of its batch" in found["batch dependence"]
 
 
+@pytest.mark.slow
 def test_a_masked_class_is_no_vanishing_gradient():
     w = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     x = np.random.default_rng(1).uniform(size=(20, 16)).astype(np.float32)

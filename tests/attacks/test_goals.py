@@ -78,6 +78,7 @@ def test_the_decision_of_confidence_is_the_rule(targeted, probability):
     assert reached.any() and not reached.all()
 
 
+@pytest.mark.slow
 def test_the_log_odds_of_a_saturated_class_do_not_round():
     logits, labels = jnp.array([[0.0, 60.0, 0.0]]), jnp.array([0])
     decided = confident(pgd(), 0.9).decision

@@ -261,6 +261,7 @@ def test_the_start_is_no_candidate_even_where_every_step_makes_things_worse():
     assert found.loss[0] < log_odds(ridge(x), labels)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [step_ll(), iterated_ll(steps=3)], ids=["step_ll", "iterated_ll"])
 def test_the_least_likely_class_is_none_that_is_masked(attack):
     """A class with logit -inf is never predicted, and its gradient is zero."""

@@ -132,6 +132,7 @@ def test_voters_of_other_shapes_are_refused(voters):
         judge(voters)(four_images())
 
 
+@pytest.mark.slow
 def test_densities_whose_logits_are_computed_inside_jit_all_vote():
     """Compared with their maximum, these logits equalled it on a third of the images, because it was computed twice."""
     digits = load("digits", "train")

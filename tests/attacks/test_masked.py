@@ -195,6 +195,7 @@ def test_a_curve_uses_the_mask_of_each_image(tmp_path):
         curve(attack=fgsm(masked(linf((-9.0, 9.0)), masks[::-1].copy(), per_image=True)))
 
 
+@pytest.mark.slow
 def test_a_benchmark_and_a_report_use_the_mask_of_each_image():
     masks = MASKS | (np.arange(COUNT) == 4)[:, None, None, None] & MASK
     threat, needed = masked(linf((-9.0, 9.0)), masks, per_image=True), needed_in_linf(masks)
@@ -347,6 +348,7 @@ def test_a_moved_image_keeps_what_is_outside_of_the_mask():
     assert (changed != moved).any() and attacks.masked is masked
 
 
+@pytest.mark.slow
 def test_each_image_may_have_its_own_mask_and_its_own_radius():
     attack, radii = pgd(masked(linf(), MASKS, per_image=True), steps=3), np.linspace(0.05, 0.2, COUNT)
     every = jit_attack(attack, linear)(KEY, W, X, Y, eps=radii)

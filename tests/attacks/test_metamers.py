@@ -336,6 +336,7 @@ def test_metamers_of_an_ill_conditioned_network_give_a_warning(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_the_round_trip_error_is_that_of_images_and_of_codes(recwarn):
     model, x = MODELS["additive"], jnp.asarray(images(2), jnp.float32)
     for factor, bounds in ((1, (0, 1e-4)), (FACTOR, (1e-3, np.inf))):

@@ -85,6 +85,7 @@ def coin(params, key, x):
     return jnp.broadcast_to(jnp.stack([1 - one, one])[None], (len(x), 2)) + 0 * x.sum()
 
 
+@pytest.mark.slow
 def test_success_is_the_majority_of_draws_that_no_step_has_seen():
     x = np.concatenate([np.full((40, 4, 4, 1), mean, np.float32) for mean in (0.3, 0.7)])
     labels = np.zeros(80, np.int32)

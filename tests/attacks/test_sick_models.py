@@ -106,6 +106,7 @@ def test_a_model_that_gives_nan_errs_whatever_the_label_and_reaches_no_target(la
     assert fooled(logits, labels).all() and not fooled(logits, labels, targeted=True).any()
 
 
+@pytest.mark.slow
 def test_logits_of_minus_infinity_are_legal():
     """Masked classes: the targeted loss towards one of them falls back to the margin."""
     masked = lambda params, x: jnp.concatenate([x @ params, jnp.full((len(x), 3), -jnp.inf)], 1)  # noqa: E731
@@ -169,6 +170,7 @@ def linear(w, x):
     return x.reshape(len(x), -1) @ w
 
 
+@pytest.mark.slow
 def test_a_radius_beyond_the_box_gives_a_warning():
     x = images().reshape(-1, 2, 3, 1)
     labels = np.asarray(linear(PARAMS, x).argmax(-1), np.int32)
@@ -198,6 +200,7 @@ def test_diagnose_refuses_a_targeted_attack():
         diagnose(KEY, linear, PARAMS, x, np.zeros(COUNT, np.int32), eps=0.1, attack=pgd(targeted=True))
 
 
+@pytest.mark.slow
 def test_the_nearest_image_of_an_attack_that_moves_images_first_is_the_one_that_fools():
     """A model that reads one column: shifting the image changes its answer, at radius 0."""
     x = np.zeros((1, 5, 5, 1), np.float32)

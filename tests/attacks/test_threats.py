@@ -410,6 +410,7 @@ def test_no_choice_of_pixels_is_nearer_than_the_l0_projection(eps, float64):
     assert LENGTH["l0"](p - x).max() <= eps
 
 
+@pytest.mark.slow
 def test_l0_of_a_table_changes_single_features_as_brute_force_does():
     """The best change of one feature of a linear model is known: the largest gain among all features and both ends."""
     rng = np.random.default_rng(0)

@@ -153,6 +153,7 @@ def test_the_sum_of_squares_over_a_box_has_its_exact_minimum(centered):
         assert largest - scale <= found.upper[i, 0] <= 1.5 * largest + scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fn", [layer_norm, rms_norm])
 def test_no_value_of_a_normalization_leaves_its_bounds(fn):
     low, high = random_boxes(2, 100, 5)
@@ -202,6 +203,7 @@ def test_normalizations_of_half_precision_models_are_bounded(dtype, layer):
     assert (values >= found.lower - 0.05).all() and (values <= found.upper + 0.05).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fn", "x"),
     [

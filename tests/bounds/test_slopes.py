@@ -52,6 +52,7 @@ def one_hidden_layer():
     return jax.jit(run)
 
 
+@pytest.mark.slow
 def test_slopes_of_one_hidden_layer_reach_the_linear_program():
     gains = []
     for seed in range(4):
@@ -78,6 +79,7 @@ def deep(region):
     return layers, x, labels, run(around, "crown"), run(around, "alpha-crown")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("region", [linf_box, l2_ball])
 def test_optimized_slopes_are_better_than_those_of_crown_and_hold_for_sampled_points(region):
     layers, x, labels, crown, found = deep(region)
@@ -97,6 +99,7 @@ def test_optimized_slopes_are_better_than_those_of_crown_and_hold_for_sampled_po
         assert (margin.min(0) >= found[i] - 1e-9).all()
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_bound_with_the_slopes_found():
     """A larger scale of the last layer changes no slope, so the margins and their gradient are proportional to it."""
     (first, (w, b)), x = mlp((3, 6, 3)), np.random.default_rng(1).normal(size=(2, 3))
@@ -112,6 +115,7 @@ def test_the_gradient_is_that_of_the_bound_with_the_slopes_found():
     np.testing.assert_allclose(gradient, value / 2, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_curves_and_reports_take_the_method():
     layers = [(w.astype(np.float32), b.astype(np.float32)) for w, b in mlp((2, 4, 2))]
     x = np.random.default_rng(0).random((4, 2)).astype(np.float32)

@@ -118,6 +118,7 @@ def test_wider_networks_are_decided(seed):
         assert found.verdict[0] == ("certified" if margin > 0 else "attacked")
 
 
+@pytest.mark.slow
 def test_several_images_and_classes_agree_with_a_dense_grid():
     """Boxes and balls of two inputs and three classes; an image that is misclassified itself is returned."""
     layers, rng = mlp((2, 6, 5, 3), 5), np.random.default_rng(5)

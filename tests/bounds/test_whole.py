@@ -106,6 +106,7 @@ def test_the_interval_of_an_activation_holds_its_extremes_and_no_more(fn):
     np.testing.assert_allclose(found.upper[:, 0], values.max(0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_softmax_that_may_overflow_is_not_certified():
     def logits(x):
         exponentials = jnp.exp(x)

@@ -644,6 +644,7 @@ def nan_logits(w, x):
     return linear(w, x) * jnp.where(x[:, 0, 0, 0] > 2, 1, jnp.nan)[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [pgd(steps=2), fab(steps=2, targets=1)], ids=["pgd", "fab"])
 def test_nan_logits_are_refused_and_count_as_broken_inside_jit(attack):
     with pytest.raises(ValueError, match=r"the model's logits are NaN on 6 of 6 images that .*; check the parameters"):
@@ -685,6 +686,7 @@ def test_restarts_keep_the_best_of_their_starts():
     assert (losses.argmax(0) == 1).any() and (losses.argmax(0) == 0).any()
 
 
+@pytest.mark.slow
 def test_worst_of_takes_the_first_success():
     """Two attacks that give constant images; the model reads its answer off the first pixel."""
 

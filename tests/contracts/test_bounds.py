@@ -286,6 +286,7 @@ def test_a_certificate_for_l2_is_kept():
     assert not (certified & ~survives("l2", 0.15)).any()
 
 
+@pytest.mark.slow
 def test_the_network_of_wong_and_kolter_is_certified_on_the_released_images(shared_data):
     """The images of Tramèr et al. that people see another class in, around which a network of 2018 surely has its own.
 

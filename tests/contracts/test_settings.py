@@ -90,6 +90,7 @@ def test_training_steps_work_under_strict_promotion(name):
     assert found.params.shape == weights.shape and metrics["loss"].shape == ()
 
 
+@pytest.mark.slow
 def test_compiled_attacks_and_curves_send_host_arrays_to_the_device_explicitly():
     weights, x, labels, ids = problem()
     held, run = jnp.asarray(weights), jit_attack(pgd(steps=2), logits)

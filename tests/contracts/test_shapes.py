@@ -67,6 +67,7 @@ def test_all_stages_of_the_benchmark_run_on_rows_of_a_table():
         assert found.clean_accuracy == 1 and (found.robust_accuracy == 1) == (eps < 0.02)
 
 
+@pytest.mark.slow
 @every_shape
 def test_bounds_of_a_linear_model_are_exact_for_any_shape(shape):
     """The margin falls by the radius times the dual norm of the weights; smoothing gives each row its label."""

@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from invjax.attacks import AttackResult, Stage, autoattack_stages, fgsm, linf, pgd
-from invjax.evaluation import Options, benchmark
+from invjax.evaluation import Options, benchmark, certificate_curve
 from invjax.training import data_mesh
 
 KEY = jax.random.key(5)
@@ -134,6 +134,7 @@ def recording(seen, stages):
     return tuple(stage._replace(make=noted(number, stage.make)) for number, stage in enumerate(stages))
 
 
+@pytest.mark.slow
 def test_broken_images_are_not_attacked_again():
     seen = []
     found = run(recording(seen, STAGES))
@@ -205,3 +206,20 @@ def test_bad_input_is_refused(change, message):
 def test_a_benchmark_without_attacks_is_refused():
     with pytest.raises(ValueError, match="stages must hold at least one attack"):
         run(())
+
+
+def test_certificates_stand_beside_the_attacks():
+    """Certified accuracy is at most the robust accuracy, and no image is both certified and broken."""
+    run = partial(benchmark, KEY, apply_fn, PARAMS, IMAGES, LABELS, threat=linf(), stages=STAGES, options=Options(8))
+    found = run(eps=0.005, certify="crown")
+    assert not (found.certified & found.broken).any() and 0 < found.certified.mean() <= found.robust_accuracy
+    expected = certificate_curve(apply_fn, PARAMS, IMAGES, LABELS, epsilons=[0.005], method="crown").accuracy()
+    assert found.certified.mean() == expected[0]
+    assert f"certified accuracy {expected[0]:.1%}, robust accuracy" in str(found)
+    assert run(eps=0.005).certified is None and "certified" not in str(run(eps=0.005))
+    for change, message in (
+        ({"certify": "exact"}, "method must be one of"),
+        ({"eps": np.full(COUNT, 0.1), "certify": "ibp"}, "needs one eps for all images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**{"eps": 0.1} | change)

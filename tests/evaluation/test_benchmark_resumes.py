@@ -71,6 +71,7 @@ def finished(tmp_path_factory):
     return directory, run(directory=directory)
 
 
+@pytest.mark.slow
 def test_each_attack_runs_on_images_that_are_still_correct(finished):
     """An image is broken where the distance of its pixels from 0.5 is within the radius."""
     found = finished[1]

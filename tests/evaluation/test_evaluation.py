@@ -575,6 +575,7 @@ def test_a_report_on_bad_input_is_refused(change, message):
         make_report(**change)
 
 
+@pytest.mark.slow
 def test_a_second_evaluation_of_other_parameters_and_keys_compiles_nothing():
     traced = []
 

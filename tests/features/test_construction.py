@@ -218,6 +218,7 @@ def test_two_constructions_of_one_file_are_refused(tmp_path):
     assert relabelled(path).sha256 == whole_sha256()
 
 
+@pytest.mark.slow
 def test_a_finished_data_set_in_a_folder_that_cannot_be_written_is_loaded(tmp_path, read_only):
     path = tmp_path / "made.npz"
     parts = interrupted_after(1, path)

@@ -61,6 +61,7 @@ def elbos(params, x, z):
     return np.stack([negative_elbo(of_class(params, c), x, z[:, c]) for c in range(CLASSES)], 1)
 
 
+@pytest.mark.slow
 def test_the_prior_is_decoded_class_by_class(params):
     assert isinstance(params, AbsParams) and params.images.shape == (CLASSES, DRAWS, 784)
     for c in range(CLASSES):

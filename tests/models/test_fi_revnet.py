@@ -94,6 +94,7 @@ def test_each_level_has_its_own_hidden_channels_and_number_of_blocks():
     assert kernels == first_level + third_level
 
 
+@pytest.mark.slow
 def test_mix_coupling_and_anchors_are_those_asked_for():
     def names(model):
         return {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(shapes_of(model)[0])}
@@ -230,6 +231,7 @@ def test_every_value_of_the_map_is_in_the_code_once():
 # gradients ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_save_memory_changes_no_parameter_value_or_gradient(float64):
     saving, plain = (small(save_memory=save, anchor_every=2) for save in (True, False))
     x = images(saving.shape)
@@ -308,6 +310,7 @@ def test_errors_name_the_value_and_the_fix(name):
         wrong()
 
 
+@pytest.mark.slow
 def test_couplings_of_long_levels_are_damped_by_their_number():
     seen = []
 

@@ -76,6 +76,7 @@ def test_no_other_variances_of_that_kind_make_the_data_more_likely(float64):
             assert likelihood(params._replace(**{name: factor * getattr(params, name)})) < best
 
 
+@pytest.mark.slow
 def test_gaussian_densities_classify_digits_and_can_be_attacked():
     train, test = load("digits", "train"), load("digits", "test")
     params = fit_gaussian_classes(as_float(train.images, train.levels), train.labels, 10, components=15, min_std=0.05)

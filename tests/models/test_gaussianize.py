@@ -35,6 +35,7 @@ def gaussianized(rounds=2):
     return gaussianize(KEY, IDENTITY, (), images()[0], rounds=rounds, knots=16)
 
 
+@pytest.mark.slow
 def test_gaussianize_keeps_the_logits_bit_for_bit():
     x, _ = images()
     model, params = gaussianized()

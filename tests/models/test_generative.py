@@ -25,6 +25,7 @@ def two_moments(count=3000):
     return x.reshape(count, *SHAPE).astype(np.float32), labels
 
 
+@pytest.mark.slow
 def test_without_marginals_the_logits_are_log_prior_and_normal_log_density():
     x, labels = two_moments()
     x, labels = x[labels != 2], labels[labels != 2]
@@ -54,6 +55,7 @@ def test_no_direction_is_trusted_to_vary_less_than_min_std():
     np.testing.assert_allclose(loss, np.full((1, CLASSES), 1 / (2 * 0.1**2)), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_marginals_raise_the_likelihood_of_skewed_data():
     rng = np.random.default_rng(1)
     labels = np.arange(4000) % 2
@@ -75,6 +77,7 @@ def test_a_generative_classifier_is_invertible():
     np.testing.assert_array_equal(logdet, np.zeros(20))
 
 
+@pytest.mark.slow
 def test_taking_the_code_away_from_digits_hardly_matters():
     train, test = load("digits", "train"), load("digits", "test")
     coded = binary_shift(train, "coded", seed=0)

@@ -284,6 +284,7 @@ def test_a_population_that_is_stopped_goes_on_to_the_same_bits(tmp_path, read_on
         np.testing.assert_array_equal(found[1], losses)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_population_are_saved_about_every_so_many_steps(tmp_path, monkeypatch):
     saved, save = [], _checkpoints.save
     monkeypatch.setattr(

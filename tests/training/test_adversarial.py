@@ -121,6 +121,7 @@ def test_the_key_reaches_the_attack():
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.slow
 def test_no_gradient_flows_through_the_attack():
     params, (x, labels) = problem()
 

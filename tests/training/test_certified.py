@@ -60,6 +60,7 @@ def test_ibp_and_crown_bounds_have_different_gradients():
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_numbers_may_be_schedules_of_the_step():
     params, x, labels = problem()
     ramp = partial(optax.linear_schedule, transition_steps=10)
@@ -84,6 +85,7 @@ def test_the_worst_cross_entropy_is_above_that_of_every_point():
     assert (losses <= bound[None] + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_a_radius_of_zero_leaves_cross_entropy():
     params, x, labels = problem()
     loss, _ = certified_loss(NET.apply, eps=0.0, natural_weight=0.3)(params, KEY, (x, labels), 0)

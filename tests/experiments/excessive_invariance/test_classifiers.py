@@ -24,6 +24,7 @@ def test_pairs_are_of_different_classes_and_go_through_all_of_them():
     assert len(classifiers.pair_up(labels, 600)[0]) == 500
 
 
+@pytest.mark.slow
 def test_the_joint_loss_of_ice_has_the_gradients_of_both_players():
     model = classifiers.revnet("digits", (1, 1))
     joint_loss, game = classifiers.ice_players(model, ICE, DATA.levels)

@@ -28,6 +28,7 @@ def test_a_smoke_run_of_the_interpolation_leaves_its_curves_and_figures(smoke):
         np.testing.assert_allclose(np.sum([n[which] for which in interpolation.VERDICTS], axis=0), 1)
 
 
+@pytest.mark.slow
 def test_a_walk_starts_at_a_and_ends_at_its_metamer():
     model = classifiers.revnet("digits", (1, 1))
     a, b = np.random.default_rng(0).random((2, 5, 8, 8, 1)).astype(np.float32)

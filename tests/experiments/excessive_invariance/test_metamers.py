@@ -22,6 +22,7 @@ def test_the_smoke_metamers_are_exact(smoke):
         assert measured[f"{loss}: max round-trip error, float64"] < 1e-9
 
 
+@pytest.mark.slow
 def test_a_metamer_has_the_logits_of_the_first_image_and_the_nuisance_of_the_second():
     model = classifiers.revnet("digits", (1, 1))
     first, second = np.random.default_rng(0).random((2, 5, 8, 8, 1)).astype(np.float32)

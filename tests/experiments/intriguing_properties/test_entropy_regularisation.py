@@ -28,6 +28,7 @@ def test_entropy_regularisation_runs_all_arms(smoke):
     assert robust["adversarial"] > robust["plain"] + 5
 
 
+@pytest.mark.slow
 def test_the_losses_add_the_entropy_and_attack_a_part_of_the_batch():
     config = entropy_regularisation.PRESETS["smoke"]
     net = config.widths.network("MLP")

@@ -24,6 +24,7 @@ def test_logit_gaps_run_from_before_training_on(smoke):
     assert (before != after).any(), "the gaps of the initial parameters are not those of the trained ones"
 
 
+@pytest.mark.slow
 def test_exponents_of_independent_logits_rise_by_one_with_the_rank():
     config = dataclasses.replace(logit_gaps.PRESETS["smoke"], ranks=(2, 3, 4), quantile=0.02)
     numbers, arrays = logit_gaps.trial(config, (), model=logit_gaps.UNIFORM, seed=1, folder=None)

@@ -44,6 +44,7 @@ def test_the_untrained_network_is_not_trained_and_a_killed_trial_continues(digit
     assert trial("shuffled") == first  # as after a kill
 
 
+@pytest.mark.slow
 def test_radii_of_a_linear_model_are_its_distances_to_the_boundary(digits):
     config = dataclasses.replace(power_laws.PRESETS["smoke"], largest=(4.0, 40.0))
     net = mlp(2, ())

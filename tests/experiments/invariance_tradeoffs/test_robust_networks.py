@@ -63,6 +63,7 @@ def test_the_radius_is_a_third_in_the_first_epoch():
     assert radii == pytest.approx([0.1] * 2 + [0.3] * 2)
 
 
+@pytest.mark.slow
 def test_all_radii_share_one_loss_and_start_at_a_third(monkeypatch, tmp_path):
     def train(params, loss_fn, arrays, settings, **rest):
         trained.append((loss_fn, arrays[2]))
