@@ -15,6 +15,8 @@ from invjax import _box, _check
 from invjax._batching import correct, on_device, on_host, over_batches
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
+from invjax.attacks import THREATS
+from invjax.attacks.building import check_radius
 from invjax.bounds import METHODS, certified, l2_ball, linf_box, margins
 from invjax.evaluation._curve import Curve, sorted_radii
 from invjax.evaluation._options import Options, check_options, kept
@@ -68,6 +70,7 @@ def certificate_curve(
     _check.within("images", images, box)
     _check.one_each("labels", labels, images)
     grid, images, labels = sorted_radii(epsilons), on_host(images), on_host(labels)
+    check_radius(THREATS[norm](box), float(grid[-1]), images, "a radius of epsilons")
     batch_size, mesh = options.batch_size, options.mesh
     right = correct(apply_fn, params, images, labels, batch_size, mesh)
     store = kept(options, "certificate.npz", params, images, labels, right,

@@ -64,7 +64,7 @@ def relabelled_dataset(
     check_data(images, targets, "targets")
     check_targeted(attack)
     check_images(attack, images, "images")
-    check_radius(attack.threat, eps)
+    check_radius(attack.threat, eps, images[:1])
     _check.labels(targets, _logits.num_classes(partial(apply_fn, params), images[:1], None), "targets")
 
     def make(params, key, ids, x, t):

@@ -182,6 +182,8 @@ def test_a_radius_beyond_the_box_gives_a_warning():
         evaluation.robustness_curve(KEY, fgsm(), linear, PARAMS, x, labels, epsilons=[0.1, 8.0])
     with pytest.warns(UserWarning, match="eps of linf=8 in linf reaches every image"):
         evaluation.report(KEY, linear, PARAMS, x, labels, threats=[evaluation.ThreatModel(fgsm(), 8)])
+    with pytest.warns(UserWarning, match="epsilons=8 in linf reaches every image"):
+        evaluation.certificate_curve(linear, PARAMS, x, labels, epsilons=[0.1, 8.0], method="ibp")
     found = diagnose(KEY, linear, PARAMS, x, labels, eps=8, show=None)
     assert any(finding.name == "radius" and "was 0.03137 meant?" in finding.message for finding in found)
 
