@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from invjax import _check, _logits
+from invjax._dtypes import placeholder
 from invjax._progress import progress
 from invjax._store import digest_tree
 from invjax.types import ApplyFn, Params
@@ -184,7 +185,7 @@ def correct(
     _check.count(batch_size=batch_size)
     _check.examples("images", images)
     _check.one_each("labels", labels, images)
-    example = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+    example = placeholder((batch_size, *images.shape[1:]), images.dtype)
     _check.labels(labels, _logits.num_classes(partial(jax.jit(apply_fn), params), example, None))
     same_on_hosts(mesh, "parameters", params, "load the same checkpoint on every host")
     logits = over_batches(partial(on_device(jax.jit(apply_fn)), params), [images], batch_size, mesh)

@@ -21,6 +21,11 @@ def wide_dtype(dtype: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(dtype if wide else jnp.float32)
 
 
+def placeholder(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """An array for tracing, of the dtype that JAX gives to host arrays: float32 for float64 unless it is enabled."""
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
+
+
 def canonical(tree: Any) -> Any:
     """A pytree of JAX arrays: numbers become arrays, and float64 becomes float32 unless JAX is in double precision."""
     return jax.tree.map(jnp.asarray, tree)

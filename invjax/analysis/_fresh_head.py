@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from invjax import _check, _logits
 from invjax._batching import on_device, over_batches
+from invjax._dtypes import placeholder
 from invjax.analysis._reading import Reading, reading
 from invjax.data import batches
 from invjax.losses import cross_entropy, error_rate
@@ -82,7 +83,7 @@ def _check_examples(net, *pairs):
         _check.examples("features", features)
         _check.one_each("labels", labels, features)
         _check.finite("features", features)
-        x = jax.ShapeDtypeStruct((1, *features.shape[1:]), features.dtype)
+        x = placeholder((1, *features.shape[1:]), features.dtype)
         logits = jax.eval_shape(lambda x: net.apply(net.init(jax.random.key(0), x), x), x)
         _logits.check_shape(logits, x.shape)
         _check.labels(labels, logits.shape[-1])

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from invjax import _check, _logits
 from invjax._batching import on_device, over_batches
 from invjax._conv import fast_convs
+from invjax._dtypes import placeholder
 from invjax._sharding import automatic
 from invjax.attacks import l2, linf
 from invjax.losses import log_odds
@@ -157,9 +158,7 @@ def dataset_response(
     _check.one_each("labels", labels, images)
     _check.labels(
         labels,
-        _logits.num_classes(
-            partial(apply_fn, params), jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype), None
-        ),
+        _logits.num_classes(partial(apply_fn, params), placeholder((1, *images.shape[1:]), images.dtype), None),
     )
     logits, found = over_batches(partial(on_device(run), params), [images, labels], batch_size, mesh)
     check_response(logits, found)

@@ -9,6 +9,7 @@ import numpy as np
 
 from invjax import _check, _explain, _logits
 from invjax._batching import on_device, over_batches
+from invjax._dtypes import placeholder
 from invjax.data import HumanLabelled
 from invjax.evaluation._intervals import wilson
 from invjax.evaluation._options import Options, check_options
@@ -78,7 +79,7 @@ def agreement(
             raise ValueError(f"people see the original class in every image of {name!r}; leave this set out")
     images = np.concatenate([of_set.images[of_set.changed] for of_set in examples.values()])
     model = partial(jax.jit(apply_fn), params)
-    batch = jax.ShapeDtypeStruct((options.batch_size, *images.shape[1:]), images.dtype)
+    batch = placeholder((options.batch_size, *images.shape[1:]), images.dtype)
     classes = _logits.num_classes(model, batch, None)
     if classes != 10:
         raise ValueError(

@@ -5,13 +5,13 @@ Source: Wallace 2019, *A Discussion of ...: Learning from Incorrectly Labeled Da
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
 from invjax import _check, _logits
 from invjax._batching import on_device, over_batches
+from invjax._dtypes import placeholder
 from invjax.types import LogitsFn
 
 
@@ -48,7 +48,7 @@ def errors_of(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, mesh:
         ValueError: the model makes no errors, its logits are NaN, or the labels have another shape or are out of range.
     """
     _check.examples("images", images)
-    batch = jax.ShapeDtypeStruct((500, *images.shape[1:]), images.dtype)
+    batch = placeholder((500, *images.shape[1:]), images.dtype)
     num_classes = _logits.num_classes(logits_fn, batch, None)
     _check.one_each("labels", labels, images)
     _check.labels(labels, num_classes)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from invjax._dtypes import placeholder
 from invjax._store import digest, digest_tree
 from invjax.types import Key, Params
 
@@ -29,7 +30,7 @@ def identity(
     Raises:
         ValueError: `step` gives no images or no labels.
     """
-    batch = [jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for array in arrays]
+    batch = [placeholder((batch_size, *array.shape[1:]), array.dtype) for array in arrays]
     lowered = step.lower(params, key, jax.ShapeDtypeStruct((batch_size,), np.uint32), *batch)
     missing = {"images", "labels"} - lowered.out_info.keys()
     if missing:
