@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
@@ -91,6 +92,13 @@ def robust_and_too_invariant(printed):
     assert plain[seen] > robust[seen] + 0.2 and plain["invariance error, moved"] < robust["invariance error, moved"]
 
 
+def certified_below_attacked(printed):
+    found = re.findall(r"clean accuracy (\S+)%, certified accuracy (\S+)%, robust accuracy (\S+)%", printed)
+    clean, certified, robust = np.array(found, float).T
+    assert len(found) == 3 and (certified <= robust).all() and (robust <= clean).all()
+    assert (clean > 85).all() and (certified > [80, 80, 40]).all()
+
+
 def certified_and_wrong(printed):
     found = re.findall(r"(\w+): test error +(\S+)%, certified at 0\.2: (\d+)%", printed)
     (_, _, of_plain), (_, error, of_certified) = found
@@ -123,6 +131,7 @@ SHOWN = {
     "too_invariant": robust_and_too_invariant,
     "certified_and_wrong": certified_and_wrong,
     "robust_features": non_robust_features_taught,
+    "certify_your_network": certified_below_attacked,
 }
 
 
