@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from invjax import _box, _check, _logits
 from invjax._batching import cached, on_device, on_host, over_batches, shrinking
 from invjax._dtypes import wide_dtype
 from invjax._progress import progress
-from invjax._store import digest_tree
+from invjax._store import Kept, digest_tree
 from invjax.attacks import RandomModel, Stage, Threat, autoattack_stages
 from invjax.attacks.building import (
     bind,
@@ -22,6 +22,7 @@ from invjax.attacks.building import (
     sound,
     warn_of_gradients,
 )
+from invjax.bounds import METHODS
 from invjax.evaluation._certificate import REGIONS, certificate_curve
 from invjax.evaluation._clean import unbroken
 from invjax.evaluation._intervals import wilson
@@ -156,13 +157,42 @@ def benchmark(
         stages = autoattack_stages(threat, num_classes=num_classes, version="rand" if draws else "standard")
     stages = tuple(stages)
     _check_stages(stages, threat, images, num_classes)
-    certified = _bounds_for(certify, threat, eps, apply_fn, stages)(params, images, labels, options)
+    if certify is not None:
+        _check_certificate(certify, threat, eps, apply_fn, stages)
     right = unbroken(key, stages[0].make(0), apply_fn, params, images, labels, options)
     radii = np.asarray(eps, wide_dtype(images.dtype))
     recipes = [f"{stage.name}: {stage.ranks} x {stage.make(0).recipe}" for stage in stages]
     store = kept(options, "benchmark.npz", params, images, labels, right,
                  attacks=recipes, eps=np.asarray(eps, float).tolist(), key=digest_tree(key), **draws)  # fmt: skip
     saved = store.load() or _start(images, right, len(stages))
+    x, distance, broken_by, finite = _attacked(
+        key, apply_fn, params, images, labels, radii, stages, saved, store, options
+    )
+    warn_of_gradients("AutoAttack", finite)
+    certified = None
+    if certify is not None:
+        model, radius = cast(ApplyFn, apply_fn), float(eps)
+        curve = certificate_curve(model, params, images, labels, epsilons=[radius], norm=threat.name, method=certify,
+                                  box=threat.box, options=options)  # fmt: skip
+        certified = curve.broken_at > radius
+    given = np.asarray(eps, float) if radii.ndim else float(eps)
+    names = tuple(stage.name for stage in stages)
+    return Benchmark(given, x, broken_by < len(stages), distance, broken_by, names, certified)
+
+
+def _attacked(
+    key: Key,
+    apply_fn: ApplyFn | RandomModel,
+    params: Params,
+    images: np.ndarray,
+    labels: np.ndarray,
+    radii: np.ndarray,
+    stages: tuple[Stage, ...],
+    saved: dict[str, np.ndarray],
+    store: Kept,
+    options: Options,
+) -> tuple[np.ndarray, ...]:
+    """Run the attacks that are not done yet; return `x`, `distance`, `broken_by` and `finite` of `Benchmark`."""
     x, distance, broken_by = (saved[name] for name in ("x", "distance", "broken_by"))
     finite = saved.get("finite", np.ones(len(images), bool))  # older files lack it
     done, parts = int(saved["done"]), list(_parts(stages))
@@ -185,10 +215,7 @@ def benchmark(
         bar.update()
         bar.set_postfix(correct=int((broken_by == len(stages)).sum()))
     bar.close()
-    warn_of_gradients("AutoAttack", finite)
-    given = np.asarray(eps, float) if radii.ndim else float(eps)
-    names = tuple(stage.name for stage in stages)
-    return Benchmark(given, x, broken_by < len(stages), distance, broken_by, names, certified)
+    return x, distance, broken_by, finite
 
 
 def _start(images: np.ndarray, right: np.ndarray, stages: int) -> dict[str, np.ndarray]:
@@ -227,25 +254,14 @@ def _check_stages(stages: tuple[Stage, ...], threat: Threat, images: np.ndarray,
             )
 
 
-def _bounds_for(
-    method: str | None, threat: Threat, eps: Any, apply_fn: Any, stages: tuple[Stage, ...]
-) -> Callable[..., np.ndarray | None]:
-    """A function of parameters, images, labels and options that certifies images at eps; None without a method."""
-    if method is None:
-        return lambda *_: None
+def _check_certificate(method: str, threat: Threat, eps: Any, apply_fn: Any, stages: tuple[Stage, ...]) -> None:
+    _check.one_of("certify", method, METHODS)
     _check.one_of("a threat to certify", threat.name, tuple(REGIONS))
     if np.ndim(eps) or isinstance(apply_fn, RandomModel) or stages[0].make(0).decision is not None:
         raise ValueError(
             f"certify={method!r} needs one eps for all images, a model without random numbers, and attacks that "
             "succeed by a wrong prediction; leave certify out"
         )
-
-    def run(params, images, labels, options):
-        curve = certificate_curve(apply_fn, params, images, labels, epsilons=[eps], norm=threat.name, method=method,
-                                  box=threat.box, options=options)  # fmt: skip
-        return curve.broken_at > eps
-
-    return run
 
 
 @cached  # calls with other parameters, radii or data do not compile again

@@ -218,7 +218,7 @@ def test_certificates_stand_beside_the_attacks():
     assert f"certified accuracy {expected[0]:.1%}, robust accuracy" in str(found)
     assert run(eps=0.005).certified is None and "certified" not in str(run(eps=0.005))
     for change, message in (
-        ({"certify": "exact"}, "method must be one of"),
+        ({"certify": "exact"}, "certify must be one of"),
         ({"eps": np.full(COUNT, 0.1), "certify": "ibp"}, "needs one eps for all images"),
     ):
         with pytest.raises(ValueError, match=message):
