@@ -70,7 +70,7 @@ def check_automatic(x: Any, what: str) -> None:
 
     Args:
         x: `[B, ...]`, the batch.
-        what: what cannot take it, the start of the message.
+        what: the function that cannot take it, with which the message begins.
 
     Raises:
         ValueError: the mesh of x has explicit axes.

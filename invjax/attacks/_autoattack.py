@@ -34,7 +34,7 @@ class Stage(NamedTuple):
         make: `rank -> Attack`, where the rank is a traced integer. The rank counts restarts, or wrong classes from the
             most likely one on.
         ranks: number of ranks.
-        num_classes: number of classes of the model that the stage is for; None is any.
+        num_classes: number of classes of the model; None allows any number.
     """
 
     name: str

@@ -136,7 +136,7 @@ def _is_coupled(operation: Operation) -> bool:
 def _with_best_slopes(
     graph: Graph, known: Enclosed, region: Region, output: Variable, steps: int
 ) -> Callable[[jax.Array], jax.Array]:
-    """The function of `least` after the optimization of slopes of its own for each row."""
+    """The bounds of `least` with optimized slopes; each row has its own slopes."""
     free = {}
     for i, (operation, enclosure) in enumerate(zip(graph.operations, known.fine, strict=True)):
         found = _slopes.free(operation, enclosure, known.bounds)
